@@ -1,0 +1,62 @@
+# `make demo` and `make test` need Python 3.11 or newer with venv, git and make; everything else they install into .venv.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: demo test lint types env ui pretrain results prerequisites chromium clean
+
+demo: env ## the whole pipeline on the embedded collections
+	dvc repro
+	python pipelines/report.py --print
+
+test: env chromium lint types ## everything CI checks
+	python -m pytest
+
+lint: env
+	ruff check .
+	ruff format --check .
+
+types: env
+	mypy components pipelines
+
+env: $(STAMP) ## the exact environment of requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml | prerequisites
+	$(PYTHON) -m venv $(VENV)
+	python -m pip install --quiet --requirement requirements.lock
+	python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+prerequisites:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		|| { echo "error: reeltune needs Python 3.11 or newer as '$(PYTHON)' (set PYTHON=...)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo "error: Python lacks the venv module (on Debian: apt install python3-venv)" >&2; exit 1; }
+	@command -v git >/dev/null || { echo "error: git is missing; DVC and the records of origin need it" >&2; exit 1; }
+
+# The registry's page is tested in a real browser; without one that test skips and says so.
+chromium:
+	@command -v chromium chromium-browser google-chrome >/dev/null 2>&1 || { \
+		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& echo "installing chromium for the browser test" \
+		&& { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium; } >/dev/null 2>&1; \
+	} || echo "chromium is not installed: the browser test will skip"
+
+ui: env ## the registry and all runs, on http://127.0.0.1:5000
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
+		--backend-store-uri sqlite:///$(CURDIR)/mlflow.db --default-artifact-root $(CURDIR)/mlartifacts
+
+pretrain: env ## trains the mini backbone again; its weights are in the repository
+	dvc repro --force --single-item pretrain
+
+results: env ## three seeds of everything, as in docs/results.md
+	dvc exp run -S 'run.seeds=[0,1,2]'
+	python pipelines/report.py --print
+
+clean: ## removes all outputs, keeps the environment
+	rm -rf data outputs reports .reeltune mlflow.db* mlartifacts

@@ -1,0 +1,73 @@
+"""Trains once per combination of settings, in one process without Ray, and prints the validation split's figures.
+
+    python bench/search_settings.py --task shapes-clips --method vop methods.vop.lr=3e-3,1e-2,3e-2
+
+Values of one key are separated by commas; all combinations of several keys are run. The test split is never looked at.
+Each combination appends one line of JSON to reports/search_settings.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from components import config
+from components.backbones.clip import load_backbone
+from components.evaluation.encode import encode_split
+from components.evaluation.scorecard import make_scorecard
+from components.frames.store import FrameStore
+from components.methods.base import build
+from components.training.loop import fit
+from components.training.reader import FrameReader
+
+
+def run(root: Path, task: str, method: str, seed: int, overrides: list[str]) -> dict[str, object]:
+    """One training; its figures on the validation split."""
+    params = config.load(root / "params.yaml", overrides)
+    sizes, store = params.task(task), FrameStore(root / "outputs" / "frames" / task)
+    torch.manual_seed(seed)
+    backbone = load_backbone(params.backbone, root)
+    model = build(method, params.method(method), backbone, frames=sizes.frames, words=sizes.words)
+    started = time.process_time()
+    fit(model, store, params.training, seed)
+    seconds = time.process_time() - started
+    model.eval()
+    reader = FrameReader(store, backbone.resize, model.frames, cache_mib=0)
+    scorecard = make_scorecard(encode_split(model, store, reader, "val", 64), store.manifest, "val", {"task": task})
+    figures = {
+        f"{part} {direction} R@1": round(values["R@1"], 1)
+        for part, both in scorecard.card["metrics"].items()
+        for direction, values in both.items()
+    }
+    return {"task": task, "method": method, "seed": seed, "settings": overrides, **figures, "cpu_s": round(seconds)}
+
+
+def main() -> None:
+    """All combinations, one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", default=".")
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--method", required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("settings", nargs="*", metavar="key=value,value")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    keys = [item.partition("=")[0] for item in args.settings]
+    values = [item.partition("=")[2].split(",") for item in args.settings]
+    out = Path(args.root) / "reports" / "search_settings.jsonl"
+    out.parent.mkdir(exist_ok=True)
+    for combination in itertools.product(*values):
+        overrides = [f"{key}={value}" for key, value in zip(keys, combination, strict=True)]
+        line = json.dumps(run(Path(args.root).resolve(), args.task, args.method, args.seed, overrides))
+        print(line, flush=True)
+        with out.open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What is kept of a training: two small files bound to one backbone."""

@@ -1,0 +1,307 @@
+"""A frozen ViT CLIP: open_clip's weights, our own forward pass (:mod:`components.backbones.towers`).
+
+Files given by path are read without any network access; a pretrained tag is downloaded by open_clip into its cache.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import open_clip
+import torch
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as V
+
+from components import config
+from components.backbones import mini
+from components.backbones.spec import BackboneSpec
+from components.backbones.towers import TextTower, VisionTower
+from components.backbones.weights import load_weights, weights_sha256
+from components.errors import BackboneError
+
+_CACHED_TEXTS = 200_000
+
+
+class Tokenizer(Protocol):
+    """What is used of open_clip's SimpleTokenizer."""
+
+    sot_token_id: int
+    eot_token_id: int
+    vocab_size: int
+
+    def encode(self, text: str) -> list[int]:
+        """BPE pieces without start and end."""
+
+
+class Backbone(nn.Module):
+    """The two towers and the logit scale, all frozen.
+
+    Attributes:
+        spec: what an adapter is bound to.
+        vision: ``float[n, 3, S, S] -> float[n, E]``.
+        text: ``int64[n, L] -> float[n, E]``.
+        logit_scale: ``float[]``, the logarithm of the factor on the cosine.
+        fixed: names of parameters that no method trains (sine-cosine positions).
+    """
+
+    def __init__(self, clip: Any, model: str, tokenizer: Tokenizer, preprocess: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        supported(clip, model)
+        self.vision = VisionTower(clip.visual)
+        self.text = TextTower(getattr(clip, "text", clip))
+        self.logit_scale = nn.Parameter(clip.logit_scale.detach().float().reshape(()))
+        self.float()
+        self.fixed = frozenset(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
+        self.requires_grad_(False)
+        self.eval()
+        self.tokenizer = tokenizer
+        self._pieces: dict[str, list[int]] = {}
+        self.spec = describe(self, clip.visual, model, preprocess or {})
+        mean, std = torch.tensor(self.spec.mean), torch.tensor(self.spec.std)
+        self._factor: Tensor
+        self._shift: Tensor
+        self.register_buffer("_factor", (1 / (255 * std)).view(3, 1, 1), persistent=False)
+        self.register_buffer("_shift", (-mean / std).view(3, 1, 1), persistent=False)
+
+    def tokenize(self, texts: Sequence[str], words: int) -> Tensor:
+        """Start token, pieces cut to ``words - 2``, end token, zeros.
+
+        Returns:
+            ``int64[len(texts), words]``.
+
+        Raises:
+            BackboneError: ``words`` is not in 3..context length.
+        """
+        if not 3 <= words <= self.spec.context_length:
+            raise BackboneError(
+                "words do not fit the text tower",
+                where=self.spec.model,
+                found=words,
+                expected=f"3 to {self.spec.context_length}",
+                cure="change `words` of the task",
+            )
+        start, end = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
+        rows = [[start, *self._encode(text)[: words - 2], end] for text in texts]
+        return torch.tensor([row + [0] * (words - len(row)) for row in rows], dtype=torch.int64).view(-1, words)
+
+    def _encode(self, text: str) -> list[int]:
+        if text not in self._pieces:
+            if len(self._pieces) >= _CACHED_TEXTS:
+                self._pieces.clear()
+            self._pieces[text] = self.tokenizer.encode(text)
+        return self._pieces[text]
+
+    def resize(self, frames: Tensor) -> Tensor:
+        """Short side to the input size, then the centre: ``uint8[n, 3, H, W] -> uint8[n, 3, S, S]``."""
+        size = self.spec.image_size
+        if frames.shape[-2:] == (size, size):
+            return frames
+        if min(frames.shape[-2:]) != size:
+            frames = V.resize(frames, [size], InterpolationMode(self.spec.interpolation), antialias=True)
+        return V.center_crop(frames, [size, size])
+
+    def normalize(self, frames: Tensor) -> Tensor:
+        """``(pixel / 255 - mean) / std``: ``uint8[..., 3, S, S] -> float[..., 3, S, S]``."""
+        return torch.addcmul(self._shift, frames.float(), self._factor)
+
+    def preprocess(self, frames: Tensor) -> Tensor:
+        """:meth:`resize`, then :meth:`normalize`: ``uint8[n, 3, H, W] -> float[n, 3, S, S]``."""
+        return self.normalize(self.resize(frames))
+
+
+def parameter_total(backbone: nn.Module) -> int:
+    """Scalars in all parameters, frozen or not."""
+    return sum(parameter.numel() for parameter in backbone.parameters())
+
+
+def load_backbone(settings: config.Backbone, root: Path) -> Backbone:
+    """The backbone of params.yaml.
+
+    Args:
+        settings: ``model`` is an open_clip name, ``mini`` or a model config file; ``pretrained`` an open_clip tag or a
+            weights file (.safetensors, or .pt as a state dict or TorchScript archive).
+        root: folder against which paths are resolved.
+
+    Raises:
+        BackboneError: an unknown or unsupported model, missing or unfitting weights.
+    """
+    raw, make_tokenizer = model_config(settings.model, root)
+    path = root / settings.pretrained
+    tag = None
+    if not path.is_file():
+        tag = open_clip.get_pretrained_cfg(settings.model, settings.pretrained)
+        if not tag:
+            raise _no_weights(settings, path)
+    clip = create(settings.model, raw, needs_quick_gelu(settings, raw, tag))
+    if tag:
+        path = Path(_download(settings, tag))
+    load_weights(clip, path)
+    tokenizer = make_tokenizer()
+    if tokenizer.vocab_size > clip.vocab_size:
+        raise BackboneError(
+            "the tokenizer knows more tokens than the text tower",
+            where=settings.model,
+            found=tokenizer.vocab_size,
+            expected=f"at most {clip.vocab_size}",
+        )
+    return Backbone(clip, _short_name(settings.model), tokenizer, tag)
+
+
+def needs_quick_gelu(settings: config.Backbone, raw: dict[str, Any], tag: dict[str, Any] | None) -> bool:
+    """Whether params.yaml, the model's config or the weights' tag ask for QuickGELU."""
+    return bool(settings.quick_gelu or raw.get("quick_gelu") or (tag or {}).get("quick_gelu"))
+
+
+def model_config(model: str, root: Path) -> tuple[dict[str, Any], Callable[[], Tokenizer]]:
+    """The open_clip config of a model and a maker of its tokenizer.
+
+    Raises:
+        BackboneError: no such model, with the nearest spelling.
+    """
+    if model == mini.NAME:
+        raw = _read_config(mini.CONFIG_PATH)
+        return raw, lambda: mini.mini_tokenizer(raw["text_cfg"]["context_length"])
+    if model.endswith(".json"):
+        raw = _read_config(root / model)
+    else:
+        known = open_clip.get_model_config(model) if ":" not in model else None
+        if known is None:
+            near = difflib.get_close_matches(model, [mini.NAME, *open_clip.list_models()], n=3, cutoff=0.5)
+            raise BackboneError(
+                "no such backbone",
+                where="backbone.model",
+                found=model,
+                expected="`mini`, a ViT name of open_clip or a model config file (.json)",
+                cure=f"did you mean {' or '.join(near)}?" if near else None,
+            )
+        raw = known
+    context = raw.get("text_cfg", {}).get("context_length", 77)
+    return raw, lambda: open_clip.SimpleTokenizer(context_length=context)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        return dict(raw.get("model_cfg", raw))
+    except (OSError, ValueError, AttributeError) as error:
+        raise BackboneError("model config cannot be read", where=path, found=str(error)) from None
+
+
+def create(model: str, raw: dict[str, Any], quick_gelu: bool = False) -> open_clip.CLIP:
+    """An open_clip ``CLIP`` of this config with random weights.
+
+    Raises:
+        BackboneError: towers that are not plain transformers.
+    """
+    vision, text = raw.get("vision_cfg", {}), raw.get("text_cfg", {})
+    reasons = {
+        f"its vision tower is timm's {vision.get('timm_model_name')}": vision.get("timm_model_name"),
+        "its vision tower is a ResNet": isinstance(vision.get("layers"), list | tuple),
+        f"its text tower is Hugging Face's {text.get('hf_model_name')}": text.get("hf_model_name"),
+        f"its tokenizer is Hugging Face's {text.get('hf_tokenizer_name')}": text.get("hf_tokenizer_name"),
+        "it is a captioning model (CoCa)": "multimodal_cfg" in raw,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise _unsupported(model, reason)
+    kept = {key: value for key, value in raw.items() if key in ("embed_dim", "init_logit_scale")}
+    return open_clip.CLIP(vision_cfg=dict(vision), text_cfg=dict(text), quick_gelu=quick_gelu, **kept)
+
+
+def supported(clip: Any, model: str) -> None:
+    """Checks that the towers are those that :mod:`towers` computes.
+
+    Raises:
+        BackboneError: names what is different.
+    """
+    visual, text = clip.visual, getattr(clip, "text", clip)
+    if not isinstance(visual, VisionTransformer):
+        raise _unsupported(model, f"its vision tower is a {type(visual).__name__}")
+    blocks = [*visual.transformer.resblocks, *getattr(getattr(text, "transformer", None), "resblocks", [None])]
+    reasons = {
+        "it pools patches by attention or averaging": visual.attn_pool is not None or visual.pool_type != "tok",
+        "its input is not square": len(set(visual.image_size)) != 1 or len(set(visual.patch_size)) != 1,
+        "its blocks are not CLIP's": not all(type(block) is ResidualAttentionBlock for block in blocks),
+        "its text projection is not a matrix": not isinstance(getattr(text, "text_projection", None), nn.Parameter),
+        "its text attention is not causal": getattr(text, "attn_mask", None) is None,
+        "its text tower has a class token": getattr(text, "cls_emb", None) is not None,
+        "its text is not read out at the largest token": getattr(text, "pool_type", None) not in ("argmax", None)
+        or getattr(text, "text_pool_type", "argmax") != "argmax",
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise _unsupported(model, reason)
+
+
+def describe(backbone: Backbone, visual: Any, model: str, preprocess: dict[str, Any]) -> BackboneSpec:
+    """The spec of a backbone; ``preprocess`` holds a pretrained tag's mean, std and interpolation, where it has any."""
+    mean = preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN
+    std = preprocess.get("std") or open_clip.OPENAI_DATASET_STD
+    if preprocess.get("resize_mode", "shortest") != "shortest":
+        raise _unsupported(model, f"its resize mode is {preprocess['resize_mode']}")
+    vision, text = backbone.vision, backbone.text
+    first: tuple[Any, Any] = (vision.layers.blocks[0], text.layers.blocks[0])
+    return BackboneSpec(
+        model=model,
+        image_size=visual.image_size[0],
+        patch_size=visual.patch_size[0],
+        embed_dim=vision.proj.shape[1],
+        vision_width=vision.class_embedding.shape[0],
+        vision_layers=len(vision.layers.blocks),
+        vision_heads=first[0].attn.num_heads,
+        text_width=text.token_embedding.embedding_dim,
+        text_layers=len(text.layers.blocks),
+        text_heads=first[1].attn.num_heads,
+        context_length=text.positional_embedding.shape[0],
+        vocab_size=text.token_embedding.num_embeddings,
+        quick_gelu=isinstance(first[0].mlp.gelu, QuickGELU),
+        mean=(float(mean[0]), float(mean[1]), float(mean[2])),
+        std=(float(std[0]), float(std[1]), float(std[2])),
+        interpolation=preprocess.get("interpolation") or "bicubic",
+        weights_sha256=weights_sha256(backbone),
+    )
+
+
+def _download(settings: config.Backbone, tag: dict[str, Any]) -> str:
+    try:
+        return open_clip.download_pretrained(tag)
+    except Exception as error:  # open_clip and its hub clients raise many kinds; all mean the same to the user
+        raise BackboneError(
+            "pretrained weights cannot be downloaded",
+            where=f"backbone.pretrained for {settings.model}",
+            found=settings.pretrained,
+            cure=f"give a local file ({type(error).__name__}: {error})",
+        ) from error
+
+
+def _no_weights(settings: config.Backbone, path: Path) -> BackboneError:
+    tags = open_clip.list_pretrained_tags_by_model(settings.model)
+    return BackboneError(
+        "no such weights",
+        where="backbone.pretrained",
+        found=settings.pretrained,
+        expected=f"a file ({path} is none)" + (f" or a tag of {settings.model}: {', '.join(tags)}" if tags else ""),
+        cure="`python pipelines/pretrain.py` makes the mini backbone's weights"
+        if settings.model == mini.NAME
+        else None,
+    )
+
+
+def _unsupported(model: str, reason: str) -> BackboneError:
+    return BackboneError(
+        f"unsupported backbone: {reason}",
+        where="backbone.model",
+        found=model,
+        expected="a CLIP with a ViT and a causal text transformer",
+        cure="for example ViT-B-32, ViT-B-16 or ViT-L-14",
+    )
+
+
+def _short_name(model: str) -> str:
+    return Path(model).name if model.endswith(".json") else model

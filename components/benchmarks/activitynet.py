@@ -1,0 +1,97 @@
+"""ActivityNet Captions as paragraph-to-video retrieval (Krishna et al., ICCV 2017; protocol: Zhang et al., ECCV 2018).
+
+``train.json`` and ``val_1.json``: ``{"v_<id>": {"duration", "timestamps": [[start, end], ...], "sentences": [...]}}``;
+``train_ids.json`` and ``val_ids.json`` list the keys. val_1 is tested. The sentences of a video, joined by a space,
+are its only text, and the whole file is its video. Listed ids without captions are left out, as the peers do.
+Videos: ``videos/<id>.mp4`` or ``videos/v_<id>.mp4``; ids in the manifest have no ``v_``.
+
+Validation is ``val.json`` (of the same form) where that file stands, else a fixed share of the training videos.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from components import storage
+from components.benchmarks import files
+from components.benchmarks.base import Manifest, Protocol, Video, first_few
+from components.errors import DataError
+
+PREFIX = "v_"
+VALIDATION = "val.json"
+
+log = logging.getLogger(__name__)
+
+
+def read(task: str, folder: str, options: dict[str, Any]) -> Manifest:
+    """The manifest of a folder in ActivityNet Captions' format.
+
+    Args:
+        task: name of the task.
+        folder: path or URI.
+        options: ``val_share``: share of the training videos that validate where there is no validation file
+            (default 0.05).
+
+    Raises:
+        ConfigError: an unknown option.
+        DataError: a file is missing or damaged, captions of an unlisted video, a video without a sentence.
+    """
+    files.check_options(task, options, ("val_share",))
+    train = _paragraphs(folder, "train.json", "train_ids.json")
+    test = _paragraphs(folder, "val_1.json", "val_ids.json")
+    if storage.exists(storage.join(folder, VALIDATION)):
+        val, validation = _paragraphs(folder, VALIDATION, None), VALIDATION
+    else:
+        share = files.val_share(task, options)
+        names = files.held_out(train, share)
+        val = {name: text for name, text in train.items() if name in names}
+        train = {name: text for name, text in train.items() if name not in names}
+        validation = f"{share:g} of the training videos, lowest SHA-256 of the id"
+    found = files.video_files(folder)
+    subsets = files.read_subsets(folder, {*train, *val, *test}, PREFIX)
+    videos = tuple(
+        Video(name, files.uri_of(folder, found, name, PREFIX + name), split, (text,), subsets=subsets.get(name, ()))
+        for split, texts in (("train", train), ("val", val), ("test", test))
+        for name, text in texts.items()
+    )
+    files.require_some_file(folder, found, {video.uri for video in videos})
+    protocol = Protocol(
+        benchmark="activitynet",
+        variant="train / val_1",
+        caption_rule="sentences of a video joined to one paragraph",
+        validation=validation,
+    )
+    return Manifest(task, protocol, videos)
+
+
+def _paragraphs(folder: str, captions_file: str, ids_file: str | None) -> dict[str, str]:
+    where = storage.join(folder, captions_file)
+    captions = files.read_json(where, dict)
+    names = list(captions)
+    if ids_file is not None:
+        listed = files.read_json(storage.join(folder, ids_file), list)
+        if unlisted := sorted(set(captions) - {str(name) for name in listed}):
+            raise DataError(
+                "captions of videos without an entry",
+                where=where,
+                found=first_few(unlisted),
+                expected=f"ids listed in {ids_file}",
+            )
+        names = [name for name in dict.fromkeys(str(name) for name in listed) if name in captions]
+        if dropped := len(listed) - len(names):
+            log.warning("%s: %d of %d ids have no captions and are left out", ids_file, dropped, len(listed))
+    if foreign := [name for name in names if not name.startswith(PREFIX)]:
+        raise DataError("video key without v_", where=where, found=first_few(foreign), expected="v_<id>")
+    paragraphs = {name.removeprefix(PREFIX): _paragraph(captions[name]) for name in names}
+    if empty := [name for name, text in paragraphs.items() if not text]:
+        raise DataError("videos without a sentence", where=where, found=first_few(empty), expected="a list 'sentences'")
+    return paragraphs
+
+
+def _paragraph(entry: Any) -> str:
+    """Sentences joined by one space each; published ones bring a leading space of their own."""
+    sentences = entry.get("sentences") if isinstance(entry, dict) else None
+    if not isinstance(sentences, list):
+        return ""
+    return " ".join(text for sentence in sentences if (text := " ".join(str(sentence).split())))

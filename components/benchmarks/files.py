@@ -1,0 +1,168 @@
+"""Reading the parts that annotation formats share: CSV, JSON, video folders, options, a validation split."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from components import storage
+from components.benchmarks.base import first_few
+from components.errors import ConfigError, DataError
+
+VIDEO_FOLDER = "videos"
+VIDEO_ENDINGS = (".mp4", ".webm", ".mkv", ".avi", ".mov")
+SUBSETS = "subsets.json"
+
+
+def read_csv(where: str, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a CSV file with a header; a byte order mark and either line end are accepted.
+
+    Raises:
+        DataError: no such file, not UTF-8, a missing column, a row with an empty or missing field.
+    """
+    # The whole text goes to the parser, since a quoted caption may hold a line end.
+    reader = csv.DictReader(io.StringIO(storage.read_text(where), newline=""), strict=True)
+    try:
+        header = reader.fieldnames or []
+        if missing := [name for name in columns if name not in header]:
+            raise DataError("column is missing", where=where, found=list(header), expected=", ".join(missing))
+        rows = []
+        for row in reader:
+            if any(not (row[name] or "").strip() for name in columns):
+                raise DataError("field is empty", where=f"{where}:{reader.line_num}", expected=", ".join(columns))
+            rows.append({name: row[name].strip() for name in columns})
+    except csv.Error as error:
+        raise DataError(f"not CSV: {error}", where=f"{where}:{reader.line_num}") from None
+    if not rows:
+        raise DataError("no rows", where=where, expected="at least one video")
+    return rows
+
+
+def read_json(where: str, kind: type) -> Any:
+    """Content of a JSON file whose top level is a ``kind`` (dict or list).
+
+    Raises:
+        DataError: no such file, not UTF-8, not JSON, or another top level.
+    """
+    try:
+        content = json.loads(storage.read_text(where))
+    except json.JSONDecodeError as error:
+        raise DataError(f"not JSON: {error.msg} in line {error.lineno}", where=where) from None
+    if not isinstance(content, kind):
+        raise DataError("unexpected JSON", where=where, found=type(content).__name__, expected=kind.__name__)
+    return content
+
+
+def check_options(task: str, given: Mapping[str, Any], known: Collection[str]) -> None:
+    """Refuses options that the reader does not have.
+
+    Raises:
+        ConfigError: an unknown option.
+    """
+    if unknown := sorted(set(given) - set(known)):
+        raise ConfigError(
+            "unknown option of this benchmark",
+            where=f"params.yaml tasks.{task}.options",
+            found=", ".join(unknown),
+            expected="one of " + ", ".join(sorted(known)),
+        )
+
+
+def val_share(task: str, options: Mapping[str, Any], default: float = 0.05) -> float:
+    """The option ``val_share``: the part of the training videos that is held out for validation.
+
+    Raises:
+        ConfigError: not a number between 0 and 1.
+    """
+    share = options.get("val_share", default)
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+        raise ConfigError(
+            "not a share",
+            where=f"params.yaml tasks.{task}.options.val_share",
+            found=share,
+            expected="a number between 0 and 1",
+        )
+    return float(share)
+
+
+def held_out(ids: Iterable[str], share: float) -> set[str]:
+    """A fixed part of ``ids``, at least one: those whose SHA-256 is lowest, whatever their order."""
+    ranked = sorted(ids, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    return set(ranked[: max(1, round(share * len(ranked)))])
+
+
+def video_files(folder: str) -> dict[str, str]:
+    """Stem to uri of the video files in ``<folder>/videos``.
+
+    Raises:
+        DataError: no such folder, or no video in it.
+    """
+    videos = storage.join(folder, VIDEO_FOLDER)
+    found: dict[str, str] = {}
+    # From the least to the most usual ending, so that of several files of one stem the usual one is taken.
+    for ending in reversed(VIDEO_ENDINGS):
+        for name in storage.list_files(videos):
+            if PurePosixPath(name).suffix.lower() == ending:
+                found[PurePosixPath(name).stem] = storage.join(videos, name)
+    if not found:
+        raise DataError(
+            "task has no videos",
+            where=videos,
+            expected="files named <video id>" + ", ".join(VIDEO_ENDINGS),
+            cure="put the videos there, or link the folder that holds them",
+        )
+    return found
+
+
+def uri_of(folder: str, found: Mapping[str, str], *stems: str) -> str:
+    """The file of a video under one of its possible names; where there is none, the path at which it is missed."""
+    for stem in stems:
+        if stem in found:
+            return found[stem]
+    return storage.join(folder, VIDEO_FOLDER, stems[0] + VIDEO_ENDINGS[0])
+
+
+def require_some_file(folder: str, found: Mapping[str, str], uris: Collection[str]) -> None:
+    """Refuses a collection none of whose videos is there; single ones that are missing fail in the ledger.
+
+    Raises:
+        DataError: not one file belongs to a listed video.
+    """
+    if not set(uris) & set(found.values()):
+        raise DataError(
+            "no listed video has a file",
+            where=storage.join(folder, VIDEO_FOLDER),
+            found=first_few(sorted(found)),
+            expected="names such as " + first_few(sorted(PurePosixPath(uri).name for uri in uris), 3),
+        )
+
+
+def read_subsets(folder: str, ids: Collection[str], prefix: str = "") -> dict[str, tuple[str, ...]]:
+    """Subsets of each video, from the optional ``subsets.json``: ``{"subset": ["video id", ...]}``.
+
+    Args:
+        folder: of the collection.
+        ids: videos of the manifest.
+        prefix: of the benchmark's own keys, which ``ids`` lack.
+
+    Raises:
+        DataError: not of that form, or a video that is not in the manifest.
+    """
+    where = storage.join(folder, SUBSETS)
+    if not storage.exists(where):
+        return {}
+    subsets: dict[str, list[str]] = {}
+    for name, members in read_json(where, dict).items():
+        if not isinstance(members, list) or not all(isinstance(member, str) for member in members):
+            raise DataError("subset is not a list of video ids", where=where, found=name)
+        plain = [member if member in ids else member.removeprefix(prefix) for member in members]
+        if unknown := [member for member in plain if member not in ids]:
+            raise DataError(f"subset {name!r} names videos that no split has", where=where, found=first_few(unknown))
+        for member in dict.fromkeys(plain):
+            subsets.setdefault(member, []).append(name)
+    return {video_id: tuple(names) for video_id, names in subsets.items()}

@@ -1,0 +1,60 @@
+"""What every entry script shares: arguments, the root folder, and errors in one line."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from components import config
+from components.errors import ReelTuneError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a script gets: the checked settings, the root that all paths start from, and its own arguments."""
+
+    params: config.Params
+    root: Path
+    args: argparse.Namespace
+
+    def path(self, *parts: str) -> Path:
+        """An absolute path under the root: jobs run in temporary copies, so relative paths would be lost."""
+        return self.root.joinpath(*parts)
+
+
+def main(
+    body: Callable[[Stage], None],
+    description: str,
+    arguments: Callable[[argparse.ArgumentParser], None] | None = None,
+    *,
+    positional_overrides: bool = True,
+) -> None:
+    """Parses ``--root``, the script's own arguments and ``key=value`` overrides, then runs ``body``.
+
+    A script with positional arguments of its own sets ``positional_overrides`` to False and takes
+    ``--set key=value`` instead.
+
+    Exits with 1 and one message on :class:`ReelTuneError`; any other exception keeps its traceback.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--root", default=".", help="folder of params.yaml; all outputs are written under it")
+    if arguments is not None:
+        arguments(parser)
+    text = "settings that replace those of params.yaml"
+    if positional_overrides:
+        parser.add_argument("overrides", nargs="*", metavar="key=value", help=text)
+    else:
+        parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="key=value", help=text)
+    # Intermixed, or an option between overrides would be refused.
+    args = parser.parse_intermixed_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        root = Path(args.root).resolve()
+        body(Stage(config.load(root / "params.yaml", args.overrides), root, args))
+    except ReelTuneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

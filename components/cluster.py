@@ -1,0 +1,83 @@
+"""A Ray session: the cluster named by RAY_ADDRESS, or a local one that listens on loopback only."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from components.config import Ray as RaySettings
+from components.errors import ReelTuneError
+
+# Read by Ray at import or at start, hence set before either. The first one's name notwithstanding, it makes Ray
+# bind to 127.0.0.1 on Linux too.
+LOOPBACK = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+}
+
+
+@contextlib.contextmanager
+def ray_session(root: Path, settings: RaySettings, *, log_to_driver: bool = True) -> Iterator[None]:
+    """Connects to Ray for the length of a ``with`` block.
+
+    Args:
+        root: the project's folder, put on the workers' import path.
+        settings: size of the local cluster; an existing cluster keeps its own.
+        log_to_driver: whether the workers' output is printed here too.
+
+    Raises:
+        ReelTuneError: RAY_ADDRESS is set but nothing answers there. (Ray itself would wait for minutes.)
+    """
+    for key, value in LOOPBACK.items():
+        os.environ.setdefault(key, value)
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _probe(address)
+    import ray
+
+    worker_env = {"PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
+    runtime_env = {"env_vars": worker_env}
+    if address:
+        ray.init(address=address, runtime_env=runtime_env, log_to_driver=log_to_driver, logging_level=logging.WARNING)
+    else:
+        # One machine: gloo must not pick an outward interface.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        # The workers are the work itself; Ray would start them at the lowest priority but a few.
+        os.environ.setdefault("RAY_worker_niceness", "0")
+        ray.init(
+            address="local",
+            num_cpus=settings.num_cpus,
+            object_store_memory=settings.object_store_mib * 2**20,
+            include_dashboard=False,
+            runtime_env=runtime_env,
+            log_to_driver=log_to_driver,
+            logging_level=logging.WARNING,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _probe(address: str) -> None:
+    if "://" in address or address in ("auto", "local"):
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=5):
+            return
+    except (OSError, ValueError) as error:
+        raise ReelTuneError(
+            "no Ray cluster answers",
+            where="RAY_ADDRESS",
+            found=address,
+            expected="host:port of a running head",
+            cure=f"start one or unset the variable ({error})",
+        ) from None

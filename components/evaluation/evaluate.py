@@ -1,0 +1,77 @@
+"""An adapter and a frame store to the scorecard of one split."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+
+from components.errors import ConfigError
+from components.evaluation.encode import encode_split
+from components.evaluation.scorecard import Scorecard, make_scorecard
+from components.frames.store import FrameStore
+from components.methods.base import Method
+from components.training.reader import FrameReader
+
+
+def evaluate(
+    method: Method, store: FrameStore, split: str, adapter: dict[str, Any], seed: int, batch_size: int
+) -> Scorecard:
+    """Encodes the split once and ranks every query in both directions.
+
+    Args:
+        method: as loaded from the adapter.
+        store: the task's frames.
+        split: which videos.
+        adapter: the adapter's card.
+        seed: of the training.
+        batch_size: videos, or texts, per forward pass.
+
+    Raises:
+        EvaluationError: no decoded video, or NaN or Inf in a vector.
+        DataError: the store's frames do not fit the adapter.
+    """
+    method.eval()
+    # One pass over the videos: nothing to cache.
+    reader = FrameReader(store, method.backbone.resize, method.frames, cache_mib=0)
+    encoded = encode_split(method, store, reader, split, batch_size)
+    return make_scorecard(encoded, store.manifest, split, _identity(adapter, store, seed))
+
+
+def pick_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """The device of ``evaluation.device``.
+
+    Raises:
+        ConfigError: cuda is asked for and not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("no GPU", where="params.yaml evaluation.device", found=name, expected="auto or cpu")
+    return torch.device(name)
+
+
+def _identity(adapter: dict[str, Any], store: FrameStore, seed: int) -> dict[str, Any]:
+    """Everything that the figures depend on, for the head of the card."""
+    extra = adapter["extra"]
+    return {
+        "task": adapter["task"],
+        "method": adapter["method"],
+        "seed": seed,
+        "settings": adapter["settings"],
+        "frames": adapter["frames"],
+        "words": adapter["words"],
+        "sampling": store.card["settings"]["sampling"],
+        "epoch": extra.get("epoch"),
+        "selected_on": extra.get("training", {}).get("select_on"),
+        "parameters": {
+            "trainable": adapter["trainable"],
+            "total": extra.get("parameters_total"),
+            "share": adapter["share"],
+            "artifact_bytes": adapter["bytes"],
+        },
+        "backbone": adapter["backbone"],
+        "adapter_sha256": adapter["sha256"],
+        "store": store.fingerprint,
+        "provenance": adapter["provenance"],
+    }

@@ -1,0 +1,138 @@
+"""The scorecard of an adapter on one split: a JSON card with the figures, and the rank of every query as Parquet."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from components import storage
+from components.benchmarks.base import Manifest
+from components.evaluation.encode import EncodedSplit
+from components.evaluation.metrics import summary, ties
+from components.evaluation.ranks import Ranks, text_to_video, video_to_text
+from components.frames.store import write_table
+
+WHOLE = "all"
+
+RANKS_SCHEMA = pa.schema(
+    [
+        pa.field("direction", pa.string(), nullable=False),
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("caption", pa.string()),
+        pa.field("rank", pa.float64(), nullable=False),
+        pa.field("rank_optimistic", pa.int64(), nullable=False),
+        pa.field("rank_pessimistic", pa.int64(), nullable=False),
+        pa.field("decoded", pa.bool_(), nullable=False),
+        pa.field("subsets", pa.list_(pa.string()), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """Figures of one split.
+
+    Attributes:
+        card: JSON-able; the same for the same adapter and frames, but for ``seconds``.
+        ranks: a table of :data:`RANKS_SCHEMA`, a row per caption (t2v) and per video (v2t).
+    """
+
+    card: dict[str, Any]
+    ranks: pa.Table
+
+
+def make_scorecard(encoded: EncodedSplit, manifest: Manifest, split: str, identity: Mapping[str, Any]) -> Scorecard:
+    """Ranks every query and sums up, for the whole split and for each named subset.
+
+    A subset's queries are ranked against the whole gallery: leaving the others out would make the task easier.
+
+    Args:
+        encoded: the split's vectors.
+        manifest: gives the protocol.
+        split: its name.
+        identity: what was evaluated (task, method, seed, parameters, ...); leads the card.
+
+    Raises:
+        EvaluationError: NaN or Inf in a vector.
+    """
+    started = time.perf_counter()
+    names = [video.video_id for video in encoded.videos]
+    arguments = (encoded.text_vectors, encoded.video_vectors, encoded.owner, encoded.present, names)
+    directions = {"t2v": text_to_video(*arguments), "v2t": video_to_text(*arguments)}
+    seconds = {**encoded.seconds, "ranks": time.perf_counter() - started}
+    masks = _subset_masks(encoded)
+    figures = {
+        name: {direction: directions[direction].select(mask) for direction, mask in pair.items()}
+        for name, pair in masks.items()
+    }
+    card = {
+        **identity,
+        "split": split,
+        "protocol": dataclasses.asdict(manifest.protocol),
+        "metrics": _each(figures, lambda ranks: summary(ranks.expected)),
+        "ties": _each(figures, ties),
+        "queries": len(encoded.texts),
+        "gallery": len(encoded.videos),
+        "subset_queries": _each(figures, lambda ranks: len(ranks.expected)),
+        "failed_videos": int((~encoded.present).sum()),
+        "rank_rule": "expected rank under ties: 1 + better + ties / 2; videos that failed to decode count as wrong",
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+    }
+    return Scorecard(card, _rank_table(encoded, directions))
+
+
+def write_scorecard(folder: Path, scorecard: Scorecard) -> None:
+    """Writes ``<split>.json`` and ``<split>-ranks.parquet``."""
+    split = scorecard.card["split"]
+    write_table(folder / f"{split}-ranks.parquet", scorecard.ranks)
+    text = json.dumps(scorecard.card, indent=1, ensure_ascii=False) + "\n"
+    storage.write_bytes(folder / f"{split}.json", text.encode())
+
+
+def read_scorecard(folder: Path, split: str) -> dict[str, Any]:
+    """The card written by :func:`write_scorecard`."""
+    card: dict[str, Any] = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
+    return card
+
+
+def _subset_masks(encoded: EncodedSplit) -> dict[str, dict[str, NDArray[np.bool_]]]:
+    owner = encoded.owner.numpy()
+    names = sorted({name for video in encoded.videos for name in video.subsets})
+    inside = {WHOLE: np.ones(len(encoded.videos), dtype=bool)}
+    inside.update({name: np.array([name in video.subsets for video in encoded.videos]) for name in names})
+    return {name: {"t2v": mask[owner], "v2t": mask} for name, mask in inside.items()}
+
+
+def _each(figures: dict[str, dict[str, Ranks]], rule: Any) -> dict[str, dict[str, Any]]:
+    return {name: {direction: rule(ranks) for direction, ranks in pair.items()} for name, pair in figures.items()}
+
+
+def _rank_table(encoded: EncodedSplit, directions: dict[str, Ranks]) -> pa.Table:
+    queries: dict[str, list[tuple[int, str | None]]] = {
+        "t2v": list(zip(encoded.owner.tolist(), encoded.texts, strict=True)),
+        "v2t": [(row, None) for row in range(len(encoded.videos))],
+    }
+    tables = []
+    for direction, ranks in directions.items():
+        videos = [encoded.videos[row] for row, _ in queries[direction]]
+        columns = {
+            "direction": [direction] * len(videos),
+            "video_id": [video.video_id for video in videos],
+            "caption": [caption for _, caption in queries[direction]],
+            "rank": ranks.expected,
+            "rank_optimistic": ranks.optimistic,
+            "rank_pessimistic": ranks.pessimistic,
+            "decoded": [bool(encoded.present[row]) for row, _ in queries[direction]],
+            "subsets": [list(video.subsets) for video in videos],
+        }
+        tables.append(pa.table(columns, schema=RANKS_SCHEMA))
+    return pa.concat_tables(tables)

@@ -1,0 +1,41 @@
+"""The measurement that training takes between epochs; given to the loop from outside, which knows no metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from components.evaluation.encode import encode_split
+from components.evaluation.metrics import summary
+from components.evaluation.ranks import text_to_video, video_to_text
+from components.frames.store import FrameStore
+from components.methods.base import Method
+from components.training.reader import FrameReader
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Figures of both directions on the validation split, as ``t2v_R@1`` and so on.
+
+    Args:
+        batch_size: videos, or texts, per forward pass.
+        split: never the test split.
+    """
+
+    batch_size: int
+    split: str = "val"
+
+    def __call__(self, method: Method, store: FrameStore, reader: FrameReader) -> dict[str, float]:
+        """Empty if no video of the split was decoded; else the same in every process of the group."""
+        if not store.ids(self.split):
+            return {}
+        done = encode_split(method, store, reader, self.split, self.batch_size)
+        names = [video.video_id for video in done.videos]
+        both = {
+            "t2v": text_to_video(done.text_vectors, done.video_vectors, done.owner, done.present, names),
+            "v2t": video_to_text(done.text_vectors, done.video_vectors, done.owner, done.present, names),
+        }
+        return {
+            f"{direction}_{name}": value
+            for direction, ranks in both.items()
+            for name, value in summary(ranks.expected).items()
+        }

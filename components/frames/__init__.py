@@ -1,0 +1,1 @@
+"""Videos to stored frames: decoding, the frame store and its ledger."""

@@ -1,0 +1,159 @@
+"""Decoding in a process of its own, with a deadline: a video that hangs or crashes the decoder costs itself only.
+
+Threads and signals do not help, since a hung C library returns to neither; a pool of the standard library breaks
+with its first dead process. So: one persistent child, one request at a time, killed by its own process id.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from types import TracebackType
+from typing import Any
+
+from components.errors import DataError
+from components.frames import child, pipe
+
+START_LIMIT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the child makes stored frames.
+
+    Args:
+        decoder: ``module:function`` of a :data:`components.frames.decoders.base.Decoder`.
+        sampling: key of :data:`components.frames.sampling.RULES`.
+        frames: frames per video.
+        size: short side in pixels.
+        quality: JPEG quality.
+    """
+
+    decoder: str
+    sampling: str
+    frames: int
+    size: int
+    quality: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one video.
+
+    Args:
+        reason: None if it was decoded, else a key of :data:`components.frames.schema.REASONS`.
+        detail: type of the exception, name of the signal or the limit.
+        row: columns of the frame store but for ``video_id``; empty if it was not decoded.
+    """
+
+    reason: str | None
+    detail: str = ""
+    row: dict[str, Any] = field(default_factory=dict)
+
+
+class DecodeProcess:
+    """A context manager around one child; after a hang or crash the next video gets a new one.
+
+    Args:
+        recipe: sent to every child.
+        time_limit_seconds: wall clock per video.
+    """
+
+    def __init__(self, recipe: Recipe, time_limit_seconds: float) -> None:
+        self.recipe = recipe
+        self.time_limit_seconds = time_limit_seconds
+        self.starts = 0
+        self._child: subprocess.Popen[bytes] | None = None
+        self._requests = self._answers = -1
+
+    def __enter__(self) -> DecodeProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def decode(self, path: str, start_seconds: float | None, end_seconds: float | None) -> Outcome:
+        """Frames of one video, or why there are none; never raises because of the video.
+
+        Raises:
+            DataError: the child does not start.
+        """
+        if self._child is None or self._child.poll() is not None:
+            self.close()
+            self.start()
+        request = {"path": path, "start_seconds": start_seconds, "end_seconds": end_seconds}
+        try:
+            pipe.send(self._requests, request)
+            header, blobs = pipe.receive(self._answers, time.monotonic() + self.time_limit_seconds)
+        except TimeoutError:
+            self._end(grace_seconds=0)
+            return Outcome("timeout", f"{self.time_limit_seconds:g} s")
+        except (EOFError, BrokenPipeError):
+            # The pipe breaks a moment before the kernel has the status; writing a core file may take seconds.
+            return Outcome("crashed", _name_of_end(self._end(grace_seconds=10)))
+        except pipe.BrokenMessageError:
+            self._end(grace_seconds=0)
+            return Outcome("crashed", "BrokenMessageError")
+        if header["reason"] is not None:
+            return Outcome(header["reason"], header["detail"])
+        return Outcome(None, row={**header["row"], "frames": blobs})
+
+    def close(self) -> None:
+        """Ends the child, which stops by itself once its pipe is closed."""
+        if self._child is not None:
+            self._end(grace_seconds=2)
+
+    def _end(self, grace_seconds: float) -> int:
+        """Waits for the child's own end, then kills it; its exit status, negative for a signal."""
+        assert self._child is not None
+        os.close(self._requests)
+        os.close(self._answers)
+        try:
+            status = self._child.wait(timeout=grace_seconds)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            status = self._child.wait()
+        self._child = None
+        return status
+
+    def start(self) -> None:
+        """Starts the child; :meth:`decode` does it by itself.
+
+        Raises:
+            DataError: the child does not start, or cannot import the decoder.
+        """
+        child_reads, self._requests = os.pipe()
+        self._answers, child_writes = os.pipe()
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
+        arguments = [str(child_reads), str(child_writes), str(os.getpid())]
+        self._child = subprocess.Popen(
+            [sys.executable, "-P", "-m", child.__name__, *arguments],
+            pass_fds=(child_reads, child_writes),
+            # Decoders print kilobytes for every damaged file.
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+        )
+        os.close(child_reads)
+        os.close(child_writes)
+        self.starts += 1
+        try:
+            pipe.send(self._requests, asdict(self.recipe))
+            hello, _ = pipe.receive(self._answers, time.monotonic() + START_LIMIT_SECONDS)
+            problem = "" if hello["ready"] else hello["error"]
+        except (TimeoutError, EOFError, BrokenPipeError, pipe.BrokenMessageError) as error:
+            problem = type(error).__name__
+        if problem:
+            self.close()
+            raise DataError("decoding process does not start", where=f"decoder {self.recipe.decoder}", found=problem)
+
+
+def _name_of_end(status: int) -> str:
+    return signal.Signals(-status).name if status < 0 else f"exit status {status}"

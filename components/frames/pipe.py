@@ -1,0 +1,75 @@
+"""Messages between a supervisor and its decoding process: a JSON header and any number of byte strings.
+
+Not pickle: what comes back was made by a C library that read an untrusted file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import struct
+import time
+from collections.abc import Sequence
+from typing import Any
+
+HEADER = struct.Struct(">I")
+MAX_HEADER_BYTES = 1 << 24
+MAX_BLOB_BYTES = 1 << 30
+
+
+class BrokenMessageError(Exception):
+    """Bytes that are no message."""
+
+
+def send(pipe: int, header: dict[str, Any], blobs: Sequence[bytes] = ()) -> None:
+    """Writes one message to a file descriptor.
+
+    Raises:
+        BrokenPipeError: nobody reads any more.
+    """
+    text = json.dumps({**header, "blobs": [len(blob) for blob in blobs]}).encode()
+    for part in (HEADER.pack(len(text)) + text, *blobs):
+        view = memoryview(part)
+        while view:
+            view = view[os.write(pipe, view) :]
+
+
+def receive(pipe: int, deadline: float | None = None) -> tuple[dict[str, Any], list[bytes]]:
+    """Reads one message from a file descriptor.
+
+    Args:
+        pipe: file descriptor.
+        deadline: value of ``time.monotonic()`` after which to give up; None waits for ever.
+
+    Raises:
+        TimeoutError: the deadline passed.
+        EOFError: the other side is gone.
+        BrokenMessageError: bytes that are no message.
+    """
+    (length,) = HEADER.unpack(_read(pipe, HEADER.size, deadline))
+    if length > MAX_HEADER_BYTES:
+        raise BrokenMessageError
+    try:
+        header = json.loads(_read(pipe, length, deadline))
+        sizes = [int(size) for size in header.pop("blobs")]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BrokenMessageError from error
+    if any(size < 0 for size in sizes) or sum(sizes) > MAX_BLOB_BYTES:
+        raise BrokenMessageError
+    return header, [_read(pipe, size, deadline) for size in sizes]
+
+
+def _read(pipe: int, length: int, deadline: float | None) -> bytes:
+    parts, missing = [], length
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    while missing:
+        if deadline is not None and not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise TimeoutError
+        part = os.read(pipe, min(missing, 1 << 20))
+        if not part:
+            raise EOFError
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)

@@ -1,0 +1,40 @@
+"""The one resize filter of the store: PIL bicubic on RGB, which is what CLIP's own preprocessing does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+def fitted_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """Width and height whose short side is ``short_side``; the long one is cut to a whole number, as torchvision does.
+
+    Rounding it instead would shift every frame by half a pixel against CLIP's preprocessing.
+    """
+    short, long = min(width, height), max(width, height)
+    new_long = int(short_side * long / short)
+    return (short_side, new_long) if width <= height else (new_long, short_side)
+
+
+def resize_frames(frames: Sequence[NDArray[np.uint8]], short_side: int) -> NDArray[np.uint8]:
+    """Frames with their aspect kept and nothing cut off; all get the size that follows from the first one.
+
+    Args:
+        frames: uint8[H, W, 3] each, at least one.
+        short_side: pixels.
+
+    Returns:
+        uint8[T, H', W', 3].
+    """
+    height, width = frames[0].shape[:2]
+    size = fitted_size(width, height, short_side)
+    return np.stack([_resize(frame, size) for frame in frames])
+
+
+def _resize(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    if (frame.shape[1], frame.shape[0]) == size:
+        return frame
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))

@@ -1,0 +1,66 @@
+"""Columns of a frame store, names of its files, and the short list of reasons for which a video may fail."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+FORMAT = 1
+CARD = "card.json"
+MANIFEST = "manifest.parquet"
+LEDGER = "ledger.parquet"
+
+DECODED = "decoded"
+FAILED = "failed"
+
+# One row per decoded video. Explicit, or a shard without a single frame would be typed list<null>.
+FRAMES_SCHEMA = pa.schema(
+    [
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("frames", pa.list_(pa.field("jpeg", pa.binary(), nullable=False)), nullable=False),
+        pa.field("timestamps_seconds", pa.list_(pa.float64()), nullable=False),
+        pa.field("frame_indices", pa.list_(pa.int64()), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("source_width", pa.int32(), nullable=False),
+        pa.field("source_height", pa.int32(), nullable=False),
+        pa.field("source_frames", pa.int64(), nullable=False),
+        pa.field("fps", pa.float64(), nullable=False),
+        pa.field("duration_seconds", pa.float64(), nullable=False),
+        pa.field("content_sha256", pa.string(), nullable=False),
+        pa.field("decoder", pa.string(), nullable=False),
+    ]
+)
+
+# One row per manifest row, in manifest order. Nothing in it depends on the machine's speed or on the order of work.
+LEDGER_SCHEMA = pa.schema(
+    [
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("decoder", pa.string(), nullable=False),
+        pa.field("frames", pa.int32(), nullable=False),
+        pa.field("shard", pa.int32(), nullable=False),
+        pa.field("row", pa.int32()),
+    ]
+)
+
+# Why a video has no frames; `detail` in the ledger holds the exception's type, the signal or the limit.
+REASONS = {
+    "missing_file": "no file under the manifest's uri",
+    "not_regular_file": "a folder, pipe or device",
+    "empty_file": "zero bytes",
+    "unreadable": "not a video, or damaged so that the decoder cannot open it",
+    "no_video_stream": "a media file without pictures",
+    "no_frames": "a video stream without frames",
+    "empty_segment": "no frame between the segment's start and end",
+    "decode_error": "opened, but the sampled frames could not be decoded, resized or stored",
+    "timeout": "not done within frames.time_limit_seconds",
+    "crashed": "the decoding process died",
+}
+
+
+def shard_name(number: int) -> str:
+    """File name of a shard."""
+    return f"shard-{number:05d}.parquet"

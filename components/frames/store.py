@@ -1,0 +1,211 @@
+"""The frame store: Parquet shards of JPEG frames, the manifest they come from, a ledger and a card."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components import storage
+from components.benchmarks.base import SPLITS, Manifest, first_few
+from components.errors import DataError
+from components.frames import schema
+
+# Videos whose encoded frames are held while a scattered request is put in order: some 60 MB at 230 KB a video.
+WINDOW = 256
+
+
+@dataclass(frozen=True)
+class StoredVideo:
+    """Sampled frames of one video.
+
+    Args:
+        video_id: id in the manifest.
+        frames: JPEG bytes in time order, at most as many as the task samples.
+        timestamps_seconds: when each frame is shown, from the start of the file.
+        frame_indices: its number in the file, from 0.
+        width, height: pixels of the stored frames.
+        source_width, source_height: pixels of the file's frames.
+        source_frames: frames in the file.
+        fps: mean frame rate of the file.
+        duration_seconds: length of the file.
+        content_sha256: hash of the file.
+        decoder: name and version of what decoded it.
+    """
+
+    video_id: str
+    frames: list[bytes]
+    timestamps_seconds: tuple[float, ...]
+    frame_indices: tuple[int, ...]
+    width: int
+    height: int
+    source_width: int
+    source_height: int
+    source_frames: int
+    fps: float
+    duration_seconds: float
+    content_sha256: str
+    decoder: str
+
+
+class FrameStore:
+    """Read access to a published store.
+
+    Args:
+        uri: folder or URI of the store.
+
+    Raises:
+        DataError: no store there, one of another format, or one that lacks a shard.
+    """
+
+    def __init__(self, uri: str | Path) -> None:
+        self.uri = str(uri)
+        self.card: dict[str, Any] = read_card(uri)
+        for shard in self.card["shards"]:
+            found = storage.size(storage.join(uri, shard["name"]))
+            if found != shard["bytes"]:
+                raise DataError(
+                    "shard is missing" if found is None else "shard is damaged",
+                    where=storage.join(uri, shard["name"]),
+                    found=found,
+                    expected=f"{shard['bytes']} bytes",
+                    cure="run the ingest stage again",
+                )
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 over manifest, settings, ledger and shards."""
+        return str(self.card["fingerprint"])
+
+    @functools.cached_property
+    def manifest(self) -> Manifest:
+        """Every video that was asked for, decoded or not."""
+        return Manifest.from_table(self._table(schema.MANIFEST))
+
+    @functools.cached_property
+    def _ledger(self) -> pa.Table:
+        return self._table(schema.LEDGER)
+
+    @functools.cached_property
+    def _places(self) -> dict[str, tuple[int, int]]:
+        columns = self._ledger.select(["video_id", "shard", "row"]).to_pydict()
+        rows = zip(columns["video_id"], columns["shard"], columns["row"], strict=True)
+        return {video_id: (shard, row) for video_id, shard, row in rows if row is not None}
+
+    def ledger(self) -> pa.Table:
+        """The fate of every video of the manifest: a table of :data:`components.frames.schema.LEDGER_SCHEMA`."""
+        return self._ledger
+
+    def ids(self, split: str) -> list[str]:
+        """Decoded videos of a split, or of every split for ``all``, in the order in which they are stored.
+
+        Raises:
+            DataError: no such split.
+        """
+        return self._with_status(split, schema.DECODED)
+
+    def failed(self, split: str) -> list[str]:
+        """Videos of a split, or of every split for ``all``, that have no frames.
+
+        Raises:
+            DataError: no such split.
+        """
+        return self._with_status(split, schema.FAILED)
+
+    def read(self, ids: Sequence[str]) -> Iterator[StoredVideo]:
+        """Videos in the order of ``ids``; fast where neighbours in ``ids`` are neighbours in the store.
+
+        Raises:
+            DataError: an id that is not in the store or has no frames.
+        """
+        if unknown := [video_id for video_id in ids if video_id not in self._places]:
+            raise DataError("video has no frames in this store", where=self.uri, found=first_few(unknown))
+        return self._read(list(ids))
+
+    def _read(self, ids: list[str]) -> Iterator[StoredVideo]:
+        for start in range(0, len(ids), WINDOW):
+            window = ids[start : start + WINDOW]
+            found = self._fetch(window)
+            for video_id in window:
+                yield found[video_id]
+
+    def _fetch(self, ids: list[str]) -> dict[str, StoredVideo]:
+        wanted: dict[tuple[int, int], list[int]] = {}
+        per_group = self.card["settings"]["row_group_videos"]
+        for video_id in dict.fromkeys(ids):
+            shard, row = self._places[video_id]
+            wanted.setdefault((shard, row // per_group), []).append(row % per_group)
+        found = {}
+        open_shard: tuple[int, pq.ParquetFile] | None = None
+        for (shard, group), rows in sorted(wanted.items()):
+            if open_shard is None or open_shard[0] != shard:
+                open_shard = (shard, self._open(schema.shard_name(shard)))
+            # Taking rows of a list<binary> column copies it, so whole groups are sliced one row at a time instead.
+            table = open_shard[1].read_row_group(group)
+            for row in sorted(rows):
+                video = _stored_video(table.slice(row, 1).to_pylist()[0])
+                found[video.video_id] = video
+        return found
+
+    def _with_status(self, split: str, status: str) -> list[str]:
+        if split not in (*SPLITS, "all"):
+            raise DataError("unknown split", where=self.uri, found=split, expected=", ".join((*SPLITS, "all")))
+        columns = self._ledger.select(["video_id", "split", "status"]).to_pydict()
+        rows = zip(columns["video_id"], columns["split"], columns["status"], strict=True)
+        return [video_id for video_id, its_split, its in rows if split in ("all", its_split) and its == status]
+
+    def _open(self, name: str) -> pq.ParquetFile:
+        files, path = storage.filesystem(storage.join(self.uri, name))
+        return pq.ParquetFile(files.open_input_file(path))
+
+    def _table(self, name: str) -> pa.Table:
+        return self._open(name).read()
+
+
+def read_card(uri: str | Path) -> dict[str, Any]:
+    """The card of a store: settings, versions, counts, shards, fingerprint.
+
+    Raises:
+        DataError: no store there, or one of another format.
+    """
+    where = storage.join(uri, schema.CARD)
+    if not storage.exists(where):
+        cure = "run the ingest stage"
+        raise DataError("no frame store", where=uri, expected=f"a folder with {schema.CARD}", cure=cure)
+    try:
+        card = json.loads(storage.read_text(where))
+    except json.JSONDecodeError as error:
+        raise DataError("not JSON", where=where, cure=str(error)) from None
+    if card.get("format") != schema.FORMAT:
+        raise DataError("frame store of another format", where=where, found=card.get("format"), expected=schema.FORMAT)
+    return dict(card)
+
+
+def write_shard(path: Path, rows: Sequence[Mapping[str, Any]], row_group_videos: int) -> None:
+    """Writes decoded videos as one shard, the same bytes for the same rows."""
+    table = pa.Table.from_pylist(list(rows), schema=schema.FRAMES_SCHEMA)
+    write_table(path, table, row_group_videos)
+
+
+def write_table(path: Path, table: pa.Table, row_group_rows: int | None = None) -> None:
+    """Writes a table as one file. JPEG gains nothing from compression, dictionaries or statistics."""
+    with storage.atomic_file(path) as aside:
+        pq.write_table(
+            table,
+            aside,
+            row_group_size=row_group_rows,
+            compression="none",
+            use_dictionary=False,
+            write_statistics=False,
+        )
+
+
+def _stored_video(row: dict[str, Any]) -> StoredVideo:
+    times, indices = tuple(row.pop("timestamps_seconds")), tuple(row.pop("frame_indices"))
+    return StoredVideo(timestamps_seconds=times, frame_indices=indices, **row)

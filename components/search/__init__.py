@@ -1,0 +1,1 @@
+"""Indexes of videos and answers to texts."""

@@ -1,0 +1,28 @@
+"""Nested settings and figures as the flat names that a tracking store keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one level with dotted keys; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def metric_name(name: str) -> str:
+    """``name`` without the one sign of ours that MLflow refuses: ``t2v_R@1`` becomes ``t2v_R1``."""
+    return name.replace("@", "")
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics that are numbers: MLflow's SQL store would write NaN as 0."""
+    return {key: value for key, value in metrics.items() if math.isfinite(value)}

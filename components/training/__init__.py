@@ -1,0 +1,1 @@
+"""Frames and captions to trained parameters."""

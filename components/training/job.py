@@ -1,0 +1,172 @@
+"""One training as a value: what every process of it builds the same method and reads the same frames from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components import config, provenance
+from components.adapters.file import save_adapter
+from components.backbones.clip import load_backbone, parameter_total
+from components.frames.store import FrameStore
+from components.methods.base import Method, build
+from components.training.checkpoint import Checkpoints
+from components.training.collective import rank_and_world
+from components.training.loader import training_videos
+from components.training.loop import Log, Result, Validate, fit
+
+# Settings that change how long a training takes or how often it may fail, not what comes out.
+OPERATIONAL = ("workers", "cache_mib", "timeout_seconds", "max_failures", "checkpoint_every")
+
+# The code whose change makes a half-done training worthless.
+CODE = ("backbones", "frames", "methods", "training")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known of a training before it starts.
+
+    Args:
+        key: hex SHA-256 of everything that decides about the result.
+        trains: whether the method has trainable parameters.
+        store: fingerprint of the frame store.
+    """
+
+    key: str
+    trains: bool
+    store: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained, and where.
+
+    Args:
+        root: the project's folder, absolute and the same on every machine that takes part.
+        task: key in params.yaml.
+        method: key in params.yaml.
+        seed: fixes the initial parameters, the batches and every other draw.
+        params: all settings.
+    """
+
+    root: Path
+    task: str
+    method: str
+    seed: int
+    params: config.Params
+
+    @property
+    def name(self) -> str:
+        """Task, method and seed in one word."""
+        return f"{self.task}-{self.method}-{self.seed}"
+
+    @property
+    def adapter_folder(self) -> Path:
+        """Where the finished adapter is published."""
+        return self.root / "outputs" / "adapters" / self.task / f"{self.method}-{self.seed}"
+
+    def store(self) -> FrameStore:
+        """The task's frames."""
+        return FrameStore(self.root / "outputs" / "frames" / self.task)
+
+    def build(self) -> Method:
+        """The method with its initial parameters, the same in every process.
+
+        Raises:
+            ConfigError: unknown task or method, or settings that do not fit.
+            BackboneError: no such backbone, or no weights.
+        """
+        task = self.params.task(self.task)
+        raw = self.params.method(self.method)
+        backbone = load_backbone(self.params.backbone, self.root)
+        torch.manual_seed(self.seed)
+        return build(self.method, raw, backbone, frames=task.frames, words=task.words)
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that this training depends on."""
+        return {
+            "task": asdict(self.params.task(self.task)),
+            "backbone": asdict(self.params.backbone),
+            "method": self.params.method(self.method),
+            "training": asdict(self.params.training),
+        }
+
+    def plan(self) -> Plan:
+        """Builds the method once, so that every fault of the settings, the weights or the store shows at once.
+
+        The key covers settings, weights, frames, code and PyTorch's version.
+
+        Raises:
+            ReelTuneError: as :meth:`build`; no frame store, or too few training videos in it.
+        """
+        method, store = self.build(), self.store()
+        trains = bool(method.trainable())
+        if trains:
+            training_videos(store, self.params.training)
+        training = {k: v for k, v in asdict(self.params.training).items() if k not in OPERATIONAL}
+        content = {
+            "name": self.name,
+            "frames": method.frames,
+            "words": method.words,
+            "method": asdict(method.settings),
+            "training": training,
+            "backbone": method.spec.to_dict(),
+            "store": store.fingerprint,
+            "code": _code_hash(),
+            "torch": torch.__version__,
+        }
+        key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return Plan(key, trains, store.fingerprint)
+
+    def work_folder(self, key: str) -> Path:
+        """Where checkpoints and the unpublished adapter lie: a training with other settings never finds them."""
+        return self.root / ".reeltune" / "train" / f"{self.name}-{key[:12]}"
+
+
+def run(job: Job, plan: Plan, device: torch.device, validate: Validate | None, log: Log | None) -> dict[str, Any]:
+    """Trains in this process (one of a group, or alone); rank 0 writes ``adapter/`` in the work folder.
+
+    Returns:
+        The figures of training.json that only the training knows, and the curve.
+    """
+    method, folder, settings = job.build().to(device), job.work_folder(plan.key), job.params.training
+    checkpoints = Checkpoints(folder / "checkpoints")
+    result = fit(method, job.store(), settings, job.seed, validate=validate, checkpoints=checkpoints, log=log)
+    total = parameter_total(method.backbone)
+    if rank_and_world()[0] == 0:
+        extra = {
+            "seed": job.seed,
+            "epoch": result.epoch,
+            "parameters_total": total,
+            "training": asdict(settings),
+            "store": plan.store,
+            "training_key": plan.key,
+        }
+        came_from = provenance.collect(job.root)
+        save_adapter(folder / "adapter", method, task=job.task, provenance=came_from, extra=extra)
+    return _figures(method, result, total)
+
+
+def _figures(method: Method, result: Result, total: int) -> dict[str, Any]:
+    trainable = sum(parameter.numel() for parameter in method.trainable().values())
+    return {
+        "epoch": result.epoch,
+        **result.figures,
+        "steps": int(result.figures["steps"]),
+        "parameters": {"trainable": trainable, "total": total, "share": trainable / total},
+        "curve": result.curve,
+    }
+
+
+def _code_hash() -> str:
+    digest = hashlib.sha256()
+    components = Path(__file__).resolve().parents[1]
+    for package in CODE:
+        for file in sorted((components / package).rglob("*.py")):
+            digest.update(file.relative_to(components).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()

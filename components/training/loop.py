@@ -1,0 +1,314 @@
+"""The training loop: plain PyTorch, one process or many, the same result after any interruption.
+
+Everything random at a step is a function of (seed, step, rank), so a checkpoint needs no generator states: trainable
+parameters, optimiser moments and the number of finished steps are the whole of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from components.config import Training
+from components.errors import TrainingError
+from components.frames.store import FrameStore
+from components.methods.base import Method, TrainedSettings
+from components.training.checkpoint import Checkpoints
+from components.training.collective import average_gradients, gather, rank_and_world
+from components.training.loader import Batch, make_loader
+from components.training.loss import info_nce
+from components.training.optimiser import build_optimiser, lr_factor
+from components.training.reader import FrameReader
+
+logger = logging.getLogger(__name__)
+
+# Steps between two logged points; each is a write to the tracking store.
+LOG_EVERY = 10
+
+# Receives the step (finished steps, from 1) and named figures.
+Log = Callable[[int, dict[str, float]], None]
+
+
+class Validate(Protocol):
+    """Measures a method on the validation split; called by every process, with the same result in each."""
+
+    def __call__(self, method: Method, store: FrameStore, reader: FrameReader) -> dict[str, float]:
+        """Named figures, ``t2v_R@1`` among them; empty where there is no validation split."""
+        ...
+
+
+@dataclass
+class Result:
+    """What a training gives.
+
+    Attributes:
+        epoch: the epoch whose parameters the method now holds, from 1; 0 without training.
+        curve: one row per validated epoch: epoch, step, loss (mean since the row before), lr, validation figures.
+        figures: steps, seconds, samples_per_second, data_wait_share (of the training time).
+    """
+
+    epoch: int
+    curve: list[dict[str, float]]
+    figures: dict[str, float]
+
+
+@dataclass
+class _Progress:
+    """What a checkpoint holds besides parameters and optimiser."""
+
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    seconds: float = 0.0
+    wait_seconds: float = 0.0
+    curve: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_score: float = -math.inf
+
+
+def fit(
+    method: Method,
+    store: FrameStore,
+    settings: Training,
+    seed: int,
+    *,
+    validate: Validate | None = None,
+    checkpoints: Checkpoints | None = None,
+    log: Log | None = None,
+) -> Result:
+    """Trains ``method`` in place on the train split; afterwards it holds the selected parameters.
+
+    To be called by every process of the default process group, if there is one, with equally initialised methods.
+
+    Args:
+        method: on the device to train on.
+        store: the frames.
+        settings: what all methods share; the learning rate is the method's own.
+        seed: fixes batches, captions and every other random draw.
+        validate: measures the validation split every ``validation_every`` epochs and after the last.
+        checkpoints: where to save and resume from; None keeps nothing.
+        log: gets figures every few steps and after each validation, on rank 0 only.
+
+    Raises:
+        TrainingError: no training videos, a loss or gradient that is NaN or Inf.
+    """
+    reader = FrameReader(store, method.backbone.resize, method.frames, settings.cache_mib)
+    if not method.trainable():
+        method.eval()
+        figures = validate(method, store, reader) if validate else {}
+        if log and figures and rank_and_world()[0] == 0:
+            log(0, {f"val_{name}": value for name, value in figures.items()})
+        nothing = {"steps": 0.0, "seconds": 0.0, "samples_per_second": 0.0, "data_wait_share": 0.0}
+        return Result(0, [{"epoch": 0, "step": 0, **figures}] if figures else [], nothing)
+    run = _Run(method, store, settings, seed, reader, validate, checkpoints, log or _ignore)
+    return run.train()
+
+
+class _Run:
+    """One training in one process."""
+
+    def __init__(
+        self,
+        method: Method,
+        store: FrameStore,
+        settings: Training,
+        seed: int,
+        reader: FrameReader,
+        validate: Validate | None,
+        checkpoints: Checkpoints | None,
+        log: Log,
+    ) -> None:
+        self.method, self.store, self.settings, self.seed = method, store, settings, seed
+        self.reader, self.validate, self.checkpoints = reader, validate, checkpoints
+        self.rank, self.world = rank_and_world()
+        self.log = log if self.rank == 0 else _ignore
+        self.parameters = method.trainable()
+        self.lr = _peak_lr(method)
+        self.device = next(method.parameters()).device
+        self.optimiser = build_optimiser(self.parameters, self.lr, settings.weight_decay)
+        self.loader = make_loader(method, store, settings, seed, reader)
+        self.steps_per_epoch = self.loader.plan.steps_per_epoch
+        self.total = self.steps_per_epoch * settings.epochs
+        self.progress = _Progress()
+        self.best: dict[str, Tensor] | None = None
+        self.window: list[tuple[float, float]] = []
+        self.window_start = (0.0, 0.0)
+
+    def train(self) -> Result:
+        self.resume()
+        progress = self.progress
+        self.window_start = (progress.seconds, progress.wait_seconds)
+        batches = self.loader.batches(progress.step, self.total)
+        self.method.train()
+        while progress.step < self.total:
+            started = time.perf_counter()
+            batch = next(batches)
+            progress.wait_seconds += time.perf_counter() - started
+            loss, norm = self.step(batch)
+            progress.seconds += time.perf_counter() - started
+            self.note(loss, norm)
+            if progress.step % self.steps_per_epoch == 0:
+                self.end_epoch(progress.step // self.steps_per_epoch)
+        batches.close()
+        return self.finish()
+
+    def step(self, batch: Batch) -> tuple[float, float]:
+        """One optimiser step; the loss and the gradient norm before clipping."""
+        progress = self.progress
+        torch.manual_seed(_step_seed(self.seed, progress.step, self.rank))
+        factor = lr_factor(progress.step, self.total, self.settings.warmup_share)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.lr * factor
+        loss = self.loss(batch.to(self.device))
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        average_gradients(list(self.parameters.values()))
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip_norm)
+        values = float(loss.detach()), float(norm)
+        if not all(math.isfinite(value) for value in values):
+            raise TrainingError(
+                f"loss {values[0]} and gradient norm {values[1]} at step {progress.step + 1}",
+                where=f"videos {', '.join(batch.ids)}",
+                expected="finite numbers",
+                cure="lower the method's lr, or look at these videos",
+            )
+        self.optimiser.step()
+        progress.step += 1
+        return values
+
+    def loss(self, batch: Batch) -> Tensor:
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16")
+        with autocast:
+            frames = self.method.backbone.normalize(batch.frames)
+            video, text = self.method(frames, batch.mask, batch.tokens)
+        video, text = gather(video.float(), batch.total), gather(text.float(), batch.total)
+        return info_nce(video, text, self.method.logit_scale)
+
+    def note(self, loss: float, norm: float) -> None:
+        """Adds a step to the running figures and logs them every few steps."""
+        progress = self.progress
+        progress.loss_sum += loss
+        progress.loss_count += 1
+        self.window.append((loss, norm))
+        if progress.step % LOG_EVERY and progress.step != self.total:
+            return
+        seconds = progress.seconds - self.window_start[0]
+        waited = progress.wait_seconds - self.window_start[1]
+        self.log(
+            progress.step,
+            {
+                "loss": float(np.mean([entry[0] for entry in self.window])),
+                "gradient_norm": float(np.mean([entry[1] for entry in self.window])),
+                "lr": self.optimiser.param_groups[0]["lr"],
+                "logit_scale": float(self.method.logit_scale),
+                "samples_per_second": len(self.window) * self.loader.plan.batch_size / seconds,
+                "data_wait_share": waited / seconds,
+            },
+        )
+        self.window, self.window_start = [], (progress.seconds, progress.wait_seconds)
+
+    def end_epoch(self, epoch: int) -> None:
+        last = epoch == self.settings.epochs
+        if last or epoch % self.settings.validation_every == 0:
+            self.measure(epoch)
+        if self.checkpoints and (last or epoch % self.settings.checkpoint_every == 0):
+            self.save()
+
+    def measure(self, epoch: int) -> None:
+        """A row of the curve, and the selection where it is on validation."""
+        progress = self.progress
+        self.method.eval()
+        figures = self.validate(self.method, self.store, self.reader) if self.validate else {}
+        self.method.train()
+        row = {"epoch": epoch, "step": progress.step, "loss": progress.loss_sum / progress.loss_count, **figures}
+        progress.curve.append(row)
+        progress.loss_sum, progress.loss_count = 0.0, 0
+        self.log(progress.step, {f"val_{name}": value for name, value in figures.items()})
+        if self.rank == 0:
+            rate = progress.step * self.loader.plan.batch_size / progress.seconds
+            shown = "".join(f"  val {name} {figures[name]:.1f}" for name in ("t2v_R@1", "v2t_R@1") if name in figures)
+            epochs = self.settings.epochs
+            logger.info("epoch %d/%d  loss %.4f%s  %.1f samples/s", epoch, epochs, row["loss"], shown, rate)
+        if self.settings.select_on == "val" and figures.get("t2v_R@1", -math.inf) > progress.best_score:
+            progress.best_score, progress.best_epoch = figures["t2v_R@1"], epoch
+            self.best = _copy(self.parameters)
+
+    def save(self) -> None:
+        if self.rank != 0 or self.checkpoints is None:
+            return
+        state = {
+            "parameters": _copy(self.parameters),
+            "optimiser": self.optimiser.state_dict(),
+            "progress": vars(self.progress),
+            "best": self.best,
+        }
+        self.checkpoints.save(self.progress.step, state)
+
+    def resume(self) -> None:
+        """Continues from the newest checkpoint that rank 0 can read, if there is one."""
+        if self.checkpoints is None:
+            return
+        found = self.checkpoints.latest() if self.rank == 0 else None
+        if self.world > 1:
+            # All must start from the same one, whatever a shared file system shows to each.
+            chosen: list[Any] = [found[0] if found else None]
+            dist.broadcast_object_list(chosen, src=0)
+            if self.rank != 0 and chosen[0] is not None:
+                found = chosen[0], self.checkpoints.load(chosen[0])
+        if found is None:
+            return
+        state = found[1]
+        _restore(self.parameters, state["parameters"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.progress = _Progress(**state["progress"])
+        self.best = state["best"]
+        if self.rank == 0:
+            logger.info("resumed after step %d of %d", self.progress.step, self.total)
+
+    def finish(self) -> Result:
+        progress = self.progress
+        epoch = self.settings.epochs
+        if self.best is not None:
+            _restore(self.parameters, self.best)
+            epoch = progress.best_epoch
+        self.method.eval()
+        figures = {
+            "steps": float(progress.step),
+            "seconds": round(progress.seconds, 3),
+            "samples_per_second": round(progress.step * self.loader.plan.batch_size / progress.seconds, 3),
+            "data_wait_share": round(progress.wait_seconds / progress.seconds, 4),
+        }
+        return Result(epoch, progress.curve, figures)
+
+
+def _peak_lr(method: Method) -> float:
+    if not isinstance(method.settings, TrainedSettings):
+        raise TypeError(f"{method.name} trains parameters, so its settings must derive from TrainedSettings")
+    return method.settings.lr
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _copy(parameters: dict[str, torch.nn.Parameter]) -> dict[str, Tensor]:
+    return {name: parameter.detach().cpu().clone() for name, parameter in parameters.items()}
+
+
+@torch.no_grad()
+def _restore(parameters: dict[str, torch.nn.Parameter], state: dict[str, Tensor]) -> None:
+    for name, parameter in parameters.items():
+        parameter.copy_(state[name])
+
+
+def _ignore(step: int, figures: dict[str, float]) -> None:
+    """Stands in where nothing listens."""

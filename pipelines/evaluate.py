@@ -1,0 +1,40 @@
+"""Scores one adapter on the validation and the test split."""
+
+from __future__ import annotations
+
+import argparse
+
+from components import cli
+from components.adapters.file import load_adapter, read_card
+from components.backbones.clip import load_backbone
+from components.evaluation.evaluate import evaluate, pick_device
+from components.evaluation.scorecard import write_scorecard
+from components.frames.store import FrameStore
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The stage's own arguments."""
+    parser.add_argument("--task", required=True, help="key of the task in params.yaml")
+    parser.add_argument("--method", required=True, help="key of the method in params.yaml")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the training")
+
+
+def body(stage: cli.Stage) -> None:
+    """Adapter + frame store -> outputs/scorecards/<task>/<method>-<seed>/."""
+    args, params = stage.args, stage.params
+    params.task(args.task)
+    name = f"{args.method}-{args.seed}"
+    folder = stage.path("outputs", "adapters", args.task, name)
+    store = FrameStore(stage.path("outputs", "frames", args.task))
+    method = load_adapter(folder, load_backbone(params.backbone, stage.root))
+    method = method.to(pick_device(params.evaluation.device))
+    for split in ("val", store.manifest.protocol.test_split):
+        scorecard = evaluate(method, store, split, read_card(folder), args.seed, params.evaluation.batch_size)
+        write_scorecard(stage.path("outputs", "scorecards", args.task, name), scorecard)
+        for direction, figures in scorecard.card["metrics"]["all"].items():
+            shown = "  ".join(f"{key} {value:.1f}" for key, value in figures.items())
+            print(f"{args.task} {name} {split:5s} {direction}  {shown}")
+
+
+if __name__ == "__main__":
+    cli.main(body, __doc__ or "", arguments)

@@ -1,0 +1,35 @@
+"""Ranks a task's videos for a text.
+
+Example: python pipelines/search.py --task shapes-clips "a red circle moves from left to right"
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from components import cli
+from components.search.query import Searcher, format_hits
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The script's own arguments."""
+    parser.add_argument("--task", required=True, help="key of the task in params.yaml")
+    parser.add_argument("--top", type=int, help="ranked videos to print (default: search.top)")
+    parser.add_argument("text", nargs="+", help="what to look for")
+
+
+def body(stage: cli.Stage) -> None:
+    """Text + index -> a table on the terminal."""
+    params, text = stage.params, " ".join(stage.args.text)
+    params.task(stage.args.task)
+    folder = stage.path("outputs", "indexes", stage.args.task)
+    searcher = Searcher.from_folder(folder, stage.root, params.backbone, params.search.top)
+    hits = searcher.search(text, stage.args.top)
+    kept, total = searcher.kept_words(text)
+    if kept < total:
+        print(f"note: only the first {kept} of {total} words fit; the rest was not looked at")
+    print(format_hits(hits))
+
+
+if __name__ == "__main__":
+    cli.main(body, __doc__, arguments, positional_overrides=False)

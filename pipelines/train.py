@@ -1,0 +1,46 @@
+"""Trains one method on one task's frames and publishes the adapter."""
+
+from __future__ import annotations
+
+import argparse
+
+from components import cli, provenance
+from components.evaluation.validation import Validation
+from components.tracking.mlflow import start_run
+from components.training.distributed import train
+from components.training.job import Job
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The stage's own arguments."""
+    parser.add_argument("--task", required=True, help="key of the task in params.yaml")
+    parser.add_argument("--method", required=True, help="key of the method in params.yaml")
+    parser.add_argument("--seed", type=int, default=0, help="fixes initial parameters, batches and every other draw")
+
+
+def body(stage: cli.Stage) -> None:
+    """Frame store -> outputs/adapters/<task>/<method>-<seed>/, with a run in MLflow."""
+    args, params = stage.args, stage.params
+    job = Job(stage.root, args.task, args.method, args.seed, params)
+    plan = job.plan()
+    with start_run(
+        stage.root,
+        params.tracking,
+        task=job.task,
+        method=job.method,
+        seed=job.seed,
+        params=job.settings(),
+        provenance=provenance.collect(stage.root),
+        tags={"training_key": plan.key, "store": plan.store},
+        resume=plan.key,
+    ) as run:
+        validate = Validation(params.evaluation.batch_size)
+        record = train(job, plan, validate, run.log, {"mlflow_run_id": run.run_id})
+        names = ("seconds", "total_seconds", "samples_per_second", "data_wait_share", "artifact_bytes")
+        run.log(int(record["steps"]), {f"training_{name}": record[name] for name in names})
+    share = record["parameters"]["share"]
+    print(f"{job.name}: {record['parameters']['trainable']:,} parameters ({share:.2%}) in {job.adapter_folder}")
+
+
+if __name__ == "__main__":
+    cli.main(body, __doc__ or "", arguments)

@@ -1,0 +1,192 @@
+"""Adapter folders: what is written is what comes back, and what does not fit is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tiny_backbone import FRAMES, TEXTS, WORDS, clips, make_backbone
+
+from components.adapters.card import KEYS
+from components.adapters.file import load_adapter, read_card, save_adapter
+from components.errors import AdapterError
+from components.methods import METHODS
+from components.methods.base import Method, build
+from components.provenance import sha256_file
+
+BACKBONE = make_backbone()
+
+
+def trained(name: str, **changes: Any) -> Method:
+    """A method whose parameters are away from their start."""
+    wanted = {field.name for field in fields(METHODS.get(name).Settings)}
+    raw = {"lr": 1e-2, **changes} if "lr" in wanted else changes
+    method = build(name, raw, BACKBONE, frames=FRAMES, words=WORDS)
+    torch.manual_seed(4)
+    with torch.no_grad():
+        for parameter in method.trainable().values():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return method
+
+
+def save(folder: Path, method: Method) -> Path:
+    save_adapter(folder, method, task="shapes", provenance={"commit": "abc"}, extra={"epoch": 3})
+    return folder
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_round_trip_is_exact(name: str, tmp_path: Path) -> None:
+    method = trained(name)
+    folder = save(tmp_path / "a", method)
+    loaded = load_adapter(folder, BACKBONE)
+    assert type(loaded) is type(method)
+    assert loaded.settings == method.settings
+    assert (loaded.frames, loaded.words) == (FRAMES, WORDS)
+    assert not loaded.training
+    inputs = (*clips(BACKBONE), BACKBONE.tokenize(TEXTS, WORDS))
+    for ours, theirs in zip(loaded(*inputs), method(*inputs), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_card_and_weights_hold_exactly_the_trainable_parameters(name: str, tmp_path: Path) -> None:
+    method = trained(name)
+    folder = save(tmp_path, method)
+    card = read_card(folder)
+    assert set(card) == set(KEYS)
+    with safe_open(folder / "adapter.safetensors", "pt") as weights:
+        keys = sorted(weights.keys())
+    assert keys == list(card["parameters"]) == list(method.trainable())
+    assert card["trainable"] == sum(p.numel() for p in method.trainable().values())
+    assert card["bytes"] == (folder / "adapter.safetensors").stat().st_size
+    assert card["sha256"] == sha256_file(folder / "adapter.safetensors")
+    assert card["extra"] == {"epoch": 3}
+    assert sorted(path.name for path in folder.iterdir()) == ["adapter.json", "adapter.safetensors"]
+
+
+def test_exact_keys_of_the_adapters(tmp_path: Path) -> None:
+    assert sorted(load_file(save(tmp_path / "v", trained("vop")) / "adapter.safetensors")) == ["text", "video"]
+    keys = set(load_file(save(tmp_path / "m", trained("mv_adapter")) / "adapter.safetensors"))
+    block = ("fc1", "fc2", "norm1", "norm2", "out", "qkv")
+    linear = [
+        f"{part}.{end}" for part in ("down", "norm", "up", *(f"block.{b}" for b in block)) for end in ("weight", "bias")
+    ]
+    both = {f"{side}.{i}.{key}" for side in ("video", "text") for i in range(3) for key in (*linear, "positions")}
+    video = (
+        "cc",
+        *(f"calibration.class.{key}" for key in ("g.weight", "g.bias", "fc1.weight", "fc1.bias", "fc2.weight")),
+    )
+    ties = {f"{side}.{i}.tie.{end}" for side in ("video", "text") for i in (1, 2) for end in ("weight", "bias")}
+    assert keys == both | {f"video.{i}.{key}" for i in range(3) for key in video} | ties | {"factors.0", "factors.1"}
+
+
+def test_saving_again_replaces_and_leaves_other_files(tmp_path: Path) -> None:
+    (tmp_path / "training.json").write_text("{}")
+    save(tmp_path, trained("vop"))
+    save(tmp_path, trained("mv_adapter"))
+    assert read_card(tmp_path)["method"] == "mv_adapter"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter.json", "adapter.safetensors", "training.json"]
+
+
+def test_a_full_adapter_leaves_the_shared_backbone_alone(tmp_path: Path) -> None:
+    plain = build("zero_shot", {}, BACKBONE, frames=FRAMES, words=WORDS)
+    before = plain.encode_video(*clips(BACKBONE))
+    full = load_adapter(save(tmp_path, trained("full")), BACKBONE)
+    assert torch.equal(plain.encode_video(*clips(BACKBONE)), before)
+    assert (full.encode_video(*clips(BACKBONE)) - before).abs().max() > 1e-3
+
+
+class TestRefusals:
+    def test_another_backbone_with_both_specs_in_the_message(self, tmp_path: Path) -> None:
+        folder = save(tmp_path, trained("vop"))
+        other = make_backbone(seed=9)
+        with pytest.raises(AdapterError, match=r"another backbone \(differs in weights_sha256\)") as caught:
+            load_adapter(folder, other)
+        assert BACKBONE.spec.weights_sha256 in str(caught.value)
+        assert other.spec.weights_sha256 in str(caught.value)
+
+    def test_no_adapter(self, tmp_path: Path) -> None:
+        with pytest.raises(AdapterError, match="no adapter"):
+            read_card(tmp_path)
+
+    @pytest.mark.parametrize("text", ["{", "[]", "null"])
+    def test_damaged_card(self, tmp_path: Path, text: str) -> None:
+        save(tmp_path, trained("vop"))
+        (tmp_path / "adapter.json").write_text(text)
+        with pytest.raises(AdapterError, match="damaged"):
+            load_adapter(tmp_path, BACKBONE)
+
+    @pytest.mark.parametrize("key", sorted(KEYS))
+    def test_card_without_a_key(self, tmp_path: Path, key: str) -> None:
+        card = self.card(save(tmp_path, trained("vop")))
+        del card[key]
+        (tmp_path / "adapter.json").write_text(json.dumps(card))
+        with pytest.raises(AdapterError, match=key):
+            load_adapter(tmp_path, BACKBONE)
+
+    def test_card_of_another_version(self, tmp_path: Path) -> None:
+        card = self.card(save(tmp_path, trained("vop")))
+        (tmp_path / "adapter.json").write_text(json.dumps({**card, "format": 99}))
+        with pytest.raises(AdapterError, match="found 99; expected 1"):
+            load_adapter(tmp_path, BACKBONE)
+
+    @pytest.mark.parametrize("cut", [0, 5, 200])
+    def test_truncated_weights(self, tmp_path: Path, cut: int) -> None:
+        weights = save(tmp_path, trained("vop")) / "adapter.safetensors"
+        weights.write_bytes(weights.read_bytes()[:cut])
+        with pytest.raises(AdapterError, match="damaged"):
+            load_adapter(tmp_path, BACKBONE)
+
+    def test_one_changed_bit(self, tmp_path: Path) -> None:
+        weights = save(tmp_path, trained("vop")) / "adapter.safetensors"
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(content)
+        with pytest.raises(AdapterError, match="damaged"):
+            load_adapter(tmp_path, BACKBONE)
+
+    def test_missing_weights(self, tmp_path: Path) -> None:
+        (save(tmp_path, trained("vop")) / "adapter.safetensors").unlink()
+        with pytest.raises(AdapterError, match="missing"):
+            load_adapter(tmp_path, BACKBONE)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [("drop", "missing.*text"), ("add", "unexpected.*stray"), ("shape", "video has another shape")],
+    )
+    def test_other_keys_or_shapes(self, tmp_path: Path, change: str, message: str) -> None:
+        weights = save(tmp_path, trained("vop")) / "adapter.safetensors"
+        tensors = load_file(weights)
+        if change == "drop":
+            del tensors["text"]
+        elif change == "add":
+            tensors["stray"] = torch.zeros(1)
+        else:
+            tensors["video"] = tensors["video"][:, :1].contiguous()
+        save_file(tensors, weights)
+        card = self.card(tmp_path)
+        (tmp_path / "adapter.json").write_text(json.dumps({**card, "sha256": sha256_file(weights)}))
+        with pytest.raises(AdapterError, match=message):
+            load_adapter(tmp_path, BACKBONE)
+
+    @staticmethod
+    def card(folder: Path) -> dict[str, Any]:
+        return dict(json.loads((folder / "adapter.json").read_text()))
+
+
+def test_cards_are_read_without_torch(tmp_path: Path) -> None:
+    save(tmp_path, trained("vop"))
+    code = (
+        "import sys; from pathlib import Path; from components.adapters.card import read_card;"
+        f"print(read_card(Path({str(tmp_path)!r}))['method'], 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["vop", "False"]

@@ -1,0 +1,146 @@
+"""Ranks against a ten-line oracle, against the released implementations, and where those are wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from components.errors import EvaluationError
+from components.evaluation.metrics import summary, ties
+from components.evaluation.ranks import Ranks, from_similarity, text_to_video, video_to_text
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+RELEASED: dict[str, Any] = json.loads((GOLDEN / "case09_metrics.json").read_text())["matrices"]
+NO_TIES = [name for name, case in RELEASED.items() if not case["ties"]]
+
+
+def matrix(name: str) -> tuple[Tensor, Tensor]:
+    arrays = np.load(GOLDEN / "case09_metrics.npz")
+    similarity = torch.from_numpy(arrays[f"in.{name}.sim"])
+    owner = arrays.get(f"in.{name}.video_of_text")
+    return similarity, torch.arange(len(similarity)) if owner is None else torch.from_numpy(owner)
+
+
+def oracle(rows: list[list[float]], own: list[int]) -> list[tuple[float, int, int]]:
+    """Expected, optimistic and pessimistic rank, straight from the definition."""
+    found = []
+    for row, right in zip(rows, own, strict=True):
+        better = sum(score > row[right] for score in row)
+        equal = sum(score == row[right] for score in row) - 1
+        found.append((1 + better + equal / 2, 1 + better, 1 + better + equal))
+    return found
+
+
+def triples(ranks: Ranks) -> list[tuple[float, int, int]]:
+    return list(zip(ranks.expected.tolist(), ranks.optimistic.tolist(), ranks.pessimistic.tolist(), strict=True))
+
+
+@st.composite
+def collections(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Texts, videos, owner and present; small integers, so that scores are exact and ties common."""
+    videos = draw(st.integers(1, 7))
+    owner = draw(st.permutations([*range(videos), *draw(st.lists(st.integers(0, videos - 1), max_size=6))]))
+    cell = st.integers(-2, 2)
+    vectors = [
+        torch.tensor(draw(st.lists(st.lists(cell, min_size=2, max_size=2), min_size=rows, max_size=rows))).float()
+        for rows in (len(owner), videos)
+    ]
+    present = torch.tensor(draw(st.lists(st.booleans(), min_size=videos, max_size=videos)))
+    return vectors[0], vectors[1], torch.tensor(owner), present
+
+
+@given(collections(), st.integers(1, 400))
+@settings(max_examples=300, deadline=None)
+def test_every_query_has_the_rank_of_the_definition(
+    world: tuple[Tensor, Tensor, Tensor, Tensor], chunk_bytes: int
+) -> None:
+    texts, videos, owner, present = world
+    scores = torch.where(present, texts @ videos.T, -torch.inf)
+    expected = oracle(scores.tolist(), owner.tolist())
+    last = (len(videos), len(videos), len(videos))
+    expected = [triple if present[video] else last for triple, video in zip(expected, owner.tolist(), strict=True)]
+    broken = torch.where(present[:, None], videos, torch.nan)
+    assert triples(text_to_video(texts, broken, owner, present, chunk_bytes=chunk_bytes)) == expected
+
+    best = [[max((videos[i] @ texts[owner == j].T).tolist()) for j in range(len(videos))] for i in range(len(videos))]
+    reverse = [t if present[i] else last for i, t in enumerate(oracle(best, list(range(len(videos)))))]
+    assert triples(video_to_text(texts, broken, owner, present, chunk_bytes=chunk_bytes)) == reverse
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_bounds_are_those_of_the_reference_matrices(name: str) -> None:
+    similarity, owner = matrix(name)
+    exact = RELEASED[name]["exact_ranks_from_0"]
+    for ranks, direction in zip(from_similarity(similarity, owner), ("t2v", "v2t"), strict=True):
+        assert (ranks.optimistic - 1).tolist() == exact[f"{direction}_rank_ties_for"]
+        assert (ranks.pessimistic - 1).tolist() == exact[f"{direction}_rank_ties_against"]
+
+
+@pytest.mark.parametrize("name", NO_TIES)
+def test_parity_with_the_released_metrics(name: str) -> None:
+    """CLIP4Clip's recall, median and mean; MV-Adapter's recall and mean, which count ranks from 0."""
+    for ranks, direction in zip(from_similarity(*matrix(name)), ("text_to_video", "video_to_text"), strict=True):
+        found = summary(ranks.expected)
+        theirs = RELEASED[name]["clip4clip"][direction]
+        for key, name_there in {"R@1": "R1", "R@5": "R5", "R@10": "R10", "MnR": "MeanR"}.items():
+            assert found[key] == pytest.approx(theirs[name_there], abs=1e-4)
+        # With several texts per video CLIP4Clip takes the lower middle of an even number as the median.
+        if name != "multi_even" or direction == "video_to_text":
+            assert found["MdR"] == theirs["MedianR"]
+        other = RELEASED[name]["mv_adapter"][direction]
+        assert found["R@1"] == pytest.approx(other["r1"], abs=1e-4)
+        assert found["MnR"] == pytest.approx(other["mean"] + 1, abs=1e-4)
+
+
+def test_ties_add_no_queries() -> None:
+    """CLIP4Clip counts ten equal scores as a hundred queries and calls one in ten right."""
+    ranks, _ = from_similarity(*matrix("all_equal"))
+    assert len(ranks.expected) == 10
+    assert summary(ranks.expected) == {"R@1": 0, "R@5": 0, "R@10": 100, "MdR": 5.5, "MnR": 5.5}
+    assert ties(ranks)["queries"] == 10
+    ranks, _ = from_similarity(*matrix("ties_square"))
+    assert len(ranks.expected) == 50
+
+
+def test_equal_vectors_tie_whatever_the_chunk() -> None:
+    """Copies of a vector at every place of a wide gallery have the same score to the last bit."""
+    generator = torch.Generator().manual_seed(0)
+    texts = torch.nn.functional.normalize(torch.randn(37, 96, generator=generator), dim=1)
+    videos = texts[:1].repeat(37, 1) + 0.1 * texts.roll(1, 0)[:1]
+    for chunk in (1, 37 * 16 * 5, 2**20):
+        ranks = text_to_video(texts, videos, torch.arange(37), chunk_bytes=chunk)
+        assert set(ranks.optimistic.tolist()) == {1}
+        assert set(ranks.pessimistic.tolist()) == {37}
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_cannot_be_ranked_is_named(bad: float) -> None:
+    texts, videos, owner = torch.ones(3, 2), torch.ones(2, 2), torch.tensor([0, 1, 1])
+    videos[1, 0] = bad
+    with pytest.raises(EvaluationError, match=r"^b: 1 video vector\(s\) with NaN or Inf"):
+        text_to_video(texts, videos, owner, ids=["a", "b"])
+    videos[1, 0] = 0
+    texts[2, 1] = bad
+    with pytest.raises(EvaluationError, match=r"^b: 1 text vector\(s\) with NaN or Inf"):
+        video_to_text(texts, videos, owner, ids=["a", "b"])
+    with pytest.raises(EvaluationError, match="similarity"):
+        from_similarity(torch.full((2, 2), bad), torch.arange(2))
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=40))
+def test_summary_is_the_definition(ranks: list[int]) -> None:
+    found = summary(np.array(ranks))
+    ordered, half = sorted(ranks), len(ranks) // 2
+    middle = ordered[half] if len(ranks) % 2 else (ordered[half - 1] + ordered[half]) / 2
+    assert found["MdR"] == middle
+    assert found["MnR"] == pytest.approx(sum(ranks) / len(ranks), abs=1e-6)
+    for k in (1, 5, 10):
+        assert found[f"R@{k}"] == pytest.approx(100 * sum(rank <= k for rank in ranks) / len(ranks), abs=1e-6)

@@ -1,0 +1,116 @@
+"""Scorecards of a tiny project: counts, subsets, failed videos, and the same bytes twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tiny_world
+import torch
+
+from components.backbones.clip import load_backbone
+from components.errors import EvaluationError
+from components.evaluation.encode import encode_split, encode_texts, encode_videos
+from components.evaluation.metrics import summary
+from components.evaluation.scorecard import Scorecard, make_scorecard, read_scorecard, write_scorecard
+from components.evaluation.validation import Validation
+from components.frames.store import FrameStore
+from components.methods.base import Method, build
+from components.training.reader import FrameReader
+
+FAILED = 2
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    tiny_world.write_project(folder, train=9, val=6, test=8, failed_test=FAILED)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(root: Path) -> FrameStore:
+    return FrameStore(root / "outputs" / "frames" / tiny_world.TASK)
+
+
+@pytest.fixture(scope="module")
+def method(root: Path) -> Method:
+    backbone = load_backbone(tiny_world.params(root).backbone, root)
+    return build("zero_shot", {}, backbone, frames=tiny_world.FRAMES, words=16)
+
+
+def reader_of(method: Method, store: FrameStore) -> FrameReader:
+    return FrameReader(store, method.backbone.resize, method.frames, cache_mib=0)
+
+
+def score(method: Method, store: FrameStore, split: str, batch: int = 3) -> Scorecard:
+    encoded = encode_split(method, store, reader_of(method, store), split, batch)
+    return make_scorecard(encoded, store.manifest, split, {"task": "tiny", "method": "zero_shot", "seed": 0})
+
+
+def test_the_card_counts_everything_once(method: Method, store: FrameStore) -> None:
+    card = score(method, store, "test").card
+    assert (card["queries"], card["gallery"], card["failed_videos"]) == (8, 8, FAILED)
+    assert card["subset_queries"] == {"all": {"t2v": 8, "v2t": 8}, "late": {"t2v": 2, "v2t": 2}}
+    assert card["protocol"]["caption_rule"] == "one caption per test video"
+    assert json.loads(json.dumps(card)) == card
+
+
+def test_ranks_explain_the_figures_and_failed_videos_come_last(method: Method, store: FrameStore) -> None:
+    scorecard = score(method, store, "test")
+    rows = scorecard.ranks.to_pylist()
+    for direction in ("t2v", "v2t"):
+        mine = [row for row in rows if row["direction"] == direction]
+        assert [row["video_id"] for row in mine] == [f"test{number:03d}" for number in range(8)]
+        for name in ("all", "late"):
+            ranks = np.array([row["rank"] for row in mine if name == "all" or name in row["subsets"]])
+            assert scorecard.card["metrics"][name][direction] == summary(ranks)
+        assert [row["rank"] for row in mine if not row["decoded"]] == [8.0] * FAILED
+    assert {row["caption"] for row in rows if row["direction"] == "v2t"} == {None}
+    assert rows[1]["caption"] == "a red square moves left"
+
+
+def test_training_captions_are_all_queries(method: Method, store: FrameStore) -> None:
+    card = score(method, store, "train").card
+    assert (card["queries"], card["gallery"]) == (18, 9)
+
+
+def test_writing_twice_gives_the_same_bytes(method: Method, store: FrameStore, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_scorecard(tmp_path / name, score(method, store, "val"))
+    cards = [read_scorecard(tmp_path / name, "val") for name in ("one", "two")]
+    for card in cards:
+        assert card.pop("seconds").keys() == {"videos", "texts", "ranks"}
+    assert cards[0] == cards[1]
+    paths = [tmp_path / name / "val-ranks.parquet" for name in ("one", "two")]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert pq.read_table(paths[0]).num_rows == 12
+
+
+def test_vectors_do_not_depend_on_the_batch(method: Method, store: FrameStore) -> None:
+    ids = store.ids("train")
+    texts = [video.captions[0] for video in store.manifest.videos]
+    for batch in (1, 4, 100):
+        videos = encode_videos(method, reader_of(method, store), ids, batch)
+        torch.testing.assert_close(videos, encode_videos(method, reader_of(method, store), ids, 5), atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            encode_texts(method, texts, batch), encode_texts(method, texts, 5), atol=1e-6, rtol=0
+        )
+        torch.testing.assert_close(videos.norm(dim=1), torch.ones(len(ids)))
+
+
+def test_validation_is_the_scorecard_of_val(method: Method, store: FrameStore) -> None:
+    figures = Validation(batch_size=3)(method, store, reader_of(method, store))
+    card = score(method, store, "val").card
+    assert figures == {f"{d}_{k}": v for d, row in card["metrics"]["all"].items() for k, v in row.items()}
+
+
+def test_a_split_without_videos(method: Method, tmp_path: Path) -> None:
+    tiny_world.write_store(tmp_path, tiny_world.videos(2, 0, 2))
+    empty = FrameStore(tmp_path / "outputs" / "frames" / tiny_world.TASK)
+    assert Validation(batch_size=3)(method, empty, reader_of(method, empty)) == {}
+    with pytest.raises(EvaluationError, match=r"split val.*no decoded videos"):
+        score(method, empty, "val")

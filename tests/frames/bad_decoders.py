@@ -1,0 +1,47 @@
+"""A decoder plug-in that misbehaves on purpose, as the file's name says; other files go to decord.
+
+Runs in decoding processes, which import it by this module's name.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from pathlib import Path
+
+from components.frames.decoders.base import Choose, DecodedFrames
+from components.frames.decoders.decord import decode as decord
+
+
+def decode(path: str, choose: Choose) -> DecodedFrames:
+    """decord, but for the names below."""
+    name = Path(path).stem
+    if name.startswith("hang"):
+        ctypes.PyDLL(None).pause()  # for ever, in C, with Python's lock held
+    if name.startswith("abort"):
+        os.abort()
+    if name.startswith("segfault"):
+        ctypes.string_at(0)
+    if name.startswith("leave"):
+        os._exit(7)
+    if name.startswith("raise"):
+        raise ZeroDivisionError("a text that may hold addresses")
+    return decord(path, choose)
+
+
+def journal(path: str, choose: Choose) -> DecodedFrames:
+    """decord; notes every call, and kills the process named in ``kill`` beside ``journal`` when told to.
+
+    ``REELTUNE_TEST_JOURNAL`` names a folder: ``journal`` has a line per call, ``kill`` holds a process id and the
+    number of calls after which it dies.
+    """
+    folder = Path(os.environ["REELTUNE_TEST_JOURNAL"])
+    with (folder / "journal").open("a") as stream:
+        stream.write(Path(path).stem + "\n")
+    if (folder / "kill").exists():
+        victim, calls = (int(word) for word in (folder / "kill").read_text().split())
+        if len((folder / "journal").read_text().split()) >= calls:
+            (folder / "kill").unlink()
+            os.kill(victim, signal.SIGKILL)
+    return decord(path, choose)

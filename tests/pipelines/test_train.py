@@ -1,0 +1,258 @@
+"""The train stage under Ray: a killed worker changes nothing, faults are one clear error, jobs write into the root."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import gloo
+import psutil
+import pytest
+import tiny_world
+import torch
+
+from components.adapters.file import load_adapter
+from components.backbones.clip import load_backbone
+from components.errors import ReelTuneError
+from components.evaluation.validation import Validation
+from components.training.job import Job, run
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+# A module of the test project: measures like Validation, and once kills the second worker while it does.
+KILLER = """
+import os, signal
+from dataclasses import dataclass
+from pathlib import Path
+from components.evaluation.validation import Validation
+from components.training.collective import rank_and_world
+
+@dataclass(frozen=True)
+class Killer(Validation):
+    marker: str = ""
+    calls = [0]
+
+    def __call__(self, *args):
+        self.calls[0] += 1
+        if self.calls[0] == 3 and rank_and_world()[0] == 1 and not Path(self.marker).exists():
+            Path(self.marker).write_text("killed")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(*args)
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    tiny_world.write_project(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    """Of a stage's process: nothing of a cluster that happens to run."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    # As in an activated environment: jobs are started as `python`.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**own, "PATH": path, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+
+
+def stage(script: str, root: Path, environment: dict[str, str], *args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(REPOSITORY / "pipelines" / script), "--root", str(root), *args]
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+
+
+def in_gloo(job: Job) -> None:
+    """The same training without Ray."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
+    run(job, job.plan(), torch.device("cpu"), Validation(5), None)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_changes_nothing(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from components.training.distributed import train
+
+    job = Job(root, tiny_world.TASK, "mv_adapter", 0, tiny_world.params(root, "training.epochs=4"))
+    (root / "killer.py").write_text(KILLER)
+    monkeypatch.syspath_prepend(str(root))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    from killer import Killer
+
+    lines: list[tuple[int, dict[str, float]]] = []
+    marker = root / "marker"
+    plan = job.plan()
+    record = train(job, plan, Killer(5, marker=str(marker)), lambda step, row: lines.append((step, row)), {"note": 1})
+    assert marker.exists()
+    assert (record["workers"], record["steps"], record["note"]) == (2, 12, 1)
+    assert not list(job.work_folder(plan.key).parent.iterdir())
+
+    undisturbed = Job(tmp_path_factory.mktemp("other"), job.task, job.method, job.seed, job.params)
+    shutil.copytree(root / "outputs" / "frames", undisturbed.root / "outputs" / "frames")
+    shutil.copytree(root / "models", undisturbed.root / "models")
+    gloo.spawn(2, in_gloo, tmp_path_factory.mktemp("ranks"), undisturbed)
+    expected = undisturbed.work_folder(undisturbed.plan().key) / "adapter" / "adapter.safetensors"
+    assert (job.adapter_folder / "adapter.safetensors").read_bytes() == expected.read_bytes()
+
+    # The third epoch's validation was done by one worker only, so no figure of it came before the replacement.
+    assert [step for step, row in lines if "val_t2v_R@1" in row] == [3, 6, 9, 12]
+    with (job.adapter_folder / "curves.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert float(rows[-1]["t2v_R@1"]) == record["validation"]["t2v_R@1"]
+    loaded = load_adapter(job.adapter_folder, load_backbone(job.params.backbone, root))
+    assert record["parameters"]["trainable"] == sum(p.numel() for p in loaded.trainable().values())
+
+
+@pytest.mark.slow
+def test_stages_without_ray_and_evaluation(root: Path, environment: dict[str, str]) -> None:
+    arguments = ("--task", tiny_world.TASK, "--method", "zero_shot")
+    trained = stage("train.py", root, environment, *arguments)
+    assert trained.returncode == 0, trained.stderr
+    assert "tiny-zero_shot-0: 0 parameters" in trained.stdout
+    folder = root / "outputs" / "adapters" / tiny_world.TASK / "zero_shot-0"
+    record = json.loads((folder / "training.json").read_text())
+    assert (record["steps"], record["epochs"], record["parameters"]["trainable"]) == (0, 0, 0)
+    assert record["mlflow_run_id"]
+    cards = root / "outputs" / "scorecards" / tiny_world.TASK / "zero_shot-0"
+    for expected in ("0", "0"):
+        done = stage("evaluate.py", root, environment, *arguments)
+        assert done.returncode == int(expected), done.stderr
+    card = json.loads((cards / "test.json").read_text())
+    assert (card["split"], card["seed"], card["frames"], card["words"]) == ("test", 0, tiny_world.FRAMES, 16)
+    assert card["parameters"]["total"] == record["parameters"]["total"] > 0
+    assert {path.name for path in cards.iterdir()} == {
+        "test.json", "test-ranks.parquet", "val.json", "val-ranks.parquet",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("task", "method", "override", "message"),
+    [
+        ("tiny", "mv_adaptor", "training.epochs=2", "unknown method; found 'mv_adaptor'"),
+        ("tony", "vop", "training.epochs=2", "unknown task; found 'tony'"),
+        ("tiny", "vop", "backbone.model=ViT-B-23", "no such backbone"),
+        ("tiny", "vop", "methods.vop.video_prompts=-1", "methods.vop"),
+        (
+            "tiny",
+            "vop",
+            "training.batch_size=50",
+            "fewer training videos than one batch; found 50; expected at most 24",
+        ),
+    ],
+)
+def test_faults_show_before_anything_starts(root: Path, task: str, method: str, override: str, message: str) -> None:
+    with pytest.raises(ReelTuneError, match=re.escape(message)):
+        Job(root, task, method, 0, tiny_world.params(root, override)).plan()
+
+
+def test_only_what_decides_about_the_result_makes_another_training(root: Path) -> None:
+    def key(*overrides: str, seed: int = 0) -> str:
+        return Job(root, "tiny", "vop", seed, tiny_world.params(root, *overrides)).plan().key
+
+    first = key()
+    assert key("training.workers=1", "training.cache_mib=0", "methods.full.lr=0.5") == first
+    assert (
+        len({first, key(seed=1), key("methods.vop.lr=0.5"), key("training.epochs=3"), key("tasks.tiny.words=9")}) == 5
+    )
+
+
+@pytest.mark.slow
+def test_a_fault_of_a_stage_is_one_line(root: Path, environment: dict[str, str]) -> None:
+    done = stage("train.py", root, environment, "--task", "tiny", "--method", "vop", "training.batch_size=50")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "fewer training videos than one batch" in line
+
+
+@pytest.fixture
+def head(environment: dict[str, str]) -> Iterator[dict[str, str]]:
+    """A Ray head of our own on loopback, ended by its own process ids; gives the environment to reach it."""
+    ports = free_ports(6)
+    # Socket paths are limited to 107 bytes, which pytest's folders leave little of.
+    temporary = Path(tempfile.mkdtemp(prefix="rt-", dir="/tmp"))
+    token = temporary / "token"
+    token.write_text(secrets.token_hex(32))
+    own = {
+        **environment,
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    names = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port", "min-worker-port")
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--node-ip-address=127.0.0.1"]
+    command += [f"--{name}={port}" for name, port in zip(names, ports, strict=False)]
+    command += [f"--max-worker-port={ports[4] + 200}", "--dashboard-host=127.0.0.1", "--num-cpus=2"]
+    command += [f"--temp-dir={temporary}", f"--object-store-memory={128 * 2**20}", "--include-dashboard=true"]
+    process = subprocess.Popen(command, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(ports[1], process)
+        yield {**own, "RAY_ADDRESS": f"http://127.0.0.1:{ports[1]}"}
+    finally:
+        end(process)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for listener in sockets:
+        listener.bind(("127.0.0.1", 0))
+    ports = [listener.getsockname()[1] for listener in sockets]
+    for listener in sockets:
+        listener.close()
+    return ports
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            pytest.fail(f"ray start ended with {process.returncode}")
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.5)
+    pytest.fail("the Ray head did not start within two minutes")
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ends the head and everything that it started, and nothing else."""
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.send_signal(signal.SIGTERM)
+    # Ray's servers do not all heed it.
+    _, alive = psutil.wait_procs(family, timeout=5)
+    for member in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.wait()
+
+
+@pytest.mark.slow
+def test_a_submitted_job_writes_into_the_root(root: Path, head: dict[str, str]) -> None:
+    script = ["python", "pipelines/train.py", "--root", str(root), "--task", tiny_world.TASK, "--method", "vop"]
+    submit = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--working-dir", ".", "--"]
+    done = subprocess.run([*submit, *script], cwd=REPOSITORY, env=head, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = root / "outputs" / "adapters" / tiny_world.TASK / "vop-0"
+    assert json.loads((folder / "training.json").read_text())["workers"] == 2
+    load_adapter(folder, load_backbone(tiny_world.params(root).backbone, root))
+    assert (root / "mlflow.db").exists()

@@ -1,0 +1,185 @@
+"""From a clean clone to a searched registry with real `dvc`, on small embedded collections."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parents[2]
+ENV = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "DVC_NO_ANALYTICS": "1",
+    "GIT_AUTHOR_NAME": "test",
+    "GIT_AUTHOR_EMAIL": "test@example.org",
+    "GIT_COMMITTER_NAME": "test",
+    "GIT_COMMITTER_EMAIL": "test@example.org",
+    "OMP_NUM_THREADS": "1",
+}
+SMALL = {
+    "run": {"tasks": ["shapes-clips"], "methods": ["zero_shot", "mv_adapter"]},
+    "training": {"epochs": 1, "batch_size": 16},
+    "demo": {
+        "clips": {"train_random": 32, "train_groups": 2, "val_random": 4, "val_groups": 1, "test_random": 8,
+                  "test_groups": 1},
+        "stories": {"train_random": 8, "train_groups": 1, "val_random": 2, "val_groups": 1, "test_random": 2,
+                    "test_groups": 1},
+    },
+}  # fmt: skip
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def call(root: Path, *command: str, fails: bool = False) -> str:
+    env = {**ENV, "PYTHONPATH": str(root)}
+    env.pop("RAY_ADDRESS", None)
+    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode != 0) == fails, f"{command}\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}"
+    return done.stdout + done.stderr
+
+
+def merge(tree: dict[str, object], changes: dict[str, object]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            merge(tree[key], value)  # type: ignore[arg-type]
+        else:
+            tree[key] = value
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone of what git tracks here, as it is in the working tree, with small collections, after `dvc repro`."""
+    root = tmp_path_factory.mktemp("whole") / "clone"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split("\0")  # fmt: skip
+    for name in filter(None, listed):
+        if (ROOT / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, root / name)
+    yaml = YAML()
+    params = yaml.load((root / "params.yaml").read_text())
+    merge(params, SMALL)
+    with (root / "params.yaml").open("w") as stream:
+        yaml.dump(params, stream)
+    call(root, "git", "init", "-q", "-b", "main")
+    call(root, "git", "add", "-A")
+    call(root, "git", "commit", "-qm", "start")
+    call(root, "dvc", "repro")
+    return root
+
+
+def changed(root: Path) -> set[str]:
+    """Stages that `dvc repro` would run, those that follow from other stages included."""
+    dry = call(root, "dvc", "repro", "--dry")
+    return set(re.findall(r"Running stage '([^']+)'", dry))
+
+
+def test_everything_is_there(clone: Path) -> None:
+    records = json.loads((clone / "reports/results.json").read_text())
+    assert {(r["task"], r["method"], r["seed"]) for r in records} == {
+        ("shapes-clips", "zero_shot", 0),
+        ("shapes-clips", "mv_adapter", 0),
+    }
+    assert set(records[0]["metrics"]) == {"all", "temporal"}
+    assert (clone / "reports/index.html").stat().st_size > 10_000
+    registry = json.loads((clone / "outputs/registry/shapes-clips.json").read_text())
+    assert registry["champion"]["method"] == "mv_adapter"
+
+
+def test_the_committed_backbone_is_not_trained_again(clone: Path) -> None:
+    assert (clone / "models/mini.safetensors").read_bytes() == (ROOT / "models/mini.safetensors").read_bytes()
+    assert "pretrain" not in changed(clone)
+
+
+def test_a_second_run_does_nothing(clone: Path) -> None:
+    assert changed(clone) == set()
+    assert "Data and pipelines are up to date." in call(clone, "dvc", "repro")
+
+
+def test_a_learning_rate_reruns_its_training_and_what_follows(clone: Path) -> None:
+    path = clone / "params.yaml"
+    before = path.read_text()
+    path.write_text(re.sub(r"(mv_adapter:\n\s+lr: )\S+", r"\g<1>0.007", before))
+    assert path.read_text() != before
+    stages = changed(clone)
+    path.write_text(before)
+    assert "train@shapes-clips-mv_adapter-0" in stages
+    assert "evaluate@shapes-clips-mv_adapter-0" in stages
+    assert not any(s.startswith(("ingest", "demo", "train@shapes-clips-zero_shot")) for s in stages)
+
+
+@pytest.mark.parametrize(
+    ("edited", "runs", "rests"),
+    [
+        ("components/methods/mv_adapter.py", "train@shapes-clips-mv_adapter-0", "train@shapes-clips-zero_shot-0"),
+        ("components/search/index.py", "index@shapes-clips", "train@shapes-clips-mv_adapter-0"),
+        ("components/frames/sampling.py", "ingest@shapes-clips", "demo@shapes-clips"),
+        ("components/report/page.html", "report", "index@shapes-clips"),
+    ],
+)
+def test_an_edit_reruns_the_stages_that_use_the_file(clone: Path, edited: str, runs: str, rests: str) -> None:
+    path = clone / edited
+    before = path.read_text()
+    path.write_text(before + "\n")
+    stages = changed(clone)
+    path.write_text(before)
+    assert runs in stages
+    assert rests not in stages
+
+
+def test_metrics_and_plots_are_declared(clone: Path) -> None:
+    assert "shapes-clips" in call(clone, "dvc", "metrics", "show")
+    call(clone, "dvc", "metrics", "diff")
+    call(clone, "dvc", "plots", "show", "-o", str(clone / "reports" / "dvc-plots"))
+    assert (clone / "reports/dvc-plots/index.html").exists()
+
+
+def test_search_prints_ranked_videos(clone: Path) -> None:
+    text = call(clone, sys.executable, "pipelines/search.py", "--task", "shapes-clips", "a red circle moves right")
+    rows = [line for line in text.splitlines() if re.match(r"\s*\d+\s", line)]
+    assert len(rows) == 10
+    assert all(".mp4" in row for row in rows)
+
+
+def test_the_champion_ranks_videos_in_a_fresh_process(clone: Path) -> None:
+    code = (
+        "import mlflow; mlflow.set_tracking_uri('sqlite:///mlflow.db');"
+        "m = mlflow.pyfunc.load_model('models:/shapes-clips@champion');"
+        "print(m.predict([{'text': 'a red circle moves from left to right'}], params={'top': 3}).to_string())"
+    )
+    assert "video" in call(clone, sys.executable, "-c", code)
+
+
+def test_an_experiment_with_another_setting(clone: Path) -> None:
+    call(clone, "git", "add", "-A")
+    call(clone, "git", "commit", "-qm", "results")
+    call(clone, "dvc", "exp", "run", "-q", "-S", "search.top=3")
+    assert "search.top" in call(clone, "dvc", "params", "diff")
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (["ingest.py", "--task", "shape-clips"], "did you mean 'shapes-clips'"),
+        (["ingest.py", "--task", "shapes-clips", "frames.sizes=3"], "did you mean 'size'"),
+        (["train.py", "--task", "shapes-clips", "--method", "mv_adapter", "methods.mv_adapter.lr=fast"], "lr"),
+        (["train.py", "--task", "shapes-clips", "--method", "vop", "backbone.model=ViT-B-33"], "ViT-B-32"),
+        (["ingest.py", "--task", "shapes-clips", "tasks.shapes-clips.root=data/none"], "data/none"),
+    ],
+)
+def test_a_wrong_setting_is_one_clear_error(clone: Path, command: list[str], expected: str) -> None:
+    text = call(clone, sys.executable, f"pipelines/{command[0]}", *command[1:], fails=True)
+    lines = [line for line in text.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert expected in text
+    assert "Traceback" not in text

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import csv
+import dataclasses
+import html.parser
+import json
+import re
+from pathlib import Path
+
+import pytest
+import trained_world
+from trained_world import TASK
+
+from components.adapters.file import load_adapter
+from components.evaluation.scorecard import read_scorecard
+from components.frames.store import FrameStore
+from components.report import collect, gallery, page
+from components.search import index as indexes
+from components.search.query import shared_backbone
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods, an index of one of them, and a caption that tries to be markup."""
+    root = tmp_path_factory.mktemp("reported")
+    params = trained_world.write_trained(root, ("zero_shot", "mv_adapter"))
+    text = (root / "params.yaml").read_text(encoding="utf-8")
+    (root / "params.yaml").write_text(_run_block(text), encoding="utf-8")
+    adapter = root / "outputs" / "adapters" / TASK / "mv_adapter-0"
+    store = FrameStore(root / "outputs" / "frames" / TASK)
+    method = load_adapter(adapter, shared_backbone(params.backbone, root))
+    made = indexes.build(method, store, split="test", adapter_sha256=indexes.read_card(adapter)["sha256"], batch_size=4)
+    made_from = {"method": "mv_adapter", "seed": 0, "split": "test"}
+    indexes.write(made, root / "outputs" / "indexes" / TASK, adapter, made_from)
+    page.write(root / "reports", collect.collect(root, trained_world.tiny_world.params(root)))
+    return root
+
+
+def _run_block(text: str) -> str:
+    from io import StringIO
+
+    from ruamel.yaml import YAML
+
+    tree = YAML(typ="safe").load(text)
+    tree["run"] = {"tasks": [TASK], "methods": ["zero_shot", "mv_adapter", "vop"], "seeds": [0]}
+    stream = StringIO()
+    YAML().dump(tree, stream)
+    return stream.getvalue()
+
+
+def test_results_are_the_scorecards(world: Path) -> None:
+    results = json.loads((world / "reports" / "results.json").read_text())
+    assert [(line["task"], line["method"], line["seed"]) for line in results] == [
+        (TASK, "zero_shot", 0),
+        (TASK, "mv_adapter", 0),
+    ]
+    for line in results:
+        card = read_scorecard(world / "outputs" / "scorecards" / TASK / f"{line['method']}-0", "test")
+        assert line["metrics"] == card["metrics"]
+    assert results[0]["trainable_parameters"] == 0 < results[1]["trainable_parameters"]
+
+
+def test_curves_are_those_of_the_trainings(world: Path) -> None:
+    rows = list(csv.DictReader((world / "reports" / "plots" / "curves.csv").read_text().splitlines()))
+    mine = [(row["epoch"], row["t2v_R@1"]) for row in rows if row["name"] == f"{TASK} mv_adapter-0"]
+    assert mine == [("1", "12.5"), ("2", "25.0")]
+
+
+def test_a_report_without_validation_has_the_same_files(world: Path, tmp_path: Path) -> None:
+    content = collect.collect(world, trained_world.tiny_world.params(world))
+    page.write(tmp_path, dataclasses.replace(content, curves={}))
+    files = [sorted(path.name for path in folder.rglob("*.*")) for folder in (tmp_path, world / "reports")]
+    assert files[0] == files[1]
+
+
+class Links(html.parser.HTMLParser):
+    """Collects what a page loads or runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [value or "" for key, value in attrs if key in ("src", "href")]
+
+
+def test_the_page_loads_nothing_from_elsewhere_and_needs_no_scripts(world: Path) -> None:
+    links = Links()
+    text = (world / "reports" / "index.html").read_text(encoding="utf-8")
+    links.feed(text)
+    assert "script" not in links.tags
+    assert all(link.startswith(("data:image/", "#")) for link in links.loads)
+    assert not re.search(r"url\(|@import", text)
+
+
+def test_the_page_holds_tables_queries_and_the_plain_truth(world: Path) -> None:
+    text = (world / "reports" / "index.html").read_text(encoding="utf-8")
+    assert "cannot tell a clip from its reverse" in text
+    assert "That is zero_shot here" in text
+    assert "mv_adapter sees the order of frames" in text
+    assert "Not evaluated yet: tiny/vop-0" in text
+    assert f"{TASK}: late part of the test set" in text
+    assert text.count('class="query"') == len(gallery.choose(_ranks(world)))
+    assert text.count("data:image/jpeg") > 30
+
+
+def _ranks(world: Path) -> list[dict[str, object]]:
+    return gallery.read_ranks(world, TASK, ["mv_adapter-0"])["mv_adapter-0"]
+
+
+def test_shown_ranks_are_those_of_the_scorecard(world: Path) -> None:
+    extras = collect.collect(world, trained_world.tiny_world.params(world)).extras[TASK]
+    by_text = {row["caption"]: row["rank"] for row in _ranks(world)}
+    for query in extras.queries:
+        right = [item.hit.rank for item in [*query.found, query.own] if item is not None and item.right]
+        assert right == [by_text[query.text]] == [query.ranks["mv_adapter-0"]]
+
+
+def test_the_draw_takes_hits_and_misses_inside_and_outside_the_parts() -> None:
+    rows = [
+        {
+            "video_id": f"v{n}",
+            "caption": "c",
+            "rank": 1.0 if n % 2 else 4.0,
+            "decoded": n < 36,
+            "subsets": ["t"] * (n % 3 == 0),
+        }
+        for n in range(40)
+    ]
+    chosen = gallery.choose(rows)
+    kinds = [(bool(rows[row]["subsets"]), rows[row]["rank"] == 1) for row in chosen]
+    assert sorted(kinds) == sorted([(a, b) for a in (True, False) for b in (True, False)] * 2)
+    assert all(rows[row]["decoded"] for row in chosen)
+    assert chosen == gallery.choose(rows)
+
+
+def test_captions_are_text_and_never_markup(world: Path) -> None:
+    content = collect.collect(world, trained_world.tiny_world.params(world))
+    query = content.extras[TASK].queries[0]
+    hostile = gallery.Query("<script>alert(1)</script> & more", *list(vars(query).values())[1:])
+    content.extras[TASK] = page.Extras(None, [hostile], "mv_adapter-0")
+    text = page.render(content, "data:image/png;base64,", "data:image/png;base64,")
+    assert "<script>" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in text
+
+
+def test_without_an_index_the_page_says_so(world: Path, tmp_path: Path) -> None:
+    import shutil
+
+    root = tmp_path / "copy"
+    shutil.copytree(world, root)
+    shutil.rmtree(root / "outputs" / "indexes")
+    page.write(root / "reports", collect.collect(root, trained_world.tiny_world.params(root)))
+    assert "No queries are shown" in (root / "reports" / "index.html").read_text(encoding="utf-8")
+
+
+def test_the_same_figures_give_the_same_bytes(world: Path, tmp_path: Path) -> None:
+    page.write(tmp_path, collect.collect(world, trained_world.tiny_world.params(world)))
+    for path in sorted((world / "reports").rglob("*.*")):
+        assert (tmp_path / path.relative_to(world / "reports")).read_bytes() == path.read_bytes(), path.name

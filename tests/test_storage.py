@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from components import storage
+from components.errors import DataError
+
+
+def test_paths_under_the_root_lose_it_and_get_it_back(tmp_path: Path) -> None:
+    inside = storage.resolve(tmp_path, "data/videos/a b.mp4")
+    assert inside == str(tmp_path / "data/videos/a b.mp4")
+    assert storage.relative(tmp_path, inside) == "data/videos/a b.mp4"
+    for elsewhere in ("/elsewhere/a.mp4", "s3://bucket/a.mp4"):
+        assert storage.resolve(tmp_path, elsewhere) == elsewhere
+        assert storage.relative(tmp_path, elsewhere) == elsewhere
+
+
+def test_join_keeps_uris_uris() -> None:
+    assert storage.join("s3://bucket/folder/", "a", "b") == "s3://bucket/folder/a/b"
+    assert storage.join("/folder", "a", "b") == "/folder/a/b"
+
+
+def test_files_are_read_through_a_uri_too(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "b").write_bytes(b"12")
+    (tmp_path / "a").write_bytes("\ufeffä".encode())
+    for folder in (str(tmp_path), tmp_path.as_uri()):
+        assert storage.list_files(folder) == ["a", "b"]
+        assert storage.read_text(storage.join(folder, "a")) == "ä"
+        assert storage.size(storage.join(folder, "b")) == 2
+        assert not storage.exists(storage.join(folder, "c"))
+        assert storage.list_files(storage.join(folder, "none")) == []
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.csv: no such file"):
+        storage.read_bytes(tmp_path / "none.csv")
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
+    with pytest.raises(DataError, match="not UTF-8 at byte 3"):
+        storage.read_text(tmp_path / "latin")
+    with pytest.raises(DataError, match="not a usable URI"):
+        storage.read_bytes("nonsense://bucket/key")
+
+
+def test_atomic_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "file"
+    storage.write_bytes(target, b"old")
+    with pytest.raises(RuntimeError, match="stop"):
+        stop_half_way(target)
+    assert target.read_bytes() == b"old"
+    assert [path.name for path in target.parent.iterdir()] == ["file"]
+
+
+def stop_half_way(target: Path) -> None:
+    with storage.atomic_file(target) as aside:
+        aside.write_bytes(b"half")
+        assert target.read_bytes() == b"old"
+        raise RuntimeError("stop")
+
+
+def test_published_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "outputs" / "store"
+    source.mkdir()
+    (source / "a").write_bytes(b"1")
+    (source / ".half.tmp").write_bytes(b"?")
+    target.mkdir(parents=True)
+    (target / "stale").write_bytes(b"0")
+    left_over = target.parent / ".store.new-1"
+    left_over.mkdir()
+    storage.publish_folder(source, target)
+    assert {path.name for path in target.iterdir()} == {"a"}
+    assert [path.name for path in target.parent.iterdir()] == ["store"]
+    storage.write_bytes(source / "a", b"2")  # replaced, not changed: what is published stays as it was
+    assert (target / "a").read_bytes() == b"1"
+    storage.publish_folder(source, target)
+    assert (target / "a").read_bytes() == b"2"

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_world
+import trained_world
+from trained_world import TASK
+
+from components.errors import RegistryError
+from components.tracking.mlflow import MlflowClient, connect
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(script: str, root: Path, *arguments: str) -> str:
+    """A stage as DVC runs it; its standard output."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    command = [sys.executable, f"pipelines/{script}.py", "--root", str(root), "--task", TASK, *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods, trained, scored and registered by the stage itself."""
+    root = tmp_path_factory.mktemp("registered")
+    trained_world.write_trained(root)
+    trained_world.set_metric(root, "vop", 0, 40.0)
+    trained_world.set_metric(root, "mv_adapter", 0, 60.0)
+    run("register", root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods with two seeds each, and an empty store: making one takes seconds."""
+    root = tmp_path_factory.mktemp("trained")
+    connect(root, trained_world.write_trained(root, seeds=(0, 1)).tracking)
+    return root
+
+
+@pytest.fixture
+def copy(trained: Path, tmp_path: Path) -> Callable[..., Any]:
+    """The same in this process, in a store of its own, for what happens to the alias."""
+    from components.tracking.candidate import read_candidate
+    from components.tracking.registry import Registry
+
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    params = tiny_world.params(tmp_path)
+    code = ROOT / "components" / "search" / "pyfunc.py"
+
+    def register(*names: tuple[str, int, float], **changes: object) -> tuple[Any, dict[str, bool]]:
+        registry = Registry(connect(tmp_path, params.tracking), tmp_path, params.tracking, TASK)
+        versions = []
+        for method, seed, value in names:
+            trained_world.set_metric(tmp_path, method, seed, value, **changes)
+            candidate = read_candidate(tmp_path, TASK, method, seed)
+            versions.append(registry.register(candidate, code=code, config={"top": 3}, provenance={}))
+        decisions = registry.promote(versions)
+        return registry, {f"{line['method']}-{line['seed']}": line["promoted"] for line in decisions}
+
+    return register
+
+
+def client_of(root: Path) -> MlflowClient:
+    return connect(root, tiny_world.params(root).tracking)
+
+
+def result_of(root: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((root / "outputs" / "registry" / f"{TASK}.json").read_text())
+    return content
+
+
+def test_the_better_adapter_is_champion_with_its_reason(world: Path) -> None:
+    result, client = result_of(world), client_of(world)
+    assert result["champion"]["method"] == "mv_adapter"
+    held = client.get_model_version_by_alias(TASK, "champion")
+    assert str(held.version) == result["champion"]["version"]
+    assert held.tags["decision"] == "promoted"
+    assert "no champion yet" in held.tags["decision_reason"]
+    other = next(line for line in result["decisions"] if line["method"] == "vop")
+    assert not other["promoted"]
+    assert "t2v_R@1 is 40.00, the champion's 60.00" in other["reason"]
+
+
+def test_a_version_has_lineage_and_is_an_adapter_only(world: Path) -> None:
+    client = client_of(world)
+    held = client.get_model_version_by_alias(TASK, "champion")
+    stored = client.get_run(str(held.run_id))
+    assert stored.info.status == "FINISHED"
+    assert stored.data.metrics["scorecard/val/t2v_R1"] == 60.0
+    assert held.tags["adapter_sha256"] == result_of(world)["champion"]["sha256"]
+    folder = Path(str(held.source).removeprefix("file://"))
+    files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    weights = world / "outputs" / "adapters" / TASK / "mv_adapter-0" / "adapter.safetensors"
+    assert files["artifacts/adapter/adapter.safetensors"] == weights.stat().st_size
+    assert sum(files.values()) - weights.stat().st_size < 40_000
+    assert {"scorecards/val.json", "scorecards/test.json"} <= set(files)
+
+
+@pytest.mark.slow
+def test_registering_again_changes_nothing(world: Path) -> None:
+    before, client = result_of(world), client_of(world)
+    versions = client.search_model_versions(f"name = '{TASK}'")
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    run("register", world)
+    assert result_of(world) == before
+    assert len(client.search_model_versions(f"name = '{TASK}'")) == len(versions) == 2
+    assert len(client.search_runs([runs[0].info.experiment_id])) == len(runs) == 2
+
+
+@pytest.mark.slow
+def test_a_fresh_process_ranks_videos_before_and_after_the_index(world: Path) -> None:
+    code = (
+        "import json, sys, mlflow, pandas as pd\n"
+        "mlflow.set_tracking_uri(sys.argv[1])\n"
+        f"model = mlflow.pyfunc.load_model('models:/{TASK}@champion')\n"
+        "texts = ['a red square moves right', 'a blue square moves up']\n"
+        "frame = model.predict(pd.DataFrame({'text': texts}), params={'top': 3})\n"
+        "assert model.predict(texts, params={'top': 3}).equals(frame)\n"
+        "print(frame.to_json(orient='records'))\n"
+    )
+    command = [sys.executable, "-c", code, client_of(world).tracking_uri]
+    answers = []
+    for stage in (None, "index"):
+        if stage:
+            run(stage, world)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=world, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert ("no index of this adapter" in done.stderr) == (stage is None)
+        assert "UserWarning" not in done.stderr
+        answers.append(json.loads(done.stdout.splitlines()[-1]))
+    rows = answers[0]
+    assert [row["rank"] for row in rows] == [1, 2, 3, 1, 2, 3]
+    assert rows[0]["text"] == "a red square moves right"
+    assert rows[0]["uri"] == f"data/tiny/videos/{rows[0]['video_id']}.mp4"
+    assert rows[0]["start_seconds"] == 0.0 < rows[0]["end_seconds"]
+    assert [row["video_id"] for row in answers[1]] == [row["video_id"] for row in rows]
+    assert [row["score"] for row in answers[1]] == pytest.approx([row["score"] for row in rows], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_the_search_script_prints_a_table(world: Path) -> None:
+    run("index", world)
+    lines = run("search", world, "--top", "2", "a red square moves right").splitlines()
+    assert lines[0].split() == ["rank", "score", "span", "video", "file"]
+    assert [line.split()[0] for line in lines[1:]] == ["1", "2"]
+    assert lines[1].split()[2].startswith("00:00.0-00:0")
+
+
+def test_a_challenger_within_the_margin_does_not_move_the_alias(copy: Callable[..., Any]) -> None:
+    registry, _ = copy(("vop", 0, 50.0))
+    assert registry.champion()[0] == "1"
+    _, decisions = copy(("vop", 0, 50.0), ("mv_adapter", 0, 50.5))
+    assert decisions == {"vop-0": True, "mv_adapter-0": False}
+    registry, decisions = copy(("vop", 0, 50.0), ("mv_adapter", 0, 50.5), ("mv_adapter", 1, 51.5), ("vop", 1, 51.2))
+    assert decisions == {"vop-0": False, "mv_adapter-0": False, "mv_adapter-1": True, "vop-1": False}
+    held = registry.champion()[0]
+    assert registry.client.get_model_version(TASK, held).tags["seed"] == "1"
+
+
+def test_another_protocol_is_refused_until_the_champion_retires(copy: Callable[..., Any]) -> None:
+    registry, _ = copy(("vop", 0, 50.0))
+    _, decisions = copy(("mv_adapter", 0, 90.0), protocol={"benchmark": "other"})
+    assert decisions == {"mv_adapter-0": False}
+    assert "protocol.benchmark: other / msrvtt" in registry.client.get_model_version(TASK, "2").tags["decision_reason"]
+    registry.retire("new validation split")
+    assert "new validation split" in registry.client.get_model_version(TASK, "1").tags["decision_reason"]
+    _, decisions = copy(("mv_adapter", 0, 90.0), protocol={"benchmark": "other"})
+    assert decisions == {"mv_adapter-0": True}
+    registry.retire("again")
+    with pytest.raises(RegistryError, match="nobody holds"):
+        registry.retire("nobody left")
+
+
+def test_an_earlier_champion_is_exported_from_the_registry(copy: Callable[..., Any], tmp_path: Path) -> None:
+    registry, _ = copy(("vop", 0, 50.0))
+    folder = tmp_path / "outputs" / "adapters" / TASK / "vop-0"
+    weights = (folder / "adapter.safetensors").read_bytes()
+    trained_world.add_adapter(tmp_path, tiny_world.params(tmp_path), "vop", 0)  # same seed: the same adapter
+    assert (folder / "adapter.safetensors").read_bytes() == weights
+    (folder / "adapter.safetensors").unlink()
+    champion = registry.export_champion(tmp_path / "champion")
+    assert (tmp_path / "champion" / "adapter.safetensors").read_bytes() == weights
+    assert sorted(path.name for path in (tmp_path / "champion").iterdir()) == ["adapter.json", "adapter.safetensors"]
+    assert (champion["method"], champion["seed"], champion["version"]) == ("vop", 0, "1")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    from components.tracking.candidate import read_candidate
+
+    with pytest.raises(RegistryError, match=r"adapter\.json: missing"):
+        read_candidate(tmp_path, TASK, "vop", 0)

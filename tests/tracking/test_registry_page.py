@@ -1,0 +1,111 @@
+"""The registry as a person sees it: a real MLflow server and a real browser."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trained_world
+from trained_world import TASK
+
+from components.tracking.candidate import read_candidate
+from components.tracking.mlflow import connect
+from components.tracking.registry import Registry
+
+ROOT = Path(__file__).resolve().parents[2]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+TASKS = ("one-task", "another-task")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server over a store with two models of two versions each; ended by its own id."""
+    root = tmp_path_factory.mktemp("served")
+    params = trained_world.write_trained(root)
+    trained_world.set_metric(root, "vop", 0, 10.0)
+    trained_world.set_metric(root, "mv_adapter", 0, 90.0)
+    client = connect(root, params.tracking)
+    for task in TASKS:
+        registry = Registry(client, root, params.tracking, task)
+        code = ROOT / "components" / "search" / "pyfunc.py"
+        found = [read_candidate(root, TASK, method, 0) for method in trained_world.METHODS]
+        registry.promote([registry.register(one, code=code, config={"top": 3}, provenance={}) for one in found])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", client.tracking_uri]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (root / "server.log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=root)
+        try:
+            _wait_for(f"http://127.0.0.1:{port}/health", process, root / "server.log")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + 180
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    pytest.fail(f"the server did not start:\n{log.read_text()}")
+
+
+def _seen(address: str, profile: Path) -> str:
+    """The text of a page after its scripts have run."""
+    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip("no browser: `apt-get install chromium` (or Google Chrome) makes this test run")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+    command += [f"--user-data-dir={profile}", "--virtual-time-budget=25000", "--dump-dom", address]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    body = re.sub(r"<(script|style)\b.*?</\1>", " ", done.stdout, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_the_registry_page_shows_model_versions_and_alias(server: str, task: str, tmp_path: Path) -> None:
+    text = _seen(f"{server}/#/models/{task}", tmp_path)
+    assert f"Registered Models {task} " in text
+    rows = re.split(r"Version (?=[12] )", text.partition("Registered at")[2])[1:]
+    held = {row[0]: "@ champion" in row for row in rows}
+    assert held == {"1": False, "2": True}, text
+    methods = {row[0]: re.findall(r"method : (\w+)", row) for row in rows}
+    assert methods == {"1": ["vop"], "2": ["mv_adapter"]}
+
+
+@pytest.mark.slow
+def test_stages_work_against_a_server(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    params = trained_world.write_trained(tmp_path, ("vop",))
+    client = connect(tmp_path, params.tracking)
+    assert client.tracking_uri == server
+    registry = Registry(client, tmp_path, params.tracking, "served-task")
+    code = ROOT / "components" / "search" / "pyfunc.py"
+    candidate = read_candidate(tmp_path, TASK, "vop", 0)
+    versions = [registry.register(candidate, code=code, config={"top": 3}, provenance={}) for _ in range(2)]
+    registry.promote(versions[:1])
+    assert [version.number for version in versions] == ["1", "1"]
+    registry.export_champion(tmp_path / "champion")
+    one, two = (folder / "adapter.safetensors" for folder in (tmp_path / "champion", candidate.folder))
+    assert one.read_bytes() == two.read_bytes()
+    assert not (tmp_path / "mlflow.db").exists()

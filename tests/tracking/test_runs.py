@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components import config
+from components.config import Tracking
+from components.errors import RegistryError
+from components.tracking import mlflow as tracking
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tracking")
+
+
+@pytest.fixture(autouse=True)
+def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+SETTINGS = config.check(
+    Tracking,
+    {"uri": "sqlite:///mlflow.db", "methods": ["vop"], "alias": "champion", "metric": "t2v_R@1", "margin": 1.0},
+    "test",
+)
+
+
+def start(root: Path, **changes: object) -> tracking.Run:
+    arguments = {
+        "task": "tiny",
+        "method": "vop",
+        "seed": 0,
+        "params": {"training": {"epochs": 2, "sizes": [1, 2]}},
+        "provenance": {"commit": "abc", "packages": {"torch": "2"}},
+        **changes,
+    }
+    return tracking.start_run(root, SETTINGS, **arguments)  # type: ignore[arg-type]
+
+
+def test_a_run_keeps_parameters_tags_and_metrics_over_steps(root: Path) -> None:
+    with start(root, tags={"store": "f00"}) as run:
+        run.log(1, {"val_t2v_R@1": 10.0})
+        # What a worker of rank 0 does, with nothing but two strings.
+        tracking.log_to(run.uri, run.run_id)(2, {"val_t2v_R@1": 20.0, "loss": 0.5})
+    stored = run.client.get_run(run.run_id)
+    assert stored.info.status == "FINISHED"
+    assert stored.data.params == {"training.epochs": "2", "training.sizes": "[1, 2]"}
+    assert {
+        "commit": "abc",
+        "packages.torch": "2",
+        "store": "f00",
+        "method": "vop",
+        "seed": "0",
+    }.items() <= stored.data.tags.items()
+    history = run.client.get_metric_history(run.run_id, "val_t2v_R1")
+    assert [(point.step, point.value) for point in history] == [(1, 10.0), (2, 20.0)]
+
+
+def test_artifacts_lie_beside_the_database_wherever_the_process_stands(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards" / "a.json").write_text("{}")
+    with start(root) as run:
+        run.log_folder(tmp_path / "cards", "scorecards")
+    assert list((root / "mlartifacts" / "tiny").rglob("scorecards/a.json"))
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")]
+)
+def test_a_failed_run_is_not_left_running(root: Path, error: type[BaseException], status: str) -> None:
+    with pytest.raises(error), start(root) as run:
+        raise error
+    assert run.client.get_run(run.run_id).info.status == status
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from tests.tracking.test_runs import start
+with start(Path(sys.argv[1]), resume="same work") as run:
+    print(run.run_id, flush=True)
+    time.sleep(60)
+"""
+
+
+def _child(root: Path) -> tuple[subprocess.Popen[str], str]:
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(root)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    return child, child.stdout.readline().strip()
+
+
+@pytest.mark.slow
+def test_a_terminated_process_ends_its_run(root: Path) -> None:
+    child, run_id = _child(root)
+    child.terminate()
+    assert child.wait(30) == 128 + signal.SIGTERM
+    assert tracking.connect(root, SETTINGS).get_run(run_id).info.status == "KILLED"
+
+
+@pytest.mark.slow
+def test_a_killed_training_continues_its_run_and_a_finished_one_never_does(root: Path) -> None:
+    child, run_id = _child(root)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait(30)
+    client = tracking.connect(root, SETTINGS)
+    assert client.get_run(run_id).info.status == "RUNNING"
+    with start(root, resume="other work") as other:
+        pass
+    assert client.get_run(run_id).info.status == "KILLED"
+    assert other.run_id != run_id
+    with start(root, resume="same work") as again:
+        assert again.run_id == run_id
+        assert client.get_run(run_id).info.status == "RUNNING"
+    with start(root, resume="same work") as fresh:
+        assert fresh.run_id != run_id
+
+
+@pytest.mark.slow
+def test_processes_that_make_the_store_together_do_not_break_each_other(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tests.tracking.test_runs import start\n"
+        "with start(Path(sys.argv[1])): pass"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    children = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    errors = [child.communicate(timeout=120)[1] for child in children]
+    assert [child.returncode for child in children] == [0, 0, 0], errors
+    client = tracking.connect(tmp_path, SETTINGS)
+    assert len(client.search_runs([tracking.experiment_id(client, "tiny")])) == 3
+
+
+def test_a_silent_server_is_named_at_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(RegistryError, match=r"no MLflow server answers.*127\.0\.0\.1:9"):
+        tracking.connect(root, SETTINGS)
+
+
+def test_the_environment_wins_and_sqlite_paths_become_absolute(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tracking.tracking_uri(root, SETTINGS) == f"sqlite:///{root}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////elsewhere/x.db")
+    assert tracking.tracking_uri(root, SETTINGS) == "sqlite:////elsewhere/x.db"

@@ -1,0 +1,196 @@
+"""The loop: one seed one result, resuming equals not stopping, two processes equal one, faults named."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gloo
+import pytest
+import tiny_world
+import torch
+from torch import Tensor
+
+from components.backbones.clip import load_backbone
+from components.config import Training
+from components.errors import TrainingError
+from components.evaluation.validation import Validation
+from components.frames.store import FrameStore
+from components.methods.base import Method, build
+from components.training.checkpoint import Checkpoints
+from components.training.loop import Result, fit
+
+VALIDATION = Validation(batch_size=5)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    tiny_world.write_project(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make(root: Path, name: str = "mv_adapter", seed: int = 0) -> Method:
+    params = tiny_world.params(root)
+    backbone = load_backbone(params.backbone, root)
+    torch.manual_seed(seed)
+    return build(name, params.method(name), backbone, frames=tiny_world.FRAMES, words=16)
+
+
+def train(root: Path, method: Method, settings: Training, seed: int = 0, **kwargs: Any) -> Result:
+    return fit(method, FrameStore(root / "outputs" / "frames" / tiny_world.TASK), settings, seed, **kwargs)
+
+
+def trained(
+    root: Path, name: str, settings: Training, seed: int = 0
+) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
+    """Parameters and curve after training from scratch; also what the processes of a group run."""
+    method = make(root, name, seed)
+    result = train(root, method, settings, seed, validate=VALIDATION)
+    return {key: p.detach().clone() for key, p in method.trainable().items()}, result.curve
+
+
+def equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_one_seed_one_adapter(root: Path) -> None:
+    settings = tiny_world.training(root)
+    first, curve = trained(root, "mv_adapter", settings)
+    again, same_curve = trained(root, "mv_adapter", settings)
+    other, _ = trained(root, "mv_adapter", settings, seed=1)
+    assert equal(first, again)
+    assert curve == same_curve
+    assert not equal(first, other)
+    assert not equal(first, dict(make(root).trainable()))
+
+
+def test_the_curve_and_the_log(root: Path) -> None:
+    settings = tiny_world.training(root, epochs=5, validation_every=2)
+    lines: list[tuple[int, dict[str, float]]] = []
+    result = train(root, make(root), settings, validate=VALIDATION, log=lambda step, row: lines.append((step, row)))
+    assert [(row["epoch"], row["step"]) for row in result.curve] == [(2, 6), (4, 12), (5, 15)]
+    assert all({"loss", "t2v_R@1", "v2t_MnR"} <= row.keys() for row in result.curve)
+    assert [step for step, row in lines if "loss" in row] == [10, 15]
+    assert [step for step, row in lines if "val_t2v_R@1" in row] == [6, 12, 15]
+    steps = [row for _, row in lines if "loss" in row]
+    assert steps[0].keys() == {"loss", "gradient_norm", "lr", "logit_scale", "samples_per_second", "data_wait_share"}
+    assert result.figures["steps"] == 15
+    assert result.epoch == 5
+
+
+def test_training_learns(root: Path) -> None:
+    result = train(root, make(root, "full"), tiny_world.training(root, epochs=9, validation_every=3, batching="random"))
+    losses = [row["loss"] for row in result.curve]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("name", ["mv_adapter", "vop"])
+def test_training_leaves_the_backbone_alone(root: Path, name: str) -> None:
+    method = make(root, name)
+    before = {name: p.detach().clone() for name, p in method.named_parameters() if not p.requires_grad}
+    train(root, method, tiny_world.training(root))
+    after = dict(method.named_parameters())
+    assert len(before) > 50
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+class StopError(Exception):
+    """Stands for a killed process: nothing after it runs."""
+
+
+@pytest.mark.parametrize(("select_on", "stop_after"), [("last", 1), ("val", 3)])
+def test_resumed_equals_uninterrupted(root: Path, tmp_path: Path, select_on: str, stop_after: int) -> None:
+    settings = tiny_world.training(root, epochs=4, select_on=select_on, validation_every=1, checkpoint_every=1)
+    whole = make(root)
+    expected = train(root, whole, settings, validate=VALIDATION)
+    checkpoints = Checkpoints(tmp_path)
+
+    def stop(step: int, figures: dict[str, float]) -> None:
+        # Within the epoch after a checkpoint, so that some steps are done twice.
+        if checkpoints.steps()[:1] == [3 * stop_after] and "val_t2v_R@1" in figures:
+            raise StopError
+
+    with pytest.raises(StopError):
+        train(root, make(root), settings, validate=VALIDATION, checkpoints=checkpoints, log=stop)
+    resumed = make(root)
+    result = train(root, resumed, settings, validate=VALIDATION, checkpoints=checkpoints)
+    assert equal(dict(resumed.trainable()), dict(whole.trainable()))
+    assert (result.curve, result.epoch) == (expected.curve, expected.epoch)
+
+
+def test_selection_on_validation_keeps_the_best_epoch(root: Path) -> None:
+    scores = iter([10.0, 30.0, 20.0, 30.0])
+    states: list[dict[str, Tensor]] = []
+
+    def validate(method: Method, *_: object) -> dict[str, float]:
+        states.append({name: p.detach().clone() for name, p in method.trainable().items()})
+        return {"t2v_R@1": next(scores)}
+
+    method = make(root)
+    result = train(root, method, tiny_world.training(root, epochs=4, select_on="val"), validate=validate)
+    assert result.epoch == 2
+    assert equal(dict(method.trainable()), states[1])
+    assert not method.training
+
+
+def test_a_method_without_parameters_is_only_measured(root: Path) -> None:
+    lines: list[tuple[int, dict[str, float]]] = []
+    result = train(
+        root, make(root, "zero_shot"), tiny_world.training(root), validate=VALIDATION,
+        log=lambda step, row: lines.append((step, row)),
+    )  # fmt: skip
+    assert [row["epoch"] for row in result.curve] == [0]
+    assert result.figures["steps"] == 0
+    assert [step for step, _ in lines] == [0]
+
+
+def test_a_loss_that_is_no_number_names_the_videos(root: Path) -> None:
+    method = make(root)
+    with torch.no_grad():
+        next(iter(method.trainable().values())).fill_(torch.nan)
+    with pytest.raises(TrainingError, match=r"videos train0\d\d, train0.*loss nan and gradient norm nan at step 1;"):
+        train(root, method, tiny_world.training(root))
+
+
+@pytest.mark.parametrize("name", ["mv_adapter", "vop", "full"])
+def test_two_processes_train_what_one_does(root: Path, tmp_path: Path, name: str) -> None:
+    """With an odd batch, so that the shares differ in size.
+
+    Losses agree to rounding. Adam divides a gradient by its size, so rounding grows where that is small: parameters may
+    differ by a twentieth of one step.
+    """
+    settings = tiny_world.training(root, batch_size=7, hard_group=3)
+    expected, curve = trained(root, name, settings)
+    results = gloo.spawn(2, trained, tmp_path, root, name, settings)
+    assert equal(results[0][0], results[1][0])
+    for parameters, their_curve in results:
+        for theirs, ours in zip(their_curve, curve, strict=True):
+            assert theirs == pytest.approx(ours, abs=1e-6)
+        for key, value in expected.items():
+            torch.testing.assert_close(parameters[key], value, atol=0.05 * tiny_world.LR, rtol=0)
+
+
+def test_half_precision_keeps_float32_parameters(root: Path) -> None:
+    method = make(root)
+    result = train(root, method, dataclasses.replace(tiny_world.training(root), precision="bfloat16"))
+    assert all(p.dtype == torch.float32 for p in method.trainable().values())
+    assert 0 < result.curve[-1]["loss"] < 10
+
+
+def test_data_that_make_no_batch(root: Path, tmp_path: Path) -> None:
+    tiny_world.write_store(tmp_path, tiny_world.videos(0, 2, 2))
+    with pytest.raises(TrainingError, match="no training videos"):
+        train(tmp_path, make(root), tiny_world.training(root))
+    with pytest.raises(TrainingError, match=r"training\.workers.*found 9.*at most training\.batch_size, 8"):
+        train(root, make(root), tiny_world.training(root, workers=9))
