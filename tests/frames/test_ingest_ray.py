@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -133,7 +134,10 @@ def test_a_killed_ingest_goes_on_where_it_was(
     again = (journal / "journal").read_text().split()[len(before) :]
     kept = {f"video{2 * number + k}" for number in finished for k in (0, 1)}
     assert not kept & set(again)
-    assert f"{2 * len(finished)} found finished" in done.stdout
+    # A shard in work when the driver died may still have been finished by its worker.
+    found = re.search(r"(\d+) found finished", done.stdout)
+    assert found is not None
+    assert 2 * len(finished) <= int(found[1]) < 14
     assert tree_bytes(store_folder(root, "small")) == tree_bytes(store_folder(undisturbed[0], "small"))
 
     monkeypatch.setattr("components.frames.ingest.ray_session", None)  # not even started
