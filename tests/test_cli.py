@@ -1,0 +1,52 @@
+"""What every entry script does with its arguments, its errors and a reader that has enough."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = """
+from components import cli
+from components.errors import DataError
+
+def body(stage):
+    if stage.args.fail:
+        raise DataError("is broken", where="a file", found=3, expected="4", cure="mend it")
+    for number in range(100_000):
+        print(number, stage.params.training.epochs)
+
+cli.main(body, "a script", lambda parser: parser.add_argument("--fail", action="store_true"))
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> list[str]:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    return [sys.executable, str(tmp_path / "script.py"), "--root", str(tmp_path)]
+
+
+def test_overrides_may_stand_around_options(script: list[str]) -> None:
+    done = subprocess.run([*script, "training.epochs=9"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("0 9\n")
+
+
+def test_an_error_of_ours_is_one_line(script: list[str]) -> None:
+    done = subprocess.run([*script, "--fail"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: a file: is broken; found 3; expected 4; mend it\n"
+
+
+def test_a_reader_that_has_enough_is_no_error(script: list[str]) -> None:
+    with subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith("0 ")
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
