@@ -56,10 +56,18 @@ def main(
     try:
         root = Path(args.root).resolve()
         body(Stage(config.load(root / "params.yaml", args.overrides), root, args))
-        sys.stdout.flush()
     except ReelTuneError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def show(answer: str) -> None:
+    """Prints what a script was asked for; a reader that has enough, as `head` has, is no error.
+
+    For the last thing a script does. Elsewhere a broken pipe is a fault: it may be a worker's.
+    """
+    try:
+        print(answer, flush=True)
     except BrokenPipeError:
-        # Whoever reads has enough, as `head` does; Python would complain once more when it closes the pipe.
+        # Python would complain once more when it closes the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -28,7 +28,7 @@ def body(stage: cli.Stage) -> None:
     kept, total = searcher.kept_words(text)
     if kept < total:
         print(f"note: only the first {kept} of {total} words fit; the rest was not looked at")
-    print(format_hits(hits))
+    cli.show(format_hits(hits))
 
 
 if __name__ == "__main__":

@@ -17,10 +17,16 @@ from components.errors import DataError
 def body(stage):
     if stage.args.fail:
         raise DataError("is broken", where="a file", found=3, expected="4", cure="mend it")
-    for number in range(100_000):
-        print(number, stage.params.training.epochs)
+    if stage.args.pipe:
+        raise BrokenPipeError("a worker's")
+    head = f"0 {stage.params.training.epochs} {stage.params.evaluation.batch_size}"
+    cli.show("\\n".join([head, *map(str, range(1, 100_000))]))
 
-cli.main(body, "a script", lambda parser: parser.add_argument("--fail", action="store_true"))
+def arguments(parser):
+    parser.add_argument("--fail", action="store_true")
+    parser.add_argument("--pipe", action="store_true")
+
+cli.main(body, "a script", arguments)
 """
 
 
@@ -32,8 +38,9 @@ def script(tmp_path: Path) -> list[str]:
 
 
 def test_overrides_may_stand_around_options(script: list[str]) -> None:
-    done = subprocess.run([*script, "training.epochs=9"], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("0 9\n")
+    command = [*script[:2], "training.epochs=9", *script[2:], "evaluation.batch_size=7"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("0 9 7\n")
 
 
 def test_an_error_of_ours_is_one_line(script: list[str]) -> None:
@@ -50,3 +57,9 @@ def test_a_reader_that_has_enough_is_no_error(script: list[str]) -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
+
+
+def test_a_broken_pipe_elsewhere_is_a_fault(script: list[str]) -> None:
+    done = subprocess.run([*script, "--pipe"], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "BrokenPipeError: a worker's" in done.stderr
