@@ -12,16 +12,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULE = re.compile(r"^(components(?:\.\w+)+)(:\w+)?$")
-METHODS_REGISTRY = "components/methods/__init__.py"
 
 
-def closure(script: str, *, methods: bool) -> set[str]:
-    """Files under components/, as paths from the root, that ``script`` can load.
-
-    Args:
-        script: path from the root.
-        methods: whether the strings of the method registry are followed too.
-    """
+def closure(script: str) -> set[str]:
+    """Files under components/, as paths from the root, that ``script`` (a path from the root) can load."""
     seen: set[str] = set()
     todo = [script]
     while todo:
@@ -29,11 +23,11 @@ def closure(script: str, *, methods: bool) -> set[str]:
         if path in seen:
             continue
         seen.add(path)
-        todo.extend(_loads(path, methods))
+        todo.extend(_loads(path))
     return {path for path in seen if path.startswith("components/")}
 
 
-def _loads(path: str, methods: bool) -> list[str]:
+def _loads(path: str) -> list[str]:
     if not path.endswith(".py"):
         return []
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
@@ -48,7 +42,7 @@ def _loads(path: str, methods: bool) -> list[str]:
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             match = MODULE.match(node.value)
             beside = Path(path).with_name(node.value) if re.fullmatch(r"\w[\w.-]*", node.value) else None
-            if match and (methods or path != METHODS_REGISTRY):
+            if match:
                 found += _files(match[1])
             elif beside is not None and beside.suffix not in ("", ".py") and (ROOT / beside).is_file():
                 found.append(beside.as_posix())

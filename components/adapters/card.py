@@ -15,7 +15,9 @@ FORMAT = 1
 # Every key of adapter.json and the type of its value.
 KEYS: dict[str, type | tuple[type, ...]] = {
     "format": int,
-    "method": str,
+    "method": str,  # registered name, or several joined by +
+    "label": str,  # its entry in params.yaml
+    "temporal": bool,  # whether the order of frames can matter
     "settings": dict,  # the method's settings, all of them
     "task": str,
     "frames": int,  # T, the most frames per video
@@ -49,6 +51,6 @@ def read_card(folder: Path) -> dict[str, Any]:
     if card.get("format") != FORMAT:
         raise AdapterError("adapter format is another version", where=path, found=card.get("format"), expected=FORMAT)
     for key, kind in KEYS.items():
-        if not isinstance(card.get(key), kind) or isinstance(card.get(key), bool):
+        if not isinstance(card.get(key), kind) or (isinstance(card.get(key), bool) and kind is not bool):
             raise AdapterError(f"adapter card has no valid {key!r}", where=path, found=card.get(key))
     return card

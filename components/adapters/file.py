@@ -30,6 +30,7 @@ def save_adapter(
     *,
     task: str,
     provenance: Mapping[str, Any],
+    label: str | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the two files; each is written aside and renamed, the card last.
@@ -41,6 +42,7 @@ def save_adapter(
         method: whose trainable parameters are saved.
         task: the collection that it was trained for.
         provenance: commit and versions.
+        label: the method's entry in params.yaml; None for its registered name.
         extra: anything else worth keeping, JSON-able.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,6 +53,8 @@ def save_adapter(
     card = {
         "format": FORMAT,
         "method": method.name,
+        "label": label or method.name,
+        "temporal": method.temporal,
         "settings": asdict(method.settings),
         "task": task,
         "frames": method.frames,

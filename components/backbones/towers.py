@@ -12,14 +12,14 @@ A method gives each tower a :class:`Hooks` object; every hook returns its tensor
 
 and before the first layer come ``before_positions`` and ``after_positions`` (in the vision tower still before
 ``ln_pre``). What changes the layout of the sequence says so in :class:`Flow`: prompts move ``flow.readout`` and set
-``flow.own``, so that another method's hooks in the same model (:class:`Chain`) find CLIP's own tokens. A joint
-space-time layer folds ``x`` from ``[B*T, N, D]`` to ``[B, P + T*N, D]`` in ``before_layer`` with the keys of padded
-frames masked through ``flow.attention``, and unfolds after the last one; the layers themselves take any sequence.
-Temporal heads on frame features stand in the method (``Method.pool``), training of CLIP's own weights in the method's
-choice of parameters.
+``flow.own``, a joint space-time layout (:meth:`Flow.join`) folds the frames of a video into one sequence. Hooks that
+work on CLIP's own tokens take them by :meth:`Flow.own_tokens` and give back by :meth:`Flow.add_own`, so that methods
+compose (:class:`Chain`) whatever the layout. Temporal heads on frame features stand in the method (``Method.pool``),
+training of CLIP's own weights in the method's choice of parameters.
 
-Only the read-out token leaves the last layer, so it is computed alone unless the hooks need the others; texts are cut
-to the longest one of the batch unless the hooks read beyond the end token. Both change nothing but the time.
+Only the read-out tokens leave the last layer, so they are computed alone unless the hooks need the others
+(``whole_last_layer``); texts are cut to the longest one of the batch unless the hooks read beyond the end token. Both
+change nothing but the time.
 """
 
 from __future__ import annotations
@@ -43,10 +43,13 @@ class Flow:
     Attributes:
         frames: T, frames per video; 1 for texts.
         mask: ``bool[B, T]``, valid frames; None for texts and single images.
-        readout: ``int64[n]``, the column of each sequence that is read out; None for the first (class token).
+        readout: ``int64[n]`` or ``int64[n, R]``, the columns of each sequence that are read out; None for the first
+            (class token).
         own: ``int64[...]``, columns of CLIP's own tokens in order; None while the sequence holds no others.
         attention: bool or additive mask, 4-dimensional, broadcastable to ``[n, heads, L, L]``, in place of the tower's
             own; None for that.
+        joint: whether a sequence is a whole video, its frames one after the other.
+        alone: whether the sequence has been cut to the read-out columns (in the last layer).
     """
 
     frames: int = 1
@@ -54,6 +57,43 @@ class Flow:
     readout: Tensor | None = None
     own: Tensor | None = None
     attention: Tensor | None = None
+    joint: bool = False
+    alone: bool = False
+
+    def own_tokens(self, x: Tensor) -> Tensor:
+        """CLIP's own tokens, a row per frame or text: ``float[n, L, D] -> float[B*T, 1+N, D]``, or the read-out
+        tokens where the sequence has been cut to them."""
+        if self.alone:
+            return x
+        x = x if self.own is None else x[:, self.own]
+        return x.reshape(x.shape[0] * self.frames, -1, x.shape[-1]) if self.joint else x
+
+    def add_own(self, x: Tensor, delta: Tensor) -> Tensor:
+        """``x`` with ``delta``, shaped as :meth:`own_tokens` gives them, added to CLIP's own tokens."""
+        if not self.alone:
+            delta = delta.reshape(x.shape[0], -1, x.shape[-1]) if self.joint else delta
+            if self.own is not None:
+                return x.index_add(1, self.own, delta.to(x.dtype))
+        return x + delta
+
+    def join(self, x: Tensor) -> Tensor:
+        """Folds the frames of each video into one sequence: ``float[B*T, 1+N, D] -> float[B, T*(1+N), D]``.
+
+        From here on the class token of each frame is read out, and the keys of padding frames are masked.
+        """
+        tokens = x.shape[1]
+        x = x.reshape(-1, self.frames * tokens, x.shape[-1])
+        self.readout = torch.arange(0, x.shape[1], tokens, device=x.device).expand(x.shape[0], -1)
+        self.own, self.joint = None, True
+        self.attention = None
+        if self.mask is not None and not all_valid(self.mask):
+            self.attention = self.mask.repeat_interleave(tokens, dim=1)[:, None, None]
+        return x
+
+    def extend(self, count: int) -> None:
+        """Notes ``count`` more columns at the end of the sequence that are not CLIP's own."""
+        if self.attention is not None:
+            self.attention = F.pad(self.attention, (0, count), value=True)
 
 
 class Hooks:
@@ -140,6 +180,11 @@ class Chain(Hooks):
         return x
 
 
+def all_valid(mask: Tensor) -> bool:
+    """Whether no frame is padding; on the meta device, where nothing has a value, that is assumed."""
+    return mask.is_meta or bool(mask.all())
+
+
 def quick_gelu(x: Tensor) -> Tensor:
     """``x * sigmoid(1.702 x)``, fused."""
     return F.silu(x * 1.702) * (1 / 1.702)
@@ -159,27 +204,27 @@ class Layers(nn.Module):
         self.causal = causal
 
     def forward(self, x: Tensor, hooks: Hooks, flow: Flow) -> Tensor:
-        """The read-out token of every sequence after the last layer.
+        """The read-out tokens of every sequence after the last layer.
 
         Args:
             x: ``float[n, L, D]``.
 
         Returns:
-            ``float[n', D]``, n' sequences after the hooks' last change of the layout.
+            ``float[n, D]``: one per frame or text, in a joint layout too.
         """
         last = len(self.blocks) - 1
         for i, block in enumerate(self.blocks):
             x = hooks.before_layer(i, x, flow)
             x = self._layer(i, block, x, hooks, flow, alone=i == last and not hooks.whole_last_layer)
             x = hooks.after_layer(i, x, flow)
-        return pick(x, flow.readout)[:, 0] if hooks.whole_last_layer else x[:, 0]
+        return (x if flow.alone else pick(x, flow.readout)).flatten(0, 1)
 
     def _layer(self, i: int, block: Any, x: Tensor, hooks: Hooks, flow: Flow, alone: bool) -> Tensor:
         h = block.ln_1(x)
         qkv = hooks.project(i, "qkv", h, F.linear(h, block.attn.in_proj_weight, block.attn.in_proj_bias), flow)
         o = self._attend(qkv, block.attn.num_heads, flow, alone)
         if alone:
-            x, h = pick(x, flow.readout), pick(h, flow.readout)
+            x, h, flow.alone = pick(x, flow.readout), pick(h, flow.readout), True
         a = hooks.project(i, "out", o, block.attn.out_proj(o), flow)
         x = x + block.ls_1(hooks.after_attention(i, x, h, a, flow))
         h = block.ln_2(x)
@@ -207,13 +252,14 @@ class Layers(nn.Module):
             if flow.readout is None:
                 return full[..., :1, :]
             full = full.expand(flow.readout.shape[0], *full.shape[1:])
-            return full[torch.arange(full.shape[0], device=device), :, flow.readout].unsqueeze(2)
+            rows = torch.arange(full.shape[0], device=device)[:, None]
+            return full[rows, :, flow.readout.view(len(full), -1)].transpose(1, 2)
         if not self.causal:
             return None
         columns = torch.arange(length, device=device)
         if flow.readout is None:
             return (columns < 1).view(1, 1, 1, length)
-        return (columns <= flow.readout[:, None])[:, None, None]
+        return (columns <= flow.readout.view(flow.readout.shape[0], -1, 1)).unsqueeze(1)
 
 
 def activate(act: nn.Module, x: Tensor) -> Tensor:
@@ -222,10 +268,11 @@ def activate(act: nn.Module, x: Tensor) -> Tensor:
 
 
 def pick(x: Tensor, columns: Tensor | None) -> Tensor:
-    """``x[n, columns[n]]``, the first column for None: ``[n, L, ...] -> [n, 1, ...]``."""
+    """``x[n, columns[n, R]]``, R = 1 for one column each and for None, the first: ``[n, L, ...] -> [n, R, ...]``."""
     if columns is None:
         return x[:, :1]
-    return x[torch.arange(x.shape[0], device=x.device), columns].unsqueeze(1)
+    columns = columns.view(x.shape[0], -1)
+    return x[torch.arange(x.shape[0], device=x.device)[:, None], columns]
 
 
 class VisionTower(nn.Module):
@@ -288,7 +335,7 @@ class TextTower(nn.Module):
             ``float[B, E]``.
         """
         ends = tokens.argmax(dim=-1)
-        if not hooks.whole_text:
+        if not hooks.whole_text and not tokens.is_meta:
             # Causal attention: nothing up to an end token sees the columns behind it.
             tokens = tokens[:, : int(ends.max()) + 1]
         flow = Flow(readout=ends)

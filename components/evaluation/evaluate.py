@@ -56,7 +56,7 @@ def _identity(adapter: dict[str, Any], store: FrameStore, seed: int) -> dict[str
     extra = adapter["extra"]
     return {
         "task": adapter["task"],
-        "method": adapter["method"],
+        "method": adapter["label"],
         "seed": seed,
         "settings": adapter["settings"],
         "frames": adapter["frames"],

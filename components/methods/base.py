@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -27,6 +27,15 @@ MAX_SCALE = 100.0
 class MethodSettings:
     """Settings of a method; each has its own subclass."""
 
+    @classmethod
+    def expand(cls, raw: dict[str, Any], where: str) -> dict[str, Any]:
+        """``raw`` with what a named preset in it stands for; most methods have none.
+
+        Raises:
+            ConfigError: no such preset.
+        """
+        return raw
+
 
 @dataclass(frozen=True, config=config.STRICT)
 class TrainedSettings(MethodSettings):
@@ -35,10 +44,15 @@ class TrainedSettings(MethodSettings):
     Attributes:
         lr: peak learning rate.
         train_logit_scale: whether the factor on the cosine trains too; both papers leave it frozen.
+        train_biases: whether CLIP's own biases train beside the method, as in MV-Adapter's released code and, by the
+            printed shares, in every row of that paper's tables.
+        bias_lr: their peak learning rate; None for ``lr`` (MV-Adapter's release: 1e-7).
     """
 
     lr: Annotated[float, Field(gt=0)]
     train_logit_scale: bool = False
+    train_biases: bool = False
+    bias_lr: Annotated[float, Field(gt=0)] | None = None
 
 
 class Method(nn.Module):
@@ -47,23 +61,23 @@ class Method(nn.Module):
     The base class is CLIP itself with mean pooling; a method overrides the hooks of a tower, ``pool`` or both.
 
     Args:
-        backbone: shared and left as it is, unless :attr:`trains_backbone`, which works on a copy.
+        backbone: shared and left as it is; what trains of it is copied.
         settings: an instance of ``Settings``.
         frames: T, the most frames a video may have.
         words: L, the most tokens a text may have, start and end included.
 
     Raises:
         ConfigError: settings that do not fit the backbone, the frames or the words.
+
+    Attributes:
+        temporal: whether the order of the frames can change a video's embedding.
+        starts_as_identity: whether the untrained method embeds exactly as CLIP does.
     """
 
     name: ClassVar[str]
     Settings: ClassVar[type[MethodSettings]]
-    # Whether the order of the frames can change a video's embedding.
-    temporal: ClassVar[bool] = False
-    # Whether the untrained method embeds exactly as CLIP does.
-    starts_as_identity: ClassVar[bool] = True
-    # Whether parameters of the backbone itself train.
-    trains_backbone: ClassVar[bool] = False
+    temporal: bool = False
+    starts_as_identity: bool = True
 
     def __init__(self, backbone: Backbone, settings: Any, *, frames: int, words: int) -> None:
         super().__init__()
@@ -81,9 +95,10 @@ class Method(nn.Module):
                 found=words,
                 expected=f"words <= {backbone.spec.context_length}",
             )
-        self.backbone = copy.deepcopy(backbone) if self.trains_backbone else backbone
         self.settings: Any = settings
         self.frames, self.words = frames, words
+        tuned = self.tuned(backbone)
+        self.backbone = trainable_copy(backbone, tuned) if tuned else backbone
         self.log_scale: nn.Parameter | None = None
         if getattr(settings, "train_logit_scale", False):
             self.log_scale = nn.Parameter(backbone.logit_scale.detach().clone())
@@ -93,9 +108,21 @@ class Method(nn.Module):
         """The spec of the backbone as loaded, before any training."""
         return self.backbone.spec
 
+    def tuned(self, backbone: Backbone) -> set[str]:
+        """Names of the backbone's own parameters that train."""
+        return biases(backbone) if getattr(self.settings, "train_biases", False) else set()
+
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name to parameter for all that trains, sorted: exactly what an adapter file holds."""
         return {name: p for name, p in sorted(self.named_parameters()) if p.requires_grad}
+
+    def learning_rates(self) -> dict[str, float]:
+        """Name to peak learning rate, with the names of :meth:`trainable`."""
+        if not self.trainable():
+            return {}
+        lr, of_biases = self.settings.lr, self.settings.bias_lr or self.settings.lr
+        bias = {f"backbone.{name}" for name in biases(self.backbone)}
+        return {name: of_biases if name in bias else lr for name in self.trainable()}
 
     def vision_hooks(self) -> Hooks:
         """Where the method acts in the vision tower."""
@@ -110,7 +137,7 @@ class Method(nn.Module):
 
         Args:
             frames: ``float[B, T, 3, S, S]``, normalised pixels.
-            mask: ``bool[B, T]``, True for frames that are not padding.
+            mask: ``bool[B, T]``, True for frames that are not padding; padding stands at the end.
 
         Returns:
             ``float[B, T, E]``.
@@ -163,19 +190,77 @@ class Method(nn.Module):
         return log.exp().clamp(max=MAX_SCALE)
 
 
-def mean_pool(features: Tensor, mask: Tensor) -> Tensor:
-    """Frames L2-normalised, averaged over those that are not padding, normalised again (CLIP4Clip, MV-Adapter).
+def mean_pool(features: Tensor, mask: Tensor, normalize: bool = True) -> Tensor:
+    """Frames averaged over those that are not padding, L2-normalised.
 
     Args:
         features: ``float[B, T, E]``.
         mask: ``bool[B, T]``.
+        normalize: whether frames are L2-normalised before the average too (CLIP4Clip, MV-Adapter's and VoP's releases).
 
     Returns:
         ``float[B, E]``.
     """
-    unit = F.normalize(features, dim=-1)
+    frames = F.normalize(features, dim=-1) if normalize else features
     # A sum points where the mean does.
-    return F.normalize(torch.where(mask.unsqueeze(-1), unit, unit.new_zeros(())).sum(dim=1), dim=-1)
+    return F.normalize(torch.where(mask.unsqueeze(-1), frames, frames.new_zeros(())).sum(dim=1), dim=-1)
+
+
+def biases(backbone: Backbone) -> set[str]:
+    """Names of all biases of a backbone, attention's ``in_proj_bias`` among them (171,008 scalars in ViT-B)."""
+    return {name for name, _ in backbone.named_parameters() if name.endswith("bias")}
+
+
+def trainable_copy(backbone: Backbone, names: Collection[str]) -> Backbone:
+    """A backbone whose parameters ``names`` are copies that train; all others are shared with ``backbone``."""
+    own = dict(backbone.named_parameters())
+    shared = [*backbone.buffers(), *(own[name] for name in own.keys() - set(names)), backbone.tokenizer]
+    copied = copy.deepcopy(backbone, {id(item): item for item in shared})
+    for name, parameter in copied.named_parameters():
+        if name in names:
+            parameter.requires_grad_(True)
+    return copied
+
+
+def canonical(label: str, raw: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The method and the settings behind the entry ``label`` of ``methods`` in params.yaml.
+
+    An entry is a method's name with its settings. With the key ``method`` it is a name of one's own for another method,
+    or for a list of methods that act together, each with its settings under its name.
+
+    Returns:
+        A registered name, or several joined as in ``"vop+mv_adapter"``, and settings for :func:`read_settings`.
+
+    Raises:
+        ConfigError: ``method`` is neither a name nor a list of different names.
+    """
+    settings = dict(raw)
+    method = settings.pop("method", label)
+    names = [method] if isinstance(method, str) else method
+    right = isinstance(names, list | tuple) and names and all(isinstance(item, str) for item in names)
+    if not right or len(set(names)) < len(names):
+        raise ConfigError(
+            "not a method",
+            where=f"methods.{label}.method",
+            found=method,
+            expected="a name or a list of different names",
+        )
+    if len(names) > 1:
+        settings["parts"] = {name: settings.pop(name, {}) for name in names}
+    return "+".join(names), settings
+
+
+def method_class(name: str, where: object = None) -> type[Method]:
+    """The class of a registered method, or of several joined by ``+``.
+
+    Raises:
+        ConfigError: unknown method.
+    """
+    if "+" in name:
+        from components.methods.composed import Composed  # which builds on this module
+
+        return Composed
+    return METHODS.get(name, where)
 
 
 def read_settings(name: str, raw: Mapping[str, Any], where: str = "") -> MethodSettings:
@@ -185,7 +270,8 @@ def read_settings(name: str, raw: Mapping[str, Any], where: str = "") -> MethodS
         ConfigError: an unknown method, or all faults of the settings at once.
     """
     where = where or f"methods.{name}"
-    return config.check(METHODS.get(name, where).Settings, dict(raw), where)
+    settings = method_class(name, where).Settings
+    return config.check(settings, settings.expand(dict(raw), where), where)
 
 
 def build(
@@ -193,8 +279,18 @@ def build(
 ) -> Method:
     """Method ``name`` on ``backbone``.
 
+    Args:
+        name: registered name, or several as in ``"vop+mv_adapter"``; a label where ``settings`` has the key ``method``.
+        settings: checked settings, or a mapping as in params.yaml.
+        backbone: stays as it is and may serve other methods.
+        frames: T, the most frames per video.
+        words: L, the most tokens per text.
+
     Raises:
         ConfigError: an unknown method, or settings that are wrong or do not fit the backbone, frames or words.
     """
-    checked = read_settings(name, settings) if isinstance(settings, Mapping) else settings
-    return METHODS.get(name)(backbone, checked, frames=frames, words=words)
+    if isinstance(settings, Mapping):
+        label = name
+        name, raw = canonical(name, settings)
+        settings = read_settings(name, raw, f"methods.{label}")
+    return method_class(name)(backbone, settings, frames=frames, words=words)

@@ -6,7 +6,7 @@ Sine-cosine positions stay as they are, being fixed by definition; so does the l
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
@@ -25,9 +25,6 @@ class Full(Method):
 
     name: ClassVar[str] = "full"
     Settings: ClassVar[type[MethodSettings]] = FullSettings
-    trains_backbone: ClassVar[bool] = True
 
-    def __init__(self, backbone: Backbone, settings: Any, *, frames: int, words: int) -> None:
-        super().__init__(backbone, settings, frames=frames, words=words)
-        for name, parameter in self.backbone.named_parameters():
-            parameter.requires_grad_(name not in self.backbone.fixed and name != "logit_scale")
+    def tuned(self, backbone: Backbone) -> set[str]:
+        return {name for name, _ in backbone.named_parameters()} - backbone.fixed - {"logit_scale"}

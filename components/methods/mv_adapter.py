@@ -9,89 +9,49 @@ With h the output of an MLP, a layer becomes ``x + h + s * A(h)``, in the text t
 3. Calibration: ``alpha_t = 1 + FC2(ReLU(FC1([class'_t + patch'_t ; g(CC')])))``, in effect a W_up of its own per frame.
 4. Class tokens leave as ``(alpha_t * class'_t) W_up``, patches as ``u W_up`` without temporal mixing.
 
-Cross-modality tying (section 3.4): in the last layers one shared factor f per layer, through a projection per tower,
+Cross-modality tying (section 3.4): in chosen layers one shared factor f per layer, through a projection per tower,
 multiplies W_down or W_up, along its input or its output side. W_up starts at zero, so the method starts as CLIP itself.
 
-The paper leaves parts open that the released code fills, and its printed parameter shares count the latter; the
-default, ``form: released``, is that code's arithmetic. ``form: paper`` differs from it in three places:
+Where paper and released code differ there is a switch each (:mod:`components.methods.mv_settings`), and ``form`` sets
+those that change the arithmetic:
 
-=======================================  ==============================  ===================================
-place                                    released                        paper (Algorithm 1)
-=======================================  ==============================  ===================================
-activation behind W_down, vision         class tokens and patches        patches, for their own way up only
-activation behind TRM                    QuickGELU                       none
-calibration                              1 + FC2(...), FC2 starts at 0   FC2(...), FC2 starts at random
-=======================================  ==============================  ===================================
+==================================  =======================  ==============================  ======================
+place                               setting                  ``form: released``              ``form: paper``
+==================================  =======================  ==============================  ======================
+behind W_down, vision               ``down_activation``      class tokens and patches        patches' own way up
+behind TRM                          ``block_activation``     QuickGELU                       none
+calibration                         ``calibration_start``    1 + FC2(...), FC2 at zero       FC2(...), at random
+frames before their mean            ``normalize_frames``     L2-normalised                   as they are
+positions and norm before TRM       ``positions``            yes                             yes (not in Algorithm 1)
+CC before calibration               ``cc_map``               linear map g                    g (not in equation 2)
+projection of the shared factor     ``tie_bias``             with bias                       with bias (text: matrix)
+TRM of the text tower               ``text_attention``       causal                          causal (not stated)
+pooling of patches                  ``patch_pooling``        mean (code default: PCA)        mean
+adapter's place                     ``placement``            ``seq``                         ``seq``
+CLIP's biases                       ``train_biases``         in presets, at 1e-7             frozen
+tie, its layers, input norm         presets                  by benchmark                    down-in, by benchmark
+==================================  =======================  ==============================  ======================
 
-Positions and g exist in both forms: the printed shares contain them, and without positions the order of the frames
-would be invisible. Position rows belong to frame numbers (row 0 CC, then ``frames`` class rows, then ``frames`` patch
-rows), so more padding changes nothing. CLIP's biases, which the release also trains, stay frozen.
+The paper's printed parameter shares contain positions, g and the tie's biases, so its form keeps them; without
+positions the order of frames would be invisible. Position rows belong to frame numbers (row 0 CC, then ``frames`` class
+rows, then ``frames`` patch rows), so more padding changes nothing. The release draws a random PCA; here it is exact.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components import config
 from components.backbones.clip import Backbone
 from components.backbones.towers import Flow, Hooks, quick_gelu
 from components.errors import ConfigError
-from components.methods.base import Method, MethodSettings, TrainedSettings
-
-Tie = Literal["down_in", "down_out", "up_in", "up_out", "down_in_class", "down_out_class"]
-Width = Annotated[int, Field(ge=1)]
-
-
-@dataclass(frozen=True, config=config.STRICT)
-class MVAdapterSettings(TrainedSettings):
-    """Sizes and forms; the defaults are the paper's for ViT-B.
-
-    Attributes:
-        bottleneck: d', width of the bottleneck in the vision tower, and in the text tower unless ``text_bottleneck``.
-        scale: s, factor on the adapter's output.
-        factor: d_m, size of the factor that both towers share in a tied layer.
-        tied_layers: number of last layers, counted from the end of each tower, that are tied; 0 for none.
-        tie: which side of which matrix the tie scales. ``down_*_class`` ties the vision tower's class tokens alone.
-            Ties on W_up touch class tokens only; biases are never scaled.
-        factor_bias_init: start of the bias of the projection of the shared factor, in effect the tie's start, since the
-            factor starts at zero; "default" is the release's (uniform in +-1/sqrt(factor)).
-        heads: attention heads of TRM.
-        form: the released code's arithmetic or the paper's, see the module.
-        cc: whether the CC token takes part.
-        calibrate: which tokens are calibrated.
-        calibration_width: width between FC1 and FC2.
-        input_norm: whether a layer norm stands before W_down.
-        text_bottleneck: width of the bottleneck in the text tower, if another one.
-        vision_layers: layers with an adapter, counted from 0; None for all.
-        text_layers: the same of the text tower.
-    """
-
-    bottleneck: Width = 64
-    scale: float = 0.1
-    factor: Width = 32
-    tied_layers: Annotated[int, Field(ge=0)] = 2
-    tie: Tie = "down_in"
-    factor_bias_init: Literal["default"] | float = "default"
-    heads: Width = 2
-    form: Literal["released", "paper"] = "released"
-    cc: bool = True
-    calibrate: tuple[Literal["class", "patch"], ...] = ("class",)
-    calibration_width: Width = 16
-    input_norm: bool = False
-    text_bottleneck: Width | None = None
-    vision_layers: tuple[int, ...] | None = None
-    text_layers: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        for field, width in (("bottleneck", self.bottleneck), ("text_bottleneck", self.text_bottleneck or self.heads)):
-            if width % self.heads:
-                raise ValueError(f"{field} ({width}) is not a multiple of heads ({self.heads})")
+from components.methods.base import Method, MethodSettings, mean_pool
+from components.methods.mv_settings import MVAdapterSettings
+from components.methods.parts import Block, chosen_layers
+from components.methods.principal import first_principal_axis
 
 
 class MVAdapter(Method):
@@ -99,71 +59,90 @@ class MVAdapter(Method):
 
     name: ClassVar[str] = "mv_adapter"
     Settings: ClassVar[type[MethodSettings]] = MVAdapterSettings
-    temporal: ClassVar[bool] = True
 
     def __init__(self, backbone: Backbone, settings: MVAdapterSettings, *, frames: int, words: int) -> None:
         super().__init__(backbone, settings, frames=frames, words=words)
         spec = backbone.spec
-        vision = _chosen("vision_layers", settings.vision_layers, spec.vision_layers)
-        text = _chosen("text_layers", settings.text_layers, spec.text_layers)
-        # Tied layer number k, from the last one back: the same k in both towers shares a factor.
-        tied = {
-            side: {depth - 1 - k: k for k in range(settings.tied_layers)}
-            for side, depth in (("vision", spec.vision_layers), ("text", spec.text_layers))
-        }
-        if not (set(tied["vision"]) <= set(vision) and set(tied["text"]) <= set(text)):
+        self.starts_as_identity = bool(settings.normalize_frames)
+        # Without positions TRM cannot tell the frames apart.
+        self.temporal = settings.positions
+        vision = chosen_layers("methods.mv_adapter.vision_layers", settings.vision_layers, spec.vision_layers)
+        text = chosen_layers("methods.mv_adapter.text_layers", settings.text_layers, spec.text_layers)
+        tied = _tied_layers(settings.tied_layers, spec.vision_layers, spec.text_layers)
+        self._tied = {"vision": tied_to(tied, spec.vision_layers), "text": tied_to(tied, spec.text_layers)}
+        if not (set(self._tied["vision"]) <= set(vision) and set(self._tied["text"]) <= set(text)):
             raise ConfigError(
                 "tied layers have no adapter",
                 where="methods.mv_adapter.tied_layers",
                 found=settings.tied_layers,
-                expected=f"the last layers to be among vision_layers {vision} and text_layers {text}",
+                expected=f"layers among vision_layers {vision} and text_layers {text}",
             )
-        self.factors = nn.ParameterList([nn.Parameter(torch.zeros(settings.factor)) for _ in tied["vision"]])
+        start = torch.zeros if settings.tie_bias else torch.randn
+        self.factors = nn.ParameterList([nn.Parameter(start(settings.factor)) for _ in tied])
         self.video = nn.ModuleDict(
-            {str(i): VideoAdapter(spec.vision_width, settings, frames, tied=i in tied["vision"]) for i in vision}
+            {str(i): VideoAdapter(spec.vision_width, settings, frames, tied=i in self._tied["vision"]) for i in vision}
         )
-        text_tied = set() if settings.tie.endswith("_class") else set(tied["text"])
+        text_tied = set() if settings.tie.endswith("_class") else set(self._tied["text"])
         self.text = nn.ModuleDict(
             {str(i): TextAdapter(spec.text_width, settings, words, tied=i in text_tied) for i in text}
         )
-        self._tied = tied
 
     def vision_hooks(self) -> Hooks:
-        return _AdapterHooks(self.video, self._factors("vision"))
+        return _AdapterHooks(self.video, self._factors("vision"), self.settings.placement)
 
     def text_hooks(self) -> Hooks:
-        return _AdapterHooks(self.text, self._factors("text"))
+        return _AdapterHooks(self.text, self._factors("text"), self.settings.placement)
+
+    def pool(self, features: Tensor, mask: Tensor) -> Tensor:
+        return mean_pool(features, mask, normalize=self.settings.normalize_frames)
 
     def _factors(self, side: str) -> dict[int, Tensor]:
         return {i: self.factors[k] for i, k in self._tied[side].items()}
 
 
-def _chosen(field: str, layers: tuple[int, ...] | None, depth: int) -> list[int]:
-    chosen = sorted(set(range(depth) if layers is None else layers))
-    if any(not 0 <= i < depth for i in chosen):
+def _tied_layers(wanted: int | tuple[int, ...], vision: int, text: int) -> list[int]:
+    """Tied layers as steps back from the last one (0), ascending; the same step in both towers shares a factor."""
+    if isinstance(wanted, int):
+        steps = list(range(wanted))
+    else:
+        if vision != text and any(i >= 0 for i in wanted):
+            raise ConfigError(
+                "layers of towers of different depth cannot be paired by number",
+                where="methods.mv_adapter.tied_layers",
+                found=list(wanted),
+                expected=f"negative numbers from the end ({vision} vision and {text} text layers)",
+            )
+        steps = sorted({-1 - i if i < 0 else vision - 1 - i for i in wanted})
+    if any(not 0 <= k < min(vision, text) for k in steps):
         raise ConfigError(
-            "layer index out of range", where=f"methods.mv_adapter.{field}", found=chosen, expected=f"0 to {depth - 1}"
+            "layer index out of range",
+            where="methods.mv_adapter.tied_layers",
+            found=wanted if isinstance(wanted, int) else list(wanted),
+            expected=f"at most {min(vision, text)} layers, 0 to {min(vision, text) - 1}",
         )
-    return chosen
+    return steps
+
+
+def tied_to(steps: list[int], depth: int) -> dict[int, int]:
+    """Layer of a tower to the row of its shared factor."""
+    return {depth - 1 - k: row for row, k in enumerate(steps)}
 
 
 class _AdapterHooks(Hooks):
-    """Adds an adapter's output to the MLP's in the layers that have one."""
+    """Adds an adapter's output to the MLP's in the layers that have one; prompts of another method get none."""
 
     # The temporal block reads the patches, and the causal block the tokens before the end, of the last layer too.
     whole_last_layer = True
 
-    def __init__(self, adapters: nn.ModuleDict, factors: dict[int, Tensor]) -> None:
+    def __init__(self, adapters: nn.ModuleDict, factors: dict[int, Tensor], placement: str) -> None:
         self.adapters = {int(name): module for name, module in adapters.items()}
-        self.factors = factors
+        self.factors, self.placement = factors, placement
 
     def after_mlp(self, i: int, x: Tensor, h: Tensor, m: Tensor, flow: Flow) -> Tensor:
         if i not in self.adapters:
             return m
-        if flow.own is None:
-            return m + self.adapters[i](m, flow, self.factors.get(i))
-        # Another method's prompts stand in the sequence; they get no adapter.
-        return m.index_add(1, flow.own, self.adapters[i](m[:, flow.own], flow, self.factors.get(i)).to(m.dtype))
+        source = {"seq": m, "par": x, "ln_par": h}[self.placement]
+        return flow.add_own(m, self.adapters[i](flow.own_tokens(source), flow, self.factors.get(i)))
 
 
 class Adapter(nn.Module):
@@ -183,13 +162,14 @@ class Adapter(nn.Module):
         self.input_norm = nn.LayerNorm(width) if settings.input_norm else nn.Identity()
         self.down = nn.Linear(width, bottleneck)
         self.up = nn.Linear(bottleneck, width)
-        self.positions = nn.Parameter(torch.randn(rows, bottleneck) * 0.01)
-        self.norm = nn.LayerNorm(bottleneck)
+        self.positions = nn.Parameter(torch.randn(rows, bottleneck) * 0.01) if settings.positions else None
+        self.norm = nn.LayerNorm(bottleneck) if settings.positions else nn.Identity()
         self.block = Block(bottleneck, settings.heads, outer=width)
         for parameter in (self.down.bias, self.up.weight, self.up.bias):
             nn.init.zeros_(parameter)
         wide = settings.tie.startswith("down_in") or settings.tie == "up_out"
-        self.tie = nn.Linear(settings.factor, width if wide else bottleneck) if tied else None
+        side = width if wide else bottleneck
+        self.tie = nn.Linear(settings.factor, side, bias=settings.tie_bias) if tied else None
         if self.tie is not None and settings.factor_bias_init != "default":
             nn.init.constant_(self.tie.bias, settings.factor_bias_init)
 
@@ -216,10 +196,19 @@ class TextAdapter(Adapter):
     def forward(self, h: Tensor, flow: Flow, factor: Tensor | None) -> Tensor:
         """What is added: ``float[B, L, D] -> float[B, L, D]``."""
         down, up = self.tied_weights(factor)
-        s = F.linear(self.input_norm(h), down, self.down.bias) + self.positions[: h.shape[1]]
-        s = self.block(self.norm(s), causal=True)
-        s = quick_gelu(s) if self.settings.form == "released" else s
+        s = F.linear(self.input_norm(h), down, self.down.bias)
+        s = s if self.positions is None else s + self.positions[: h.shape[1]]
+        full = self.settings.text_attention == "full"
+        s = self.block(self.norm(s), keys=_up_to_the_end(s, flow) if full else None, causal=not full)
+        s = quick_gelu(s) if self.settings.block_activation else s
         return F.linear(s, up * self.settings.scale, self.up.bias * self.settings.scale)
+
+
+def _up_to_the_end(s: Tensor, flow: Flow) -> Tensor:
+    """``bool[B, L]``: which of CLIP's own tokens are not behind the one that is read out."""
+    assert flow.readout is not None, "a text tower reads out the end token"
+    columns = torch.arange(s.shape[1], device=s.device) if flow.own is None else flow.own
+    return columns <= flow.readout[:, None]
 
 
 class VideoAdapter(Adapter):
@@ -240,14 +229,14 @@ class VideoAdapter(Adapter):
         raw, u = self._down(self.input_norm(h), down)
         videos, length = flow.mask.shape
         first = raw[:, 0].view(videos, length, -1)
-        patches = raw[:, 1:].mean(dim=1).view(videos, length, -1)
+        patches = self._pooled(raw[:, 1:]).view(videos, length, -1)
         cc, classes, patch_context = self._mix(first, patches, flow.mask)
         context = classes + patch_context
         if "class" in self.calibration:
-            classes = classes * self.calibration["class"](context, cc)
+            classes = classes * self.calibration["class"](context, cc, flow.mask)
         u = u[:, 1:]
         if "patch" in self.calibration:
-            u = u * self.calibration["patch"](context, cc).flatten(0, 1).unsqueeze(1)
+            u = u * self.calibration["patch"](context, cc, flow.mask).flatten(0, 1).unsqueeze(1)
         classes = classes.reshape(videos * length, 1, -1)
         scale, bias = self.settings.scale, self.up.bias * self.settings.scale
         if up is self.up.weight:
@@ -262,20 +251,29 @@ class VideoAdapter(Adapter):
         else:
             raw = F.linear(h, weight, self.down.bias)
         active = quick_gelu(raw)
-        return (active, active) if self.settings.form == "released" else (raw, active)
+        return (active, active) if self.settings.down_activation == "all" else (raw, active)
+
+    def _pooled(self, patches: Tensor) -> Tensor:
+        """Patches of a frame to one vector: ``float[n, N, d'] -> float[n, d']``."""
+        if self.settings.patch_pooling == "mean":
+            return patches.mean(dim=1)
+        axis = first_principal_axis(patches.transpose(1, 2))
+        return torch.einsum("npd,np->nd", patches, axis.to(patches.dtype))
 
     def _mix(self, first: Tensor, patches: Tensor, mask: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         """TRM over ``[CC, class tokens, patches]``: the outputs ``[B, d']``, ``[B, T, d']`` and ``[B, T, d']``."""
         videos, length, _ = first.shape
         start = 0 if self.cc is None else 1
-        rows = self.positions[start:]
-        s = [first + rows[:length], patches + rows[self.frames : self.frames + length]]
-        keys = [mask, mask]
+        s, keys = [first, patches], [mask, mask]
+        if self.positions is not None:
+            rows = self.positions[start:]
+            s = [first + rows[:length], patches + rows[self.frames : self.frames + length]]
         if self.cc is not None:
-            s.insert(0, (self.cc + self.positions[0]).expand(videos, 1, -1))
+            cc = self.cc if self.positions is None else self.cc + self.positions[0]
+            s.insert(0, cc.expand(videos, 1, -1).to(first.dtype))
             keys.insert(0, mask.new_ones(videos, 1))
         x = self.block(self.norm(torch.cat(s, dim=1)), keys=torch.cat(keys, dim=1))
-        x = quick_gelu(x) if self.settings.form == "released" else x
+        x = quick_gelu(x) if self.settings.block_activation else x
         middle = start + length
         return (None if self.cc is None else x[:, 0]), x[:, start:middle], x[:, middle:]
 
@@ -285,48 +283,18 @@ class Calibration(nn.Module):
 
     def __init__(self, settings: MVAdapterSettings) -> None:
         super().__init__()
-        d = settings.bottleneck
-        self.offset = 1.0 if settings.form == "released" else 0.0
-        self.g = nn.Linear(d, d) if settings.cc else None
+        d, identity = settings.bottleneck, settings.calibration_start == "identity"
+        self.offset = 1.0 if identity else 0.0
+        self.g = nn.Linear(d, d) if settings.cc and settings.cc_map else None
         self.fc1 = nn.Linear(2 * d if settings.cc else d, settings.calibration_width)
         self.fc2 = nn.Linear(settings.calibration_width, d, bias=False)
-        if settings.form == "released":
+        if identity:
             nn.init.zeros_(self.fc2.weight)
 
-    def forward(self, context: Tensor, cc: Tensor | None) -> Tensor:
-        """``float[B, T, d'], float[B, d'] -> float[B, T, d']``."""
-        if self.g is not None and cc is not None:
-            context = torch.cat([context, self.g(cc).unsqueeze(1).expand_as(context)], dim=-1)
+    def forward(self, context: Tensor, cc: Tensor | None, mask: Tensor) -> Tensor:
+        """``float[B, T, d'], float[B, d'], bool[B, T] -> float[B, T, d']``; of padding frames FC1 reads zeros."""
+        if cc is not None:
+            cc = cc if self.g is None else self.g(cc)
+            context = torch.cat([context, cc.unsqueeze(1).expand_as(context)], dim=-1)
+        context = context * mask.unsqueeze(-1)
         return self.offset + self.fc2(F.relu(self.fc1(context)))
-
-
-class Block(nn.Module):
-    """TRM: a pre-norm transformer block with QuickGELU in the bottleneck.
-
-    Args:
-        width: d'.
-        heads: attention heads.
-        outer: width of the tower, from which the release takes the standard deviations of the initialisation.
-    """
-
-    def __init__(self, width: int, heads: int, outer: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        nn.init.normal_(self.qkv.weight, std=outer**-0.5)
-        for linear in (self.out, self.fc1, self.fc2):
-            nn.init.normal_(linear.weight, std=(2 * outer) ** -0.5)
-        for linear in (self.qkv, self.out):
-            nn.init.zeros_(linear.bias)
-
-    def forward(self, x: Tensor, keys: Tensor | None = None, causal: bool = False) -> Tensor:
-        """``float[B, L, d'] -> float[B, L, d']``; ``keys: bool[B, L]`` says which tokens may be attended to."""
-        videos, length, width = x.shape
-        qkv = self.qkv(self.norm1(x)).view(videos, length, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mask = None if keys is None else keys[:, None, None]
-        o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-        x = x + self.out(o.transpose(1, 2).reshape(videos, length, width))
-        return x + self.fc2(quick_gelu(self.fc1(self.norm2(x))))

@@ -9,7 +9,6 @@ from components.adapters.card import read_card
 from components.config import Params
 from components.errors import DataError
 from components.frames.store import FrameStore
-from components.methods import METHODS
 from components.report import gallery, plots, tables
 from components.report.page import Content, Extras
 from components.search.index import read_index_card
@@ -39,7 +38,7 @@ def collect(root: Path, params: Params) -> Content:
         curves={key: plots.read_curve(folder / "curves.csv") for key, folder in folders.items()},
         backbone=card["backbone"],
         backbone_parameters=_backbone_parameters(folders.values()),
-        temporal={method: METHODS.get(method).temporal for _, method, _ in done},
+        temporal={key[1]: bool(read_card(folder)["temporal"]) for key, folder in folders.items()},
         extras={task: _extras(root, params, task, done) for task in dict.fromkeys(key[0] for key in done)},
     )
 

@@ -133,7 +133,7 @@ class Registry:
             storage.publish_folder(model / "artifacts" / "adapter", folder)
         version, card = self.client.get_model_version(self.task, number), read_json(folder / "adapter.json")
         return {
-            "method": card["method"],
+            "method": card["label"],
             "seed": int(version.tags["seed"]),
             "version": number,
             "run_id": version.run_id,

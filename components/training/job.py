@@ -148,7 +148,7 @@ def run(job: Job, plan: Plan, device: torch.device, validate: Validate | None, l
             "training_key": plan.key,
         }
         came_from = provenance.collect(job.root)
-        save_adapter(folder / "adapter", method, task=job.task, provenance=came_from, extra=extra)
+        save_adapter(folder / "adapter", method, task=job.task, provenance=came_from, label=job.method, extra=extra)
     return _figures(method, result, total)
 
 

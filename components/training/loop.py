@@ -21,7 +21,7 @@ from torch import Tensor
 from components.config import Training
 from components.errors import TrainingError
 from components.frames.store import FrameStore
-from components.methods.base import Method, TrainedSettings
+from components.methods.base import Method
 from components.training.checkpoint import Checkpoints
 from components.training.collective import average_gradients, gather, rank_and_world
 from components.training.loader import Batch, make_loader
@@ -132,9 +132,8 @@ class _Run:
         self.rank, self.world = rank_and_world()
         self.log = log if self.rank == 0 else _ignore
         self.parameters = method.trainable()
-        self.lr = _peak_lr(method)
         self.device = next(method.parameters()).device
-        self.optimiser = build_optimiser(self.parameters, self.lr, settings.weight_decay)
+        self.optimiser = build_optimiser(self.parameters, method.learning_rates(), settings.weight_decay)
         self.loader = make_loader(method, store, settings, seed, reader)
         self.steps_per_epoch = self.loader.plan.steps_per_epoch
         self.total = self.steps_per_epoch * settings.epochs
@@ -167,7 +166,7 @@ class _Run:
         torch.manual_seed(_step_seed(self.seed, progress.step, self.rank))
         factor = lr_factor(progress.step, self.total, self.settings.warmup_share)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.lr * factor
+            group["lr"] = group["peak_lr"] * factor
         loss = self.loss(batch.to(self.device))
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -288,12 +287,6 @@ class _Run:
             "data_wait_share": round(progress.wait_seconds / progress.seconds, 4),
         }
         return Result(epoch, progress.curve, figures)
-
-
-def _peak_lr(method: Method) -> float:
-    if not isinstance(method.settings, TrainedSettings):
-        raise TypeError(f"{method.name} trains parameters, so its settings must derive from TrainedSettings")
-    return method.settings.lr
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

@@ -26,12 +26,24 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim >= 2 and UNDECAYED.search(name) is None
 
 
-def build_optimiser(parameters: Mapping[str, nn.Parameter], lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW with float32 moments in two groups, with and without decay, each in the order of ``parameters``."""
-    decayed = [p for name, p in parameters.items() if decays(name, p)]
-    free = [p for name, p in parameters.items() if not decays(name, p)]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, betas=BETAS, eps=EPSILON)
+def build_optimiser(
+    parameters: Mapping[str, nn.Parameter], rates: Mapping[str, float], weight_decay: float
+) -> torch.optim.AdamW:
+    """AdamW with float32 moments; a group per learning rate, with and without decay, in the order of ``parameters``.
+
+    Args:
+        parameters: name to parameter.
+        rates: name to peak learning rate, kept in each group as ``peak_lr``; the highest rate's groups come first.
+        weight_decay: of what :func:`decays`.
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        groups.setdefault((rates[name], decays(name, parameter)), []).append(parameter)
+    chosen = [
+        {"params": members, "lr": lr, "peak_lr": lr, "weight_decay": weight_decay if decayed else 0.0}
+        for (lr, decayed), members in sorted(groups.items(), key=lambda item: item[0], reverse=True)
+    ]
+    return torch.optim.AdamW(chosen, betas=BETAS, eps=EPSILON)
 
 
 def lr_factor(step: int, total: int, warmup_share: float) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +13,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_backbone import FRAMES, TEXTS, WORDS, clips, make_backbone
+from variants import BACKBONE, NAMES, make
 
 from components.adapters.card import KEYS
 from components.adapters.file import load_adapter, read_card, save_adapter
 from components.errors import AdapterError
-from components.methods import METHODS
 from components.methods.base import Method, build
 from components.provenance import sha256_file
 
-BACKBONE = make_backbone()
-
-
-def trained(name: str, **changes: Any) -> Method:
-    """A method whose parameters are away from their start."""
-    wanted = {field.name for field in fields(METHODS.get(name).Settings)}
-    raw = {"lr": 1e-2, **changes} if "lr" in wanted else changes
-    method = build(name, raw, BACKBONE, frames=FRAMES, words=WORDS)
-    torch.manual_seed(4)
-    with torch.no_grad():
-        for parameter in method.trainable().values():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return method
+trained = make
 
 
 def save(folder: Path, method: Method) -> Path:
@@ -42,7 +29,7 @@ def save(folder: Path, method: Method) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", NAMES)
 def test_round_trip_is_exact(name: str, tmp_path: Path) -> None:
     method = trained(name)
     folder = save(tmp_path / "a", method)
@@ -56,7 +43,7 @@ def test_round_trip_is_exact(name: str, tmp_path: Path) -> None:
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", NAMES)
 def test_card_and_weights_hold_exactly_the_trainable_parameters(name: str, tmp_path: Path) -> None:
     method = trained(name)
     folder = save(tmp_path, method)
@@ -69,11 +56,13 @@ def test_card_and_weights_hold_exactly_the_trainable_parameters(name: str, tmp_p
     assert card["bytes"] == (folder / "adapter.safetensors").stat().st_size
     assert card["sha256"] == sha256_file(folder / "adapter.safetensors")
     assert card["extra"] == {"epoch": 3}
+    assert (card["label"], card["temporal"]) == (method.name, method.temporal)
     assert sorted(path.name for path in folder.iterdir()) == ["adapter.json", "adapter.safetensors"]
 
 
 def test_exact_keys_of_the_adapters(tmp_path: Path) -> None:
-    assert sorted(load_file(save(tmp_path / "v", trained("vop")) / "adapter.safetensors")) == ["text", "video"]
+    prompts = load_file(save(tmp_path / "v", trained("vop")) / "adapter.safetensors")
+    assert sorted(prompts) == ["generic_prompts", "text_prompts"]
     keys = set(load_file(save(tmp_path / "m", trained("mv_adapter")) / "adapter.safetensors"))
     block = ("fc1", "fc2", "norm1", "norm2", "out", "qkv")
     linear = [
@@ -160,17 +149,17 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         ("change", "message"),
-        [("drop", "missing.*text"), ("add", "unexpected.*stray"), ("shape", "video has another shape")],
+        [("drop", "missing.*text"), ("add", "unexpected.*stray"), ("shape", "generic_prompts has another shape")],
     )
     def test_other_keys_or_shapes(self, tmp_path: Path, change: str, message: str) -> None:
         weights = save(tmp_path, trained("vop")) / "adapter.safetensors"
         tensors = load_file(weights)
         if change == "drop":
-            del tensors["text"]
+            del tensors["text_prompts"]
         elif change == "add":
             tensors["stray"] = torch.zeros(1)
         else:
-            tensors["video"] = tensors["video"][:, :1].contiguous()
+            tensors["generic_prompts"] = tensors["generic_prompts"][:, :1].contiguous()
         save_file(tensors, weights)
         card = self.card(tmp_path)
         (tmp_path / "adapter.json").write_text(json.dumps({**card, "sha256": sha256_file(weights)}))

@@ -23,8 +23,8 @@ def released(case: dict[str, Tensor], suffix: int) -> Method:
 def fill(method: Method, case: dict[str, Tensor]) -> None:
     parameters = method.trainable()
     with torch.no_grad():
-        parameters["video"].copy_(case["video_prompts"].squeeze(1))
-        parameters["text"].copy_(case["text_prompts"])
+        parameters["generic_prompts"].copy_(case["video_prompts"].squeeze(1))
+        parameters["text_prompts"].copy_(case["text_prompts"])
 
 
 @pytest.mark.parametrize("name", SUFFIX)
@@ -48,8 +48,8 @@ def test_released_layout_outputs_loss_and_gradients(name: str) -> None:
     close("loss", loss, case["out.loss"])
     loss.backward()
     parameters = method.trainable()
-    close_gradient("video prompts", parameters["video"].grad, case["grad.video_prompts"].squeeze(1))
-    close_gradient("text prompts", parameters["text"].grad, case["grad.text_prompts"])
+    close_gradient("video prompts", parameters["generic_prompts"].grad, case["grad.video_prompts"].squeeze(1))
+    close_gradient("text prompts", parameters["text_prompts"].grad, case["grad.text_prompts"])
     for clip, parameter in gradients.items():
         close_gradient(clip, parameter.grad, case[clip])
 
@@ -75,7 +75,7 @@ def test_suffix_prompts_do_not_reach_a_short_text() -> None:
     method = released(case, 2)
     before = method.backbone.text(case["in.text"], method.text_hooks())
     with torch.no_grad():
-        method.trainable()["text"][:, 2:] = 0
+        method.trainable()["text_prompts"][:, 2:] = 0
     after = method.backbone.text(case["in.text"], method.text_hooks())
     changed = (before - after).abs().amax(dim=1)
     assert changed[[0, 3]].max() == 0

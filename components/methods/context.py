@@ -1,0 +1,87 @@
+"""Context prompts of VoP^C: class tokens of a video's frames to prompts per frame (VoP, section 3.3, equation 6)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from components.backbones.towers import Flow, all_valid
+from components.errors import ConfigError
+from components.methods.parts import Block, float32
+
+if TYPE_CHECKING:
+    from components.methods.vop import VoPSettings
+
+ContextKind = Literal["bilstm", "lstm", "transformer"]
+
+
+class ContextPrompts(nn.Module):
+    """``split(FC(CMM(C)))``: one context module along the frames and one linear map, the same in every layer.
+
+    Args:
+        width: D_v.
+        count: prompts per frame.
+        settings: kind, hidden width and depth of the context module.
+        frames: T, for a transformer's positions.
+    """
+
+    def __init__(self, width: int, count: int, settings: VoPSettings, frames: int) -> None:
+        super().__init__()
+        self.count = count
+        hidden, kind = settings.context_width or width, settings.context_module
+        self.module: nn.Module
+        if kind == "transformer":
+            if hidden != width:
+                raise ConfigError(
+                    "a transformer keeps the tower's width",
+                    where="methods.vop.context_width",
+                    found=hidden,
+                    expected=width,
+                    cure="leave it out",
+                )
+            self.module = _Transformer(width, settings.context_depth or 4, frames)
+            out = width
+        else:
+            both = kind == "bilstm"
+            self.module = nn.LSTM(width, hidden, settings.context_depth or 1, batch_first=True, bidirectional=both)
+            out = hidden * (1 + both)
+        self.fc = nn.Linear(out, count * width)
+
+    def forward(self, classes: Tensor, flow: Flow) -> Tensor:
+        """Class tokens ``float[B*T, D]`` that enter a layer to prompts ``float[B*T, count, D]``."""
+        assert flow.mask is not None, "the vision tower passes the frame mask"
+        tokens = classes.view(*flow.mask.shape, -1)
+        # LSTM kernels know no mixed precision; the module is small, so it stays in float32.
+        with float32(tokens.device):
+            context = self._context(tokens.float(), flow.mask)
+            prompts: Tensor = self.fc(context)
+        return prompts.view(classes.shape[0], self.count, classes.shape[-1])
+
+    def _context(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        module: Any = self.module
+        if isinstance(module, _Transformer):
+            return module(tokens, mask)
+        if all_valid(mask):
+            return module(tokens)[0]
+        # The backward direction must start at a video's last frame and not in its padding.
+        packed = pack_padded_sequence(tokens, mask.sum(dim=1).cpu(), batch_first=True, enforce_sorted=False)
+        return pad_packed_sequence(module(packed)[0], batch_first=True, total_length=mask.shape[1])[0]
+
+
+class _Transformer(nn.Module):
+    """Pre-norm blocks over the frames, which carry learned positions."""
+
+    def __init__(self, width: int, depth: int, frames: int) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.randn(frames, width) * 0.02)
+        self.blocks = nn.ModuleList([Block(width, max(1, width // 64)) for _ in range(depth)])
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """``float[B, T, D], bool[B, T] -> float[B, T, D]``."""
+        x = tokens + self.positions[: tokens.shape[1]]
+        for block in self.blocks:
+            x = block(x, keys=mask)
+        return x

@@ -1,0 +1,144 @@
+"""Prompts in a tower's sequences: put in before a layer, exchanged or taken out before the next.
+
+Used by VoP, VPT and CoOp. ``own`` columns and read-out are kept right in :class:`Flow`, so that other hooks find CLIP's
+tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from components.backbones.towers import Flow, Hooks
+
+
+def normal_prompts(*shape: int, std: float) -> nn.Parameter | None:
+    """Prompts from N(0, std), None where there are none: ``float[shape]``."""
+    return nn.Parameter(torch.randn(shape) * std) if all(shape) else None
+
+
+def repeated(prompts: Tensor, rows: int) -> Tensor:
+    """``float[P, D] -> float[rows, P, D]``, the same for every sequence."""
+    return prompts.expand(rows, -1, -1)
+
+
+class Run(Hooks):
+    """A run of prompts behind the first token, fresh in every layer that has some.
+
+    Layer 0's prompts come in before the first layer norm, without positions; what comes out at the places of prompts is
+    thrown away. A subclass gives the prompts of a layer.
+
+    Args:
+        counts: prompts of each layer that has any.
+    """
+
+    def __init__(self, counts: Mapping[int, int]) -> None:
+        self.counts = counts
+
+    def fresh(self, i: int, x: Tensor, flow: Flow) -> Tensor:
+        """Layer ``i``'s prompts for the sequences ``x``: ``float[n, P, D]``."""
+        raise NotImplementedError
+
+    def count(self, i: int) -> int:
+        """Prompts in layer ``i``."""
+        return self.counts.get(i, 0)
+
+    def after_positions(self, x: Tensor, flow: Flow) -> Tensor:
+        return self.exchange(0, x, flow, held=0)
+
+    def before_layer(self, i: int, x: Tensor, flow: Flow) -> Tensor:
+        return x if i == 0 else self.exchange(i, x, flow, held=self.count(i - 1))
+
+    def exchange(self, i: int, x: Tensor, flow: Flow, held: int) -> Tensor:
+        """Layer ``i``'s prompts in place of the ``held`` ones behind the first token."""
+        count = self.count(i)
+        if not count and not held:
+            return x
+        rest = x[:, 1 + held :]
+        if count != held:
+            if flow.readout is not None:
+                flow.readout = flow.readout + count - held
+            flow.own = behind_first(x.shape[1] - held, count, x.device) if count else None
+        fresh = [self.fresh(i, x, flow).to(x.dtype)] if count else []
+        return torch.cat([x[:, :1], *fresh, rest], dim=1)
+
+
+def behind_first(own: int, count: int, device: torch.device) -> Tensor:
+    """Columns of ``own`` tokens with ``count`` others behind the first: ``int64[own]``."""
+    columns = torch.arange(own + count, device=device)
+    return torch.cat([columns[:1], columns[1 + count :]])
+
+
+class LayerPrompts(Run):
+    """The same prompts for every sequence.
+
+    Args:
+        prompts: ``float[len(layers), P, D]``.
+        layers: numbers of the layers that have them.
+    """
+
+    def __init__(self, prompts: Tensor, layers: Sequence[int]) -> None:
+        super().__init__(dict.fromkeys(layers, prompts.shape[1]))
+        self.rows = dict(zip(layers, prompts, strict=True))
+
+    def fresh(self, i: int, x: Tensor, flow: Flow) -> Tensor:
+        return repeated(self.rows[i], x.shape[0])
+
+
+class KeptPrompts(Hooks):
+    """Prompts behind the first token that stay in the sequence through all layers (shallow prompting).
+
+    Args:
+        prompts: ``float[P, D]``.
+        positions: whether they come in before the position embedding is added and so take places of the context.
+    """
+
+    def __init__(self, prompts: Tensor, *, positions: bool) -> None:
+        self.prompts, self.positions = prompts, positions
+
+    def before_positions(self, x: Tensor, flow: Flow) -> Tensor:
+        return self._put(x, flow) if self.positions else x
+
+    def after_positions(self, x: Tensor, flow: Flow) -> Tensor:
+        return x if self.positions else self._put(x, flow)
+
+    def _put(self, x: Tensor, flow: Flow) -> Tensor:
+        count = self.prompts.shape[0]
+        if flow.readout is not None:
+            flow.readout = flow.readout + count
+        flow.own = behind_first(x.shape[1], count, x.device)
+        return torch.cat([x[:, :1], repeated(self.prompts, x.shape[0]).to(x.dtype), x[:, 1:]], dim=1)
+
+
+class ReleasedText(Hooks):
+    """``[SOS, prefix, ..., suffix, last column]`` in every layer, as in VoP's released inference code.
+
+    Args:
+        prompts: ``float[K_t, P_t, D_t]``, the prefix first.
+        suffix: how many of them stand before the last column.
+    """
+
+    whole_text = True
+
+    def __init__(self, prompts: Tensor, suffix: int) -> None:
+        self.prompts = prompts
+        self.prefix, self.suffix = prompts.shape[1] - suffix, suffix
+
+    def _insert(self, i: int, first: Tensor, middle: Tensor, last: Tensor) -> Tensor:
+        fresh = repeated(self.prompts[i], first.shape[0]).to(first.dtype)
+        return torch.cat([first, fresh[:, : self.prefix], middle, fresh[:, self.prefix :], last], dim=1)
+
+    def before_positions(self, x: Tensor, flow: Flow) -> Tensor:
+        total = x.shape[1] + self.prefix + self.suffix
+        columns = torch.arange(total, device=x.device)
+        flow.own = torch.cat([columns[:1], columns[1 + self.prefix : -1 - self.suffix], columns[-1:]])
+        if flow.readout is not None:
+            flow.readout = flow.readout + self.prefix + self.suffix
+        return self._insert(0, x[:, :1], x[:, 1:-1], x[:, -1:])
+
+    def before_layer(self, i: int, x: Tensor, flow: Flow) -> Tensor:
+        if i == 0:
+            return x
+        return self._insert(i, x[:, :1], x[:, 1 + self.prefix : -1 - self.suffix], x[:, -1:])

@@ -1,0 +1,135 @@
+"""What a method costs, without weights: parameters, multiply-adds and bytes, on PyTorch's meta device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from components.backbones.clip import Backbone, create, model_config, parameter_total
+from components.backbones.towers import Chain, Flow, Hooks
+from components.methods.base import Method, build
+
+
+@dataclass(frozen=True)
+class Count:
+    """The cost of one method on one backbone.
+
+    Attributes:
+        label: the entry of ``methods``.
+        model: name of the backbone.
+        trainable: scalars that train.
+        total: scalars of the backbone.
+        paper_total: the backbone as VoP's tables count it, see :func:`paper_total`.
+        video_macs: multiply-adds to embed a video of T frames, every token in every layer, as published figures count.
+        text_macs: the same for a text of L tokens.
+        video_macs_run: multiply-adds that this implementation runs for a video (the last layer computes read-out tokens
+            alone where it can).
+        bytes: the weights of an adapter, float32.
+    """
+
+    label: str
+    model: str
+    trainable: int
+    total: int
+    paper_total: int
+    video_macs: int
+    text_macs: int
+    video_macs_run: int
+
+    @property
+    def bytes(self) -> int:
+        return 4 * self.trainable
+
+    @property
+    def share(self) -> float:
+        """Of all the backbone's scalars."""
+        return self.trainable / self.total
+
+    @property
+    def paper_share(self) -> float:
+        """By the denominator of VoP's tables."""
+        return self.trainable / self.paper_total
+
+
+def meta_backbone(model: str) -> Backbone:
+    """A backbone of an open_clip model without weights.
+
+    Raises:
+        BackboneError: unknown or unsupported model.
+    """
+    raw, make_tokenizer = model_config(model, Path())
+    with torch.device("meta"):
+        return Backbone(create(model, raw), model, make_tokenizer())
+
+
+def count(
+    label: str, raw: Mapping[str, Any], backbone: Backbone, *, frames: int, words: int, macs: bool = True
+) -> Count:
+    """Counts one method.
+
+    Args:
+        label: the entry of ``methods``.
+        raw: its settings.
+        backbone: from :func:`meta_backbone`.
+        frames: T.
+        words: L.
+        macs: whether multiply-adds are counted, which runs both towers on the meta device.
+
+    Raises:
+        ConfigError: settings that do not fit.
+    """
+    with torch.device("meta"):
+        method = build(label, raw, backbone, frames=frames, words=words)
+    return Count(
+        label=label,
+        model=backbone.spec.model,
+        trainable=sum(parameter.numel() for parameter in method.trainable().values()),
+        total=parameter_total(backbone),
+        paper_total=paper_total(backbone),
+        video_macs=_video_macs(method, whole=True) if macs else 0,
+        text_macs=_text_macs(method) if macs else 0,
+        video_macs_run=_video_macs(method, whole=False) if macs else 0,
+    )
+
+
+def paper_total(backbone: Backbone) -> int:
+    """The sum over leaf modules alone: 119,826,432 for ViT-B/32, the "119.8 M" of VoP's tables.
+
+    It leaves out raw parameters: attention's fused input weights and biases, both output projections, position and
+    class embeddings, the logit scale.
+    """
+    leaves = [module for module in backbone.modules() if isinstance(module, _LEAVES)]
+    return sum(parameter.numel() for module in leaves for parameter in module.parameters(recurse=False))
+
+
+_LEAVES = (nn.Linear, nn.LayerNorm, nn.Conv2d, nn.Embedding)
+
+
+class _Whole(Hooks):
+    """Changes nothing but that all tokens of the last layer are computed."""
+
+    whole_last_layer = True
+
+
+def _video_macs(method: Method, whole: bool) -> int:
+    size, frames = method.spec.image_size, method.frames
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        mask = torch.ones(1, frames, dtype=torch.bool)
+        links = [method.vision_hooks(), *([_Whole()] if whole else [])]
+        pixels = torch.empty(frames, 3, size, size)
+        features = method.backbone.vision(pixels, Chain(links), Flow(frames=frames, mask=mask))
+        method.pool(features.view(1, frames, -1), mask)
+    return int(counter.get_total_flops()) // 2
+
+
+def _text_macs(method: Method) -> int:
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        tokens = torch.zeros(1, method.words, dtype=torch.int64)
+        method.backbone.text(tokens, Chain([method.text_hooks(), _Whole()]))
+    return int(counter.get_total_flops()) // 2

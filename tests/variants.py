@@ -1,0 +1,87 @@
+"""Every registered method and the variants that have code of their own: the rows of the test matrix."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import torch
+from tiny_backbone import FRAMES, WORDS, make_backbone
+
+from components.backbones.clip import Backbone
+from components.methods import METHODS
+from components.methods.base import Method, build
+
+# Learned positions, so that a full fine-tuning trains everything.
+BACKBONE = make_backbone(learned_positions=True)
+
+# What the defaults of a method need on a tower this small.
+NEEDED: dict[str, dict[str, Any]] = {
+    "seq_transf": {"start": "random"},
+    "coop": {"prompts": 4},
+    "cm_adapter": {"shared": 4},
+}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "partial 2": {"method": "partial", "layers": 2},
+    "bias and logit scale": {"method": "bias", "train_logit_scale": True},
+    "st_adapter 3x3x3": {"method": "st_adapter", "kernel": [3, 3, 3], "bottleneck": 8},
+    "st_adapter without text": {"method": "st_adapter", "text_bottleneck": 0},
+    "convpass beside the mlp": {"method": "convpass", "places": ["mlp"], "bottleneck": 4},
+    "adapter_ffn some layers": {"method": "adapter_ffn", "vision_layers": [-1], "text_layers": [0, 2]},
+    "cm_adapter unshared": {"method": "cm_adapter", "shared": 0},
+    "lora everywhere": {"method": "lora", "targets": ["qkv", "out", "fc", "proj"], "rank": 2, "alpha": 4.0},
+    "vpt shallow": {"method": "vpt", "depth": "shallow"},
+    "vop released text": {"method": "vop", "text_layout": "released"},
+    "vop some layers": {"method": "vop", "video_layers": [1], "text_layers": [0, 2]},
+    "vop video only": {"method": "vop", "text_prompts": 0},
+    "vop text only": {"method": "vop", "video_prompts": 0},
+    "vop_p all specific": {"method": "vop_p", "position_prompts": 8},
+    "vop_p some layers": {"method": "vop_p", "video_layers": [1, 2]},
+    "vop_c all specific": {"method": "vop_c", "context_prompts": 8},
+    "vop_c lstm": {"method": "vop_c", "context_module": "lstm", "context_width": 8},
+    "vop_c transformer": {"method": "vop_c", "context_module": "transformer", "context_depth": 2},
+    "vop_c later layers": {"method": "vop_c", "video_layers": [1, 2]},
+    "vop_f all joint": {"method": "vop_f", "intra_layers": 0},
+    "vop_f some layers": {"method": "vop_f", "intra_layers": 1, "video_layers": [0, 2]},
+    "vop_f without prompts": {"method": "vop_f", "video_prompts": 0},
+    "mv_adapter paper": {"method": "mv_adapter", "form": "paper"},
+    "mv_adapter par": {"method": "mv_adapter", "placement": "par"},
+    "mv_adapter ln_par": {"method": "mv_adapter", "placement": "ln_par"},
+    "mv_adapter pca": {"method": "mv_adapter", "patch_pooling": "pca"},
+    "mv_adapter full text": {"method": "mv_adapter", "text_attention": "full"},
+    "mv_adapter bare": {"method": "mv_adapter", "positions": False, "cc_map": False, "tie_bias": False},
+    "mv_adapter patches": {"method": "mv_adapter", "calibrate": ["class", "patch"], "input_norm": True},
+    "mv_adapter without cc": {"method": "mv_adapter", "cc": False, "tie": "up_out"},
+    "mv_adapter tied 0 and 2": {"method": "mv_adapter", "tied_layers": [0, 2], "tie": "down_in_class"},
+    "mv_adapter and biases": {"method": "mv_adapter", "train_biases": True, "bias_lr": 1e-4},
+    "vop+mv_adapter": {"method": ["vop", "mv_adapter"]},
+    "vop_fc+mv_adapter": {"method": ["vop_fc", "mv_adapter"]},
+    "vop_fpc+lora+seq_transf": {"method": ["vop_fpc", "lora", "seq_transf"], "seq_transf": {"start": "random"}},
+    "coop+vpt": {"method": ["coop", "vpt"], "coop": {"prompts": 4}, "train_logit_scale": True},
+    "bias+st_adapter+convpass": {"method": ["bias", "st_adapter", "convpass"]},
+    "cm_adapter+vop_f": {"method": ["vop_f", "cm_adapter"], "cm_adapter": {"shared": 4}},
+}  # fmt: skip
+
+RAW: dict[str, dict[str, Any]] = {**{name: NEEDED.get(name, {}) for name in METHODS}, **VARIANTS}
+NAMES = list(RAW)
+TRAINED = [name for name in NAMES if name != "zero_shot"]
+
+
+def raw_settings(name: str) -> dict[str, Any]:
+    """An entry of ``methods`` as in params.yaml; the learning rate has no default."""
+    raw = dict(RAW[name])
+    method = raw.get("method", name)
+    trains = not isinstance(method, str) or "lr" in {field.name for field in fields(METHODS.get(method).Settings)}
+    return {"lr": 1e-2, **raw} if trains else raw
+
+
+def make(name: str, backbone: Backbone = BACKBONE, moved: bool = True, **changes: Any) -> Method:
+    """A method on the tiny backbone; ``moved`` shakes its parameters, so that zeros at the start hide nothing."""
+    torch.manual_seed(11)
+    method = build(name, {**raw_settings(name), **changes}, backbone, frames=FRAMES, words=WORDS)
+    if moved:
+        with torch.no_grad():
+            for parameter in method.trainable().values():
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return method
