@@ -72,12 +72,14 @@ class Method(nn.Module):
     Attributes:
         temporal: whether the order of the frames can change a video's embedding.
         starts_as_identity: whether the untrained method embeds exactly as CLIP does.
+        pools_itself: whether frames become a video otherwise than by the mean of normalised features.
     """
 
     name: ClassVar[str]
     Settings: ClassVar[type[MethodSettings]]
     temporal: bool = False
     starts_as_identity: bool = True
+    pools_itself: bool = False
 
     def __init__(self, backbone: Backbone, settings: Any, *, frames: int, words: int) -> None:
         super().__init__()

@@ -72,7 +72,10 @@ class Composed(Method):
             part.backbone = self.backbone
         self.temporal = any(part.temporal for part in parts.values())
         self.starts_as_identity = all(part.starts_as_identity for part in parts.values())
-        self._pooling = next((name for name, part in parts.items() if type(part).pool is not Method.pool), None)
+        pooling = [name for name, part in parts.items() if part.pools_itself]
+        if len(pooling) > 1:
+            raise ConfigError("two parts pool frames their own way", where=self.name, found=pooling)
+        self._pooling = pooling[0] if pooling else None
 
     def _check(self, settings: ComposedSettings) -> None:
         for name, raw in settings.parts.items():

@@ -64,6 +64,7 @@ class MVAdapter(Method):
         super().__init__(backbone, settings, frames=frames, words=words)
         spec = backbone.spec
         self.starts_as_identity = bool(settings.normalize_frames)
+        self.pools_itself = not settings.normalize_frames
         # Without positions TRM cannot tell the frames apart.
         self.temporal = settings.positions
         vision = chosen_layers("methods.mv_adapter.vision_layers", settings.vision_layers, spec.vision_layers)

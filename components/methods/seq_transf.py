@@ -45,6 +45,7 @@ class SeqTransf(Method):
     Settings: ClassVar[type[MethodSettings]] = SeqTransfSettings
     temporal = True
     starts_as_identity = False
+    pools_itself = True
 
     def __init__(self, backbone: Backbone, settings: SeqTransfSettings, *, frames: int, words: int) -> None:
         super().__init__(backbone, settings, frames=frames, words=words)

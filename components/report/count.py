@@ -1,8 +1,12 @@
-"""What a method costs, without weights: parameters, multiply-adds and bytes, on PyTorch's meta device."""
+"""What a method costs, without weights: parameters, multiply-adds and bytes, on PyTorch's meta device.
+
+Multiply-adds are those of matrix products, convolutions and attention, as PyTorch's own counter sees them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from components.backbones.clip import Backbone, create, model_config, parameter_total
 from components.backbones.towers import Chain, Flow, Hooks
+from components.methods import METHODS
 from components.methods.base import Method, build
 
 
@@ -30,7 +35,7 @@ class Count:
         text_macs: the same for a text of L tokens.
         video_macs_run: multiply-adds that this implementation runs for a video (the last layer computes read-out tokens
             alone where it can).
-        bytes: the weights of an adapter, float32.
+        artifact_bytes: size of ``adapter.safetensors``.
     """
 
     label: str
@@ -41,10 +46,7 @@ class Count:
     video_macs: int
     text_macs: int
     video_macs_run: int
-
-    @property
-    def bytes(self) -> int:
-        return 4 * self.trainable
+    artifact_bytes: int
 
     @property
     def share(self) -> float:
@@ -95,7 +97,58 @@ def count(
         video_macs=_video_macs(method, whole=True) if macs else 0,
         text_macs=_text_macs(method) if macs else 0,
         video_macs_run=_video_macs(method, whole=False) if macs else 0,
+        artifact_bytes=weights_file_bytes(method),
     )
+
+
+def weights_file_bytes(method: Method) -> int:
+    """Size of the safetensors file of float32 tensors: eight bytes, a JSON header padded to eight, the data."""
+    header: dict[str, Any] = {"__metadata__": {"method": method.name}}
+    end = 0
+    for name, parameter in method.trainable().items():
+        start, end = end, end + 4 * parameter.numel()
+        header[name] = {"dtype": "F32", "shape": list(parameter.shape), "data_offsets": [start, end]}
+    length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
+    return 8 + -(-length // 8) * 8 + end
+
+
+def table(counts: Sequence[Count]) -> str:
+    """A text table, one row per method."""
+    names = ("method", "trainable", "of all", "of paper's", "video GMACs", "as run", "text GMACs", "adapter MB")
+    rows = [
+        (
+            c.label,
+            f"{c.trainable:,}",
+            f"{c.share:.3%}",
+            f"{c.paper_share:.3%}",
+            f"{c.video_macs / 1e9:.2f}",
+            f"{c.video_macs_run / 1e9:.2f}",
+            f"{c.text_macs / 1e9:.3f}",
+            f"{c.artifact_bytes / 1e6:.3f}",
+        )
+        for c in counts
+    ]
+    widths = [max(len(row[column]) for row in (names, *rows)) for column in range(len(names))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width)
+                  for column, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        for row in (names, *rows)
+    )  # fmt: skip
+
+
+def published(model: str) -> dict[str, dict[str, Any]]:
+    """An entry per method at the sizes its paper has for this backbone, the released and composed forms beside them."""
+    wide = {"bottleneck": 128} if model.startswith("ViT-L") else {}
+    entries: dict[str, dict[str, Any]] = {name: {"lr": 1e-3} if name != "zero_shot" else {} for name in METHODS}
+    entries["mv_adapter"] |= wide
+    for form in ("paper", "released"):
+        entries[f"mv_adapter msrvtt {form}"] = {"method": "mv_adapter", "preset": "msrvtt", "form": form, **wide}
+    parts = ["vop_fc", "mv_adapter"]
+    entries["vop_fc + mv_adapter"] = {"method": parts, "lr": 1e-3, "mv_adapter": wide}
+    if model.startswith("ViT-L"):
+        # Layers by number pair the towers only where both are equally deep.
+        entries["mv_adapter msrvtt released"]["tied_layers"] = 2
+    return entries
 
 
 def paper_total(backbone: Backbone) -> int:

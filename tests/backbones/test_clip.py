@@ -42,7 +42,7 @@ def compare(model: Any, name: str, tokenizer: Any) -> tuple[float, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ViT-B-32-quickgelu", "ViT-B-16"])
+@pytest.mark.parametrize("name", ["ViT-B-32-quickgelu", "ViT-B-16", "ViT-L-14"])
 def test_published_sizes_equal_open_clip(name: str) -> None:
     raw, tokenizer = model_config(name, ROOT)
     torch.manual_seed(0)

@@ -67,7 +67,7 @@ def check_gradients(module: nn.Module, case: dict[str, Tensor], frames: int | No
 def test_video_adapter(name: str, raw: dict[str, Any], tied: bool) -> None:
     case = arrays(name)
     mask = case["in.mask"].bool()
-    videos, frames = mask.shape
+    frames = mask.shape[1]
     adapter = VideoAdapter(WIDTH, settings(**raw), MAX_FRAMES, tied=tied)
     fill(adapter, case, frames)
     # Theirs is [1+N, B*T, D].

@@ -1,0 +1,33 @@
+"""Parameters, multiply-adds and bytes of every method, without weights: nothing is loaded or downloaded."""
+
+from __future__ import annotations
+
+import argparse
+
+from components import cli
+from components.report.count import count, meta_backbone, published, table
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The script's own arguments."""
+    parser.add_argument("--models", nargs="+", default=["ViT-B-32", "ViT-B-16", "ViT-L-14"], help="names of open_clip")
+    parser.add_argument("--frames", type=int, default=12, help="T, frames of the video")
+    parser.add_argument("--words", type=int, default=32, help="L, tokens of the text")
+    parser.add_argument("--params", action="store_true", help="the entries of params.yaml in place of published sizes")
+
+
+def body(stage: cli.Stage) -> None:
+    """Prints a table per backbone."""
+    args = stage.args
+    tables = []
+    for model in args.models:
+        backbone = meta_backbone(model)
+        entries = stage.params.methods if args.params else published(model)
+        counts = [count(label, raw, backbone, frames=args.frames, words=args.words) for label, raw in entries.items()]
+        total = f"{counts[0].total:,} parameters, {counts[0].paper_total:,} as VoP's tables count them"
+        tables.append(f"{model}: {total}; {args.frames} frames, {args.words} words\n{table(counts)}")
+    cli.show("\n\n".join(tables))
+
+
+if __name__ == "__main__":
+    cli.main(body, __doc__ or "", arguments)
