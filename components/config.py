@@ -65,7 +65,7 @@ class Frames:
     """How videos become stored frames."""
 
     decoder: str
-    sampling: Literal["uniform", "segment_center"]
+    sampling: Literal["uniform", "segment_center", "segment_random", "clip4clip", "mv_adapter", "adaptive"]
     size: Annotated[int, Field(ge=16)]
     quality: Annotated[int, Field(ge=1, le=100)]
     shard_videos: Count

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import av
 import numpy as np
+from numpy.typing import NDArray
 
 from components import config
 
@@ -23,16 +24,28 @@ def grey_of(index: int) -> int:
 
 def write_mp4(path: Path, frames: int = 24, width: int = 64, height: int = 48, fps: int = 12, hue: int = 0) -> None:
     """H.264 whose left part is grey, brighter from frame to frame, and whose right part has one colour."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     picture = np.zeros((height, width, 3), np.uint8)
     picture[:, width // 2 :] = (40 * hue % 256, 90, 255 - 40 * hue % 256)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "18", "g": "12"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.codec_context.thread_count = 1
+
+    def pictures() -> Iterator[NDArray[np.uint8]]:
         for index in range(frames):
             picture[:, : width // 2] = grey_of(index)
-            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+            yield picture
+
+    write_frames(path, pictures(), fps)
+
+
+def write_frames(path: Path, frames: Iterable[NDArray[np.uint8]], fps: int) -> None:
+    """H.264 of RGB pictures ``uint8[H, W, 3]``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "18", "g": "12"})
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1
+        for frame in frames:
+            if not stream.codec_context.is_open:
+                stream.height, stream.width = frame.shape[:2]
+            for packet in stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")):
                 container.mux(packet)
         for packet in stream.encode(None):
             container.mux(packet)

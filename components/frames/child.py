@@ -13,15 +13,20 @@ import os
 import signal
 import stat
 import sys
+from pathlib import PurePath
 from typing import Any
 
-from components.frames import pipe
-from components.frames.decoders.base import DecodedFrames, DecodeError, Decoder
+import numpy as np
+
+from components.frames import pipe, sampling
+from components.frames.decoders.base import Choose, DecodedFrames, DecodeError, Decoder
 from components.frames.jpeg import encode_frames
 from components.frames.resize import resize_frames
-from components.frames.sampling import chooser
 
 PR_SET_PDEATHSIG = 1
+
+# Pixels of the squares that the adaptive rule looks at, a multiple of 16.
+LOOK_SIDE = 64
 
 
 def main(requests: int, answers: int, parent: int) -> None:
@@ -61,13 +66,25 @@ def answer(decoder: Decoder, settings: dict[str, Any], request: dict[str, Any]) 
     """One video's row and its frames, or the reason why there are none."""
     try:
         check_file(request["path"])
-        choose = chooser(settings["sampling"], settings["frames"], request["start_seconds"], request["end_seconds"])
-        decoded = decoder(request["path"], choose)
+        decoded = decoder(request["path"], _choose(decoder, settings, request))
         return _row(decoded, settings, request["path"])
     except DecodeError as failure:
         return {"reason": failure.reason, "detail": failure.detail}, []
     except Exception as error:
         return {"reason": "decode_error", "detail": type(error).__name__}, []
+
+
+def _choose(decoder: Decoder, settings: dict[str, Any], request: dict[str, Any]) -> Choose:
+    """What picks the frames; the adaptive rule looks at small pictures of many frames first."""
+    span = request["start_seconds"], request["end_seconds"]
+    count, path = settings["frames"], request["path"]
+    if settings["sampling"] != sampling.ADAPTIVE:
+        return sampling.chooser(settings["sampling"], count, *span, seed=PurePath(path).stem)
+    look = sampling.chooser("segment_center", count * sampling.CANDIDATES, *span)
+    candidates = decoder(path, look, LOOK_SIDE)
+    picked = sampling.most_different(np.stack(candidates.frames), count)
+    wanted = [candidates.indices[index] for index in picked]
+    return lambda times: wanted
 
 
 def check_file(path: str) -> None:

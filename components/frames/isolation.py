@@ -27,7 +27,7 @@ class Recipe:
 
     Args:
         decoder: ``module:function`` of a :data:`components.frames.decoders.base.Decoder`.
-        sampling: key of :data:`components.frames.sampling.RULES`.
+        sampling: key of :data:`components.frames.sampling.RULES`, or ``adaptive``.
         frames: frames per video.
         size: short side in pixels.
         quality: JPEG quality.

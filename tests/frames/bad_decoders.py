@@ -14,7 +14,7 @@ from components.frames.decoders.base import Choose, DecodedFrames
 from components.frames.decoders.decord import decode as decord
 
 
-def decode(path: str, choose: Choose) -> DecodedFrames:
+def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
     """decord, but for the names below."""
     name = Path(path).stem
     if name.startswith("hang"):
@@ -27,10 +27,10 @@ def decode(path: str, choose: Choose) -> DecodedFrames:
         os._exit(7)
     if name.startswith("raise"):
         raise ZeroDivisionError("a text that may hold addresses")
-    return decord(path, choose)
+    return decord(path, choose, side)
 
 
-def journal(path: str, choose: Choose) -> DecodedFrames:
+def journal(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
     """decord; notes every call, and kills the process named in ``kill`` beside ``journal`` when told to.
 
     ``REELTUNE_TEST_JOURNAL`` names a folder: ``journal`` has a line per call, ``kill`` holds a process id and the
@@ -44,4 +44,4 @@ def journal(path: str, choose: Choose) -> DecodedFrames:
         if len((folder / "journal").read_text().split()) >= calls:
             (folder / "kill").unlink()
             os.kill(victim, signal.SIGKILL)
-    return decord(path, choose)
+    return decord(path, choose, side)

@@ -16,7 +16,7 @@ import av
 import numpy as np
 import psutil
 import pytest
-from video_files import SHARED, grey_of, write_audio_mp4, write_mp4
+from video_files import SHARED, grey_of, write_audio_mp4, write_frames, write_mp4
 
 from components.errors import DataError
 from components.frames import pipe, schema
@@ -268,3 +268,21 @@ def test_real_clips() -> None:
             start = times[0]
             wanted = [times[index] - start for index in row["frame_indices"]]
             assert np.allclose(row["timestamps_seconds"], wanted, atol=0.01)
+
+
+def test_adaptive_sampling_sees_an_event_that_even_spacing_misses(tmp_path: Path) -> None:
+    # 20 s at 10 fps in which little moves; for three frames, between the centres of two segments, a square is there.
+    path = tmp_path / "event.mp4"
+    picture = np.full((64, 96, 3), 60, np.uint8)
+    shown = picture.copy()
+    shown[16:48, 32:64] = (220, 40, 40)
+    write_frames(path, [shown if 30 <= index < 33 else picture for index in range(200)], fps=10)
+    found = {}
+    for sampling in ("segment_center", "adaptive"):
+        with DecodeProcess(recipe(sampling=sampling, frames=6), time_limit_seconds=30) as process:
+            row = process.decode(str(path), None, None).row
+            assert process.decode(str(path), None, None).row == row
+            assert process.decode(str(path), 10.0, None).row["frame_indices"][0] >= 100
+        assert len(row["frame_indices"]) == 6
+        found[sampling] = bool({30, 31, 32} & set(row["frame_indices"]))
+    assert found == {"segment_center": False, "adaptive": True}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,5 +54,9 @@ class DecodeError(Exception):
         self.detail = detail
 
 
-# Raises DecodeError; anything else it raises becomes the reason ``decode_error``.
-Decoder = Callable[[str, Choose], DecodedFrames]
+class Decoder(Protocol):
+    """A decoder. Raises DecodeError; anything else it raises becomes the reason ``decode_error``."""
+
+    def __call__(self, path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
+        """The chosen frames of ``path``; with ``side`` squeezed to squares of that many pixels, for a first look."""
+        ...

@@ -19,13 +19,13 @@ except metadata.PackageNotFoundError:  # the maintained fork installs under the 
     VERSION = f"decord2 {metadata.version('decord2')}"
 
 
-def decode(path: str, choose: Choose) -> DecodedFrames:
-    """The chosen frames of one file, in one batch.
+def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
+    """The chosen frames of one file, in one batch; with ``side`` squeezed to squares of that many pixels.
 
     Raises:
         DecodeError: unreadable, no_video_stream, no_frames or empty_segment.
     """
-    reader = _open(path)
+    reader = _open(path, side)
     total = len(reader)
     if total == 0:
         raise DecodeError("no_frames")
@@ -46,9 +46,10 @@ def decode(path: str, choose: Choose) -> DecodedFrames:
     )
 
 
-def _open(path: str) -> Any:
+def _open(path: str, side: int | None) -> Any:
+    size = -1 if side is None else side
     try:
-        return decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
+        return decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1, width=size, height=size)
     except Exception as error:  # DECORDError derives from Exception alone
         without_video = "cannot find video stream" in str(error)
         raise DecodeError("no_video_stream" if without_video else "unreadable", type(error).__name__) from None

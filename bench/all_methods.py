@@ -1,0 +1,94 @@
+"""Trains and tests every method of params.yaml on every task, without Ray, and prints the tables of docs/results.md.
+
+    dvc repro ingest
+    python bench/all_methods.py --jobs 2
+
+Trainings are those of `pipelines/train.py` with one worker: same batches, same initial parameters, adapters saved and
+loaded again before they are tested. A line of JSON per adapter goes to reports/all_methods.jsonl; what is there with
+the same settings and code is not trained again, so a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import shutil
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components import config
+from components.adapters.file import load_adapter, read_card
+from components.backbones.clip import load_backbone
+from components.evaluation.evaluate import evaluate
+from components.report import tables
+from components.training.job import Job, run
+
+
+def one(root: Path, task: str, method: str, seed: int, done: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The record of one adapter, from ``done`` (training key to record) or made anew."""
+    torch.set_num_threads(1)
+    params = config.load(root / "params.yaml")
+    job = Job(root, task, method, seed, params)
+    plan = job.plan()
+    if plan.key in done:
+        return done[plan.key]
+    outcome = run(job, plan, torch.device("cpu"), None, None)
+    work = job.work_folder(plan.key)
+    adapter = load_adapter(work / "adapter", load_backbone(params.backbone, root))
+    card = read_card(work / "adapter")
+    store = job.store()
+    split = store.manifest.protocol.test_split
+    scorecard = evaluate(adapter, store, split, card, seed, params.evaluation.batch_size)
+    record = {
+        "task": task,
+        "method": method,
+        "seed": seed,
+        "metrics": scorecard.card["metrics"],
+        "trainable_parameters": card["trainable"],
+        "backbone_share": card["share"],
+        "artifact_bytes": sum(file.stat().st_size for file in (work / "adapter").iterdir()),
+        "training_seconds": outcome["seconds"],
+        "training_key": plan.key,
+    }
+    shutil.rmtree(work)
+    return record
+
+
+def main() -> None:
+    """All combinations, ``--jobs`` at a time."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", default=".")
+    parser.add_argument("--tasks", nargs="+", help="default: all of run.tasks")
+    parser.add_argument("--methods", nargs="+", help="default: all of methods")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, one thread each")
+    args = parser.parse_args()
+    root = Path(args.root).resolve()
+    params = config.load(root / "params.yaml")
+    tasks, methods = args.tasks or params.run.tasks, args.methods or list(params.methods)
+    wanted = [(task, method, seed) for task in tasks for method in methods for seed in args.seeds]
+    path = root / "reports" / "all_methods.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    done = {record["training_key"]: record for record in map(json.loads, lines)}
+    records: dict[tuple[str, str, int], dict[str, Any]] = {}
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.jobs, mp_context=spawn) as pool:
+        running = {pool.submit(one, root, *key, done): key for key in wanted}
+        for future in as_completed(running):
+            key, record = running[future], future.result()
+            records[key] = record
+            if record["training_key"] not in done:
+                with path.open("a", encoding="utf-8") as stream:
+                    stream.write(json.dumps(record) + "\n")
+            figures = record["metrics"]["all"]["t2v"]["R@1"], record["metrics"]["all"]["v2t"]["R@1"]
+            print(f"{len(records)}/{len(wanted)} {key}: R@1 {figures}", flush=True)
+    print("\n\n".join(tables.markdown(table) for table in tables.all_tables([records[key] for key in wanted])))
+
+
+if __name__ == "__main__":
+    main()
