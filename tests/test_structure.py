@@ -14,7 +14,7 @@ STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))[
 METHODS = "components/methods"
 # A part imports only from those before it; parts of one line stand beside each other and know nothing of one another.
 ORDER = [
-    {"errors", "plugins", "config", "storage", "provenance", "cluster", "cli"},
+    {"errors", "plugins", "config", "storage", "provenance", "cluster", "cli", "recipes"},
     {"benchmarks", "backbones"},
     {"embedded", "frames", "methods"},
     {"adapters"},
