@@ -127,7 +127,7 @@ def test_a_learning_rate_reruns_its_training_and_what_follows(clone: Path) -> No
 @pytest.mark.parametrize(
     ("edited", "runs", "rests"),
     [
-        ("components/methods/mv_adapter.py", "train@shapes-clips-mv_adapter-0", "train@shapes-clips-zero_shot-0"),
+        ("components/methods/mv_adapter.py", "train@shapes-clips-mv_adapter-0", "ingest@shapes-clips"),
         ("components/search/index.py", "index@shapes-clips", "train@shapes-clips-mv_adapter-0"),
         ("components/frames/sampling.py", "ingest@shapes-clips", "demo@shapes-clips"),
         ("components/report/page.html", "report", "index@shapes-clips"),
