@@ -137,3 +137,15 @@ def test_logit_scale_trains_only_where_asked(name: str) -> None:
     method = make(name, moved=False, train_logit_scale=True)
     assert "log_scale" in method.trainable()
     assert torch.allclose(method.logit_scale, BACKBONE.logit_scale.exp())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_order_within_a_batch_is_irrelevant(name: str) -> None:
+    method = make(name)
+    frames, mask = clips(BACKBONE)
+    tokens = BACKBONE.tokenize(TEXTS, WORDS)
+    order = torch.tensor([2, 0, 3, 1])
+    with torch.no_grad():
+        straight, mixed = method(frames, mask, tokens), method(frames[order], mask[order], tokens[order])
+    for ours, theirs in zip(straight, mixed, strict=True):
+        assert (ours[order] - theirs).abs().max() <= 5e-6

@@ -24,7 +24,7 @@ import pytest
 import tiny_world
 import torch
 
-from components.adapters.file import load_adapter
+from components.adapters.file import load_adapter, read_card
 from components.backbones.clip import load_backbone
 from components.errors import ReelTuneError
 from components.evaluation.validation import Validation
@@ -86,7 +86,8 @@ def test_a_killed_worker_changes_nothing(
 ) -> None:
     from components.training.distributed import train
 
-    job = Job(root, tiny_world.TASK, "mv_adapter", 0, tiny_world.params(root, "training.epochs=4"))
+    # Two methods in one model, under a name of its own.
+    job = Job(root, tiny_world.TASK, "vop_mv_adapter", 0, tiny_world.params(root, "training.epochs=4"))
     (root / "killer.py").write_text(KILLER)
     monkeypatch.syspath_prepend(str(root))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -115,6 +116,7 @@ def test_a_killed_worker_changes_nothing(
     assert float(rows[-1]["t2v_R@1"]) == record["validation"]["t2v_R@1"]
     loaded = load_adapter(job.adapter_folder, load_backbone(job.params.backbone, root))
     assert record["parameters"]["trainable"] == sum(p.numel() for p in loaded.trainable().values())
+    assert (loaded.name, read_card(job.adapter_folder)["label"]) == ("vop+mv_adapter", "vop_mv_adapter")
 
 
 @pytest.mark.slow

@@ -32,10 +32,17 @@ def test_only_weights_of_linear_maps_decay(name: str, shape: tuple[int, ...], ex
 
 def test_each_parameter_is_in_one_group() -> None:
     parameters = {"a.weight": nn.Parameter(torch.ones(2, 2)), "a.bias": nn.Parameter(torch.ones(2))}
-    groups = build_optimiser(parameters, 0.1, 0.5).param_groups
+    groups = build_optimiser(parameters, dict.fromkeys(parameters, 0.1), 0.5).param_groups
     assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(1, 0.5), (1, 0.0)]
-    only_prompts = build_optimiser({"prompts": nn.Parameter(torch.ones(2, 2))}, 0.1, 0.5)
+    only_prompts = build_optimiser({"prompts": nn.Parameter(torch.ones(2, 2))}, {"prompts": 0.1}, 0.5)
     assert [group["weight_decay"] for group in only_prompts.param_groups] == [0.0]
+
+
+def test_a_group_for_each_learning_rate() -> None:
+    parameters = {name: nn.Parameter(torch.ones(2, 2)) for name in ("slow.weight", "fast.weight", "fast.prompts")}
+    rates = {"slow.weight": 1e-3, "fast.weight": 1e-2, "fast.prompts": 1e-2}
+    groups = build_optimiser(parameters, rates, 0.5).param_groups
+    assert [(group["peak_lr"], group["weight_decay"]) for group in groups] == [(1e-2, 0.5), (1e-2, 0.0), (1e-3, 0.5)]
 
 
 @given(st.integers(1, 500), st.floats(0, 1))
