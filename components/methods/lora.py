@@ -2,9 +2,10 @@
 
 ``y = W x + b + (alpha / r) B A x``, A random, B zero at the start. The default is the baseline of TempMe (ICLR 2025),
 rank 8 on attention's fused query, key and value map of all layers: one A and one B for the three, 491,520 scalars in
-ViT-B/32. (peft wraps modules; the towers apply attention's fused weights as a function, which no wrapper sees, so
-the update stands in the towers' own hook. On the MLP's two maps it is peft's arithmetic exactly; a merged
-``W + (alpha / r) B A`` gives the same embeddings, which is tested.)
+ViT-B/32. The update stands in the towers' own hook, and a merged ``W + (alpha / r) B A`` gives the same embeddings,
+which is tested. peft's LoRA on the same towers gives the same embeddings for the MLP's two maps (0.21.2, to the bit),
+but its wrapper of attention changes nothing: the towers read the fused weights, and never call the module that it
+replaces.
 """
 
 from __future__ import annotations
