@@ -15,6 +15,7 @@ from components.adapters.file import save_adapter
 from components.backbones.clip import load_backbone, parameter_total
 from components.frames.store import FrameStore
 from components.methods.base import Method, build
+from components.methods.code import code_hash
 from components.training.checkpoint import Checkpoints
 from components.training.collective import rank_and_world
 from components.training.loader import training_videos
@@ -23,8 +24,8 @@ from components.training.loop import Log, Result, Validate, fit
 # Settings that change how long a training takes or how often it may fail, not what comes out.
 OPERATIONAL = ("workers", "cache_mib", "timeout_seconds", "max_failures", "checkpoint_every")
 
-# The code whose change makes a half-done training worthless.
-CODE = ("backbones", "frames", "methods", "training")
+# The code whose change makes a half-done training worthless, beside the method's own.
+CODE = ("backbones", "frames", "training")
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Job:
             "training": training,
             "backbone": method.spec.to_dict(),
             "store": store.fingerprint,
-            "code": _code_hash(),
+            "code": [_code_hash(), code_hash(method.name)],
             "torch": torch.__version__,
         }
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -15,6 +15,7 @@ from components.adapters.file import load_adapter, save_adapter
 from components.errors import ConfigError
 from components.methods import METHODS
 from components.methods.base import build, read_settings
+from components.methods.code import code_hash, files_of
 from components.training.job import Job, run
 
 NAME = "tiny_method"
@@ -55,3 +56,20 @@ def test_trained_from_params(tmp_path: Path) -> None:
     figures = run(job, job.plan(), torch.device("cpu"), None, None)
     assert figures["parameters"]["trainable"] == 128
     assert figures["steps"] == 6
+
+
+class TestCodeOfAMethod:
+    def test_files_behind_a_method(self) -> None:
+        behind = {name: {path.name for path in files_of([name])} for name in METHODS if name != NAME}
+        assert all(
+            {f"{METHODS.target(name).partition(':')[0].split('.')[-1]}.py", "base.py"} <= behind[name]
+            for name in behind
+        )
+        assert {"vop_variants.py", "vop.py", "prompts.py", "context.py"} <= behind["vop_fc"]
+        assert "mv_adapter.py" not in behind["vop_fc"]
+        assert not any("__init__.py" in files for files in behind.values())
+        assert {"vop.py", "mv_adapter.py"} <= {path.name for path in files_of(["vop", "mv_adapter"])}
+
+    def test_hash_of_several_is_of_all(self) -> None:
+        hashes = {code_hash(name) for name in ("vop", "mv_adapter", "vop+mv_adapter", "full")}
+        assert len(hashes) == 4

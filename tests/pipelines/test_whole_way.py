@@ -109,17 +109,26 @@ def test_a_second_run_does_nothing(clone: Path) -> None:
     assert "Data and pipelines are up to date." in call(clone, "dvc", "repro")
 
 
-def test_a_learning_rate_reruns_its_training_and_what_follows(clone: Path) -> None:
+def test_a_learning_rate_reruns_its_training_and_no_other(clone: Path) -> None:
     path = clone / "params.yaml"
     before = path.read_text()
-    path.write_text(re.sub(r"(mv_adapter:\n\s+lr: )\S+", r"\g<1>0.007", before))
+    path.write_text(re.sub(r"(\n  mv_adapter:\n\s+lr: )\S+", r"\g<1>0.007", before))
     assert path.read_text() != before
+    stages = changed(clone)
+    path.write_text(before)
+    assert stages == {"code", "train@shapes-clips-mv_adapter-0"}
+
+
+def test_an_edit_of_a_method_reruns_its_training_and_what_follows(clone: Path) -> None:
+    path = clone / "components/methods/mv_adapter.py"
+    before = path.read_text()
+    path.write_text(before + "\nEDITED = True\n")
     stages = ran(call(clone, "dvc", "repro"))
     path.write_text(before)
-    assert stages >= {"train@shapes-clips-mv_adapter-0", "evaluate@shapes-clips-mv_adapter-0", "report"}
-    assert {stage.split("@")[0] for stage in stages} <= {"train", "evaluate", "register", "index", "report"}
+    assert stages >= {"code", "train@shapes-clips-mv_adapter-0", "evaluate@shapes-clips-mv_adapter-0", "report"}
+    assert {stage.split("@")[0] for stage in stages} <= {"code", "train", "evaluate", "register", "index", "report"}
     assert not any("zero_shot" in stage for stage in stages)
-    # What ran before with these settings is taken from DVC's cache.
+    # What ran before with this code is taken from DVC's cache.
     assert not any(stage.startswith("train") for stage in ran(call(clone, "dvc", "repro")))
     assert changed(clone) == set()
 
@@ -127,7 +136,7 @@ def test_a_learning_rate_reruns_its_training_and_what_follows(clone: Path) -> No
 @pytest.mark.parametrize(
     ("edited", "runs", "rests"),
     [
-        ("components/methods/mv_adapter.py", "train@shapes-clips-mv_adapter-0", "ingest@shapes-clips"),
+        ("components/methods/mv_adapter.py", "code", "train@shapes-clips-zero_shot-0"),
         ("components/search/index.py", "index@shapes-clips", "train@shapes-clips-mv_adapter-0"),
         ("components/frames/sampling.py", "ingest@shapes-clips", "demo@shapes-clips"),
         ("components/report/page.html", "report", "index@shapes-clips"),
