@@ -48,7 +48,7 @@ class CrossModalAdapter(Method):
 
     def __init__(self, backbone: Backbone, settings: CrossModalAdapterSettings, *, frames: int, words: int) -> None:
         super().__init__(backbone, settings, frames=frames, words=words)
-        spec, self._shared = backbone.spec, settings.shared
+        spec = backbone.spec
         if settings.shared >= min(spec.vision_width, spec.text_width):
             raise ConfigError(
                 "nothing of the way up would be a tower's own",

@@ -22,9 +22,11 @@ from components.methods.base import Method, MethodSettings, build, read_settings
 
 @dataclass(frozen=True, config=config.STRICT)
 class ComposedSettings(MethodSettings):
-    """Attributes:
-    parts: registered name to the settings of that method.
-    train_logit_scale: whether the factor on the cosine trains too, at the first part's learning rate.
+    """The parts and what belongs to the whole.
+
+    Attributes:
+        parts: registered name to the settings of that method.
+        train_logit_scale: whether the factor on the cosine trains too, at the first part's learning rate.
     """
 
     parts: dict[str, dict[str, Any]]

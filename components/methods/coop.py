@@ -24,9 +24,11 @@ from components.methods.prompts import KeptPrompts
 
 @dataclass(frozen=True, config=config.STRICT)
 class CoOpSettings(TrainedSettings):
-    """Attributes:
-    prompts: M, tokens of context.
-    init_std: standard deviation of their normal initialisation.
+    """The learned context.
+
+    Attributes:
+        prompts: M, tokens of context.
+        init_std: standard deviation of their normal initialisation.
     """
 
     prompts: Annotated[int, Field(ge=1, le=256)] = 16

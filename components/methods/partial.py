@@ -19,8 +19,10 @@ from components.methods.base import Method, MethodSettings, TrainedSettings
 
 @dataclass(frozen=True, config=config.STRICT)
 class PartialSettings(TrainedSettings):
-    """Attributes:
-    layers: n, how many last layers of each tower train.
+    """How much trains.
+
+    Attributes:
+        layers: n, how many last layers of each tower train.
     """
 
     layers: Annotated[int, Field(ge=1)] = 1

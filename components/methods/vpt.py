@@ -23,9 +23,11 @@ from components.methods.prompts import KeptPrompts, LayerPrompts
 
 @dataclass(frozen=True, config=config.STRICT)
 class VPTSettings(TrainedSettings):
-    """Attributes:
-    prompts: number per layer.
-    depth: in every layer, or before the first alone.
+    """Number and depth of prompts.
+
+    Attributes:
+        prompts: number per layer.
+        depth: in every layer, or before the first alone.
     """
 
     prompts: Annotated[int, Field(ge=1, le=256)] = 20
