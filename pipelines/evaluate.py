@@ -29,7 +29,7 @@ def body(stage: cli.Stage) -> None:
     method = load_adapter(folder, load_backbone(params.backbone, stage.root))
     method = method.to(pick_device(params.evaluation.device))
     for split in ("val", store.manifest.protocol.test_split):
-        scorecard = evaluate(method, store, split, read_card(folder), args.seed, params.evaluation.batch_size)
+        scorecard = evaluate(method, store, split, read_card(folder), args.seed, params.evaluation)
         write_scorecard(stage.path("outputs", "scorecards", args.task, name), scorecard)
         for direction, figures in scorecard.card["metrics"]["all"].items():
             shown = "  ".join(f"{key} {value:.1f}" for key, value in figures.items())
