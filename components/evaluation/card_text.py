@@ -16,7 +16,8 @@ SELECTED_ON_TEST = (
 
 def warnings_of(card: Mapping[str, Any]) -> list[str]:
     """What a reader of the figures must know before the figures; empty as a rule."""
-    on_test = card.get("selected_on") == "test"
+    # Epoch 0: nothing was trained, so nothing was chosen.
+    on_test = card.get("selected_on") == "test" and card.get("epoch") != 0
     return [SELECTED_ON_TEST] if on_test and card["split"] == card["protocol"]["test_split"] else []
 
 

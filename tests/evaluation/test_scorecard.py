@@ -13,6 +13,7 @@ import torch
 
 from components.backbones.clip import load_backbone
 from components.errors import EvaluationError
+from components.evaluation.card_text import describe, warnings_of
 from components.evaluation.encode import encode_split, encode_texts, encode_videos
 from components.evaluation.metrics import summary
 from components.evaluation.scorecard import Scorecard, make_scorecard, read_ranks, read_scorecard, write_scorecard
@@ -102,6 +103,20 @@ def test_the_text_says_what_the_card_says(method: Method, store: FrameStore, tmp
         assert line in text
     assert "WARNING" not in text
     assert "RE-SCORED" not in text
+
+
+@pytest.mark.parametrize(
+    ("split", "selected_on", "epoch", "warned"),
+    [("test", "test", 3, True), ("val", "test", 3, False), ("test", "val", 3, False), ("test", "test", 0, False)],
+)
+def test_an_epoch_chosen_on_test_is_told(
+    method: Method, store: FrameStore, split: str, selected_on: str, epoch: int, warned: bool
+) -> None:
+    card = {**score(method, store, split).card, "selected_on": selected_on, "epoch": epoch}
+    assert bool(warnings_of(card)) == warned
+    text = describe(card)
+    assert ("WARNING: the epoch was chosen by these test figures" in text) == warned
+    assert f"{epoch}, selected on {selected_on}" in text
 
 
 def test_a_card_that_is_not_there_is_named(tmp_path: Path) -> None:
