@@ -8,7 +8,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test lint types env ui pretrain results prerequisites chromium clean
+.PHONY: demo test lint types env ui pretrain results bench-ranks prerequisites chromium clean
 
 demo: env ## the whole pipeline on the embedded collections
 	dvc repro
@@ -57,6 +57,9 @@ pretrain: env ## trains the mini backbone again; its weights are in the reposito
 results: env ## three seeds of everything, as in docs/results.md
 	dvc exp run -S 'run.seeds=[0,1,2]'
 	python pipelines/report.py --print
+
+bench-ranks: env ## time and peak memory of ranking N texts against N videos
+	python bench/ranks.py
 
 clean: ## removes all outputs, keeps the environment
 	rm -rf data outputs reports .reeltune mlflow.db* mlartifacts

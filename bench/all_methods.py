@@ -42,7 +42,7 @@ def one(root: Path, task: str, method: str, seed: int, done: dict[str, dict[str,
     card = read_card(work / "adapter")
     store = job.store()
     split = store.manifest.protocol.test_split
-    scorecard = evaluate(adapter, store, split, card, seed, params.evaluation.batch_size)
+    scorecard = evaluate(adapter, store, split, card, seed, params.evaluation)
     record = {
         "task": task,
         "method": method,

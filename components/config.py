@@ -86,7 +86,7 @@ class Training:
     weight_decay: Annotated[float, Field(ge=0)]
     clip_norm: Annotated[float, Field(gt=0)]
     validation_every: Count
-    select_on: Literal["last", "val"]
+    select_on: Literal["last", "val", "test"]
     checkpoint_every: Count
     workers: Count
     precision: Literal["float32", "bfloat16"]
@@ -96,11 +96,31 @@ class Training:
 
 
 @dataclass(frozen=True, config=STRICT)
+class DualSoftmax:
+    """Re-scoring by a softmax over all queries of the split."""
+
+    temperature: Annotated[float, Field(gt=0)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class QbNorm:
+    """Re-scoring by a bank of training queries."""
+
+    beta: Annotated[float, Field(gt=0)]
+    top: Count
+    bank: Count
+
+
+@dataclass(frozen=True, config=STRICT)
 class Evaluation:
     """How scorecards are made."""
 
     batch_size: Count
     device: Literal["auto", "cpu", "cuda"]
+    bootstrap: Annotated[int, Field(ge=100)]
+    rescoring: tuple[Literal["dual_softmax", "qb_norm"], ...]
+    dual_softmax: DualSoftmax
+    qb_norm: QbNorm
 
 
 @dataclass(frozen=True, config=STRICT)

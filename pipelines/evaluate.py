@@ -7,6 +7,7 @@ import argparse
 from components import cli
 from components.adapters.file import load_adapter, read_card
 from components.backbones.clip import load_backbone
+from components.evaluation.card_text import warnings_of
 from components.evaluation.evaluate import evaluate, pick_device
 from components.evaluation.scorecard import write_scorecard
 from components.frames.store import FrameStore
@@ -29,8 +30,10 @@ def body(stage: cli.Stage) -> None:
     method = load_adapter(folder, load_backbone(params.backbone, stage.root))
     method = method.to(pick_device(params.evaluation.device))
     for split in ("val", store.manifest.protocol.test_split):
-        scorecard = evaluate(method, store, split, read_card(folder), args.seed, params.evaluation.batch_size)
+        scorecard = evaluate(method, store, split, read_card(folder), args.seed, params.evaluation)
         write_scorecard(stage.path("outputs", "scorecards", args.task, name), scorecard)
+        for warning in warnings_of(scorecard.card):
+            print(f"WARNING: {warning}")
         for direction, figures in scorecard.card["metrics"]["all"].items():
             shown = "  ".join(f"{key} {value:.1f}" for key, value in figures.items())
             print(f"{args.task} {name} {split:5s} {direction}  {shown}")

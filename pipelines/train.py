@@ -34,7 +34,7 @@ def body(stage: cli.Stage) -> None:
         tags={"training_key": plan.key, "store": plan.store},
         resume=plan.key,
     ) as run:
-        validate = Validation(params.evaluation.batch_size)
+        validate = Validation(params.evaluation.batch_size, on_test=params.training.select_on == "test")
         record = train(job, plan, validate, run.log, {"mlflow_run_id": run.run_id})
         names = ("seconds", "total_seconds", "samples_per_second", "data_wait_share", "artifact_bytes")
         run.log(int(record["steps"]), {f"training_{name}": record[name] for name in names})

@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 import torch
 
+from components.config import Evaluation
 from components.errors import ConfigError
 from components.evaluation.encode import encode_split
+from components.evaluation.rescoring import encode_bank, rescored
 from components.evaluation.scorecard import Scorecard, make_scorecard
 from components.frames.store import FrameStore
 from components.methods.base import Method
@@ -15,9 +17,9 @@ from components.training.reader import FrameReader
 
 
 def evaluate(
-    method: Method, store: FrameStore, split: str, adapter: dict[str, Any], seed: int, batch_size: int
+    method: Method, store: FrameStore, split: str, adapter: dict[str, Any], seed: int, settings: Evaluation
 ) -> Scorecard:
-    """Encodes the split once and ranks every query in both directions.
+    """Encodes the split once and ranks every query in both directions; re-scored figures stand apart.
 
     Args:
         method: as loaded from the adapter.
@@ -25,7 +27,7 @@ def evaluate(
         split: which videos.
         adapter: the adapter's card.
         seed: of the training.
-        batch_size: videos, or texts, per forward pass.
+        settings: ``evaluation`` of params.yaml.
 
     Raises:
         EvaluationError: no decoded video, or NaN or Inf in a vector.
@@ -34,8 +36,12 @@ def evaluate(
     method.eval()
     # One pass over the videos: nothing to cache.
     reader = FrameReader(store, method.backbone.resize, method.frames, cache_mib=0)
-    encoded = encode_split(method, store, reader, split, batch_size)
-    return make_scorecard(encoded, store.manifest, split, _identity(adapter, store, seed))
+    encoded = encode_split(method, store, reader, split, settings.batch_size)
+    scorecard = make_scorecard(encoded, store.manifest, split, _identity(adapter, store, seed), settings.bootstrap)
+    if not settings.rescoring:
+        return scorecard
+    bank = encode_bank(method, store, reader, settings) if "qb_norm" in settings.rescoring else None
+    return scorecard.with_rescored(rescored(encoded, settings, bank))
 
 
 def pick_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -62,6 +68,7 @@ def _identity(adapter: dict[str, Any], store: FrameStore, seed: int) -> dict[str
         "frames": adapter["frames"],
         "words": adapter["words"],
         "sampling": store.card["settings"]["sampling"],
+        "decoding": {key: store.card["settings"].get(key) for key in ("decoder", "size", "quality")},
         "epoch": extra.get("epoch"),
         "selected_on": extra.get("training", {}).get("select_on"),
         "parameters": {

@@ -24,8 +24,12 @@ from torch import Tensor
 
 from components.errors import EvaluationError
 
-# Similarities held at a time; bounds memory whatever the size of the gallery.
-CHUNK_BYTES = 256 * 2**20
+# Similarities held at a time; bounds memory whatever the size of the gallery, and near a cache's size is fastest.
+CHUNK_BYTES = 64 * 2**20
+
+
+# The scores of some queries (a slice of rows) against every candidate.
+Scores = Callable[[slice], Tensor]
 
 
 @dataclass(frozen=True)
@@ -63,13 +67,7 @@ def text_to_video(
         EvaluationError: NaN or Inf in a vector; the message names the ids.
     """
     present = _checked(texts, videos, owner, present, ids)
-    gallery = videos.double()
-
-    def scores(rows: slice) -> tuple[Tensor, Tensor]:
-        similarity = _similarity(texts[rows], gallery).masked_fill_(~present, -torch.inf)
-        return similarity, owner[rows]
-
-    return _ranks(scores, len(texts), len(videos), present[owner], chunk_bytes)
+    return rank(text_scores(texts, videos, present), owner, len(videos), present[owner], chunk_bytes)
 
 
 def video_to_text(
@@ -85,18 +83,33 @@ def video_to_text(
     Arguments and errors as for :func:`text_to_video`; there is one rank per row of ``videos``.
     """
     present = _checked(texts, videos, owner, present, ids)
-    captions, gallery = len(texts), texts.double()
-    single = captions == len(videos) and bool((owner == torch.arange(captions, device=owner.device)).all())
+    own, width = torch.arange(len(videos), device=videos.device), max(len(texts), len(videos))
+    return rank(video_scores(videos, texts, owner, len(videos)), own, width, present, chunk_bytes)
 
-    def scores(rows: slice) -> tuple[Tensor, Tensor]:
-        own = torch.arange(rows.start, rows.stop, device=videos.device)
-        similarity = _similarity(videos[rows], gallery)
-        if not single:
-            best = similarity.new_full((len(similarity), len(videos)), -torch.inf)
-            similarity = best.scatter_reduce_(1, owner.expand(len(similarity), -1), similarity, "amax")
-        return similarity, own
 
-    return _ranks(scores, len(videos), max(captions, len(videos)), present, chunk_bytes)
+def text_scores(texts: Tensor, videos: Tensor, present: Tensor) -> Scores:
+    """Scores of texts, float32[n, N]: -inf for absent videos."""
+    gallery = videos.double()
+    return lambda rows: _similarity(texts[rows], gallery).masked_fill_(~present, -torch.inf)
+
+
+def video_scores(queries: Tensor, texts: Tensor, owner: Tensor, videos: int) -> Scores:
+    """Scores of videos, float32[n, N]: a candidate video's is that of its best caption.
+
+    Args:
+        queries: float[M, D], the videos that ask.
+        texts: float[Q, D], the captions that are searched.
+        owner: int[Q], the candidate video of each caption.
+        videos: N, how many candidates there are.
+    """
+    gallery = texts.double()
+    single = len(texts) == videos and bool((owner == torch.arange(videos, device=owner.device)).all())
+
+    def scores(rows: slice) -> Tensor:
+        similarity = _similarity(queries[rows], gallery)
+        return similarity if single else _best_caption(similarity, owner, videos)
+
+    return scores
 
 
 def from_similarity(similarity: Tensor, owner: Tensor) -> tuple[Ranks, Ranks]:
@@ -112,37 +125,59 @@ def from_similarity(similarity: Tensor, owner: Tensor) -> tuple[Ranks, Ranks]:
     _finite(similarity, "similarity", None)
     texts, videos = similarity.shape
     everyone = torch.ones(videos, dtype=torch.bool)
-    forward = _ranks(lambda rows: (similarity[rows], owner[rows]), texts, videos, everyone[owner], CHUNK_BYTES)
+    forward = rank(lambda rows: similarity[rows], owner, videos, everyone[owner])
+    reverse = rank(
+        lambda rows: _best_caption(similarity.T[rows], owner, videos),
+        torch.arange(videos),
+        max(texts, videos),
+        everyone,
+    )
+    return forward, reverse
 
-    def best(rows: slice) -> tuple[Tensor, Tensor]:
-        part = similarity.T[rows]
-        pooled = part.new_full((len(part), videos), -torch.inf)
-        pooled = pooled.scatter_reduce_(1, owner.expand(len(part), -1), part, "amax")
-        return pooled, torch.arange(rows.start, rows.stop)
 
-    return forward, _ranks(best, videos, max(texts, videos), everyone, CHUNK_BYTES)
+def rank(scores: Scores, own: Tensor, width: int, answerable: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Ranks:
+    """Counts better and equal candidates, some queries at a time; unanswerable queries get the last rank.
 
-
-def _ranks(
-    scores: Callable[[slice], tuple[Tensor, Tensor]], queries: int, width: int, answerable: Tensor, chunk_bytes: int
-) -> Ranks:
-    """Counts better and equal candidates, some queries at a time; unanswerable queries get the last rank."""
-    # Four bytes of similarity, eight of float64 product, two of comparisons.
-    step = max(1, chunk_bytes // (16 * width))
+    Args:
+        scores: of some queries against all candidates.
+        own: int[Q], the right candidate of each query.
+        width: most numbers that ``scores`` holds per query, for the size of the chunks.
+        answerable: bool[Q].
+        chunk_bytes: similarities held at a time; changes memory, not results.
+    """
+    queries = len(own)
     better = torch.empty(queries, dtype=torch.int64)
     equal = torch.empty(queries, dtype=torch.int64)
-    for start in range(0, queries, step):
-        rows = slice(start, min(start + step, queries))
-        similarity, own = scores(rows)
-        target = similarity.gather(1, own[:, None])
-        better[rows] = (similarity > target).sum(1).cpu()
-        equal[rows] = (similarity == target).sum(1).cpu() - 1
+    for rows in chunks(queries, width, chunk_bytes):
+        similarity = scores(rows)
+        target = similarity.gather(1, own[rows, None])
+        better[rows] = _count(similarity > target)
+        equal[rows] = _count(similarity == target) - 1
         wrong = ~answerable[rows].cpu()
         better[rows] = torch.where(wrong, similarity.shape[1] - 1, better[rows])
         equal[rows] = torch.where(wrong, 0, equal[rows])
     optimistic = (1 + better).numpy()
     pessimistic = (1 + better + equal).numpy()
     return Ranks((optimistic + pessimistic) / 2, optimistic, pessimistic)
+
+
+def chunks(queries: int, width: int, chunk_bytes: int = CHUNK_BYTES) -> list[slice]:
+    """Rows that go together, so that about ``chunk_bytes`` are held."""
+    # Four bytes of similarity, eight of float64 product, two of comparisons.
+    step = max(1, chunk_bytes // (16 * width))
+    return [slice(start, min(start + step, queries)) for start in range(0, queries, step)]
+
+
+def _best_caption(similarity: Tensor, owner: Tensor, videos: int) -> Tensor:
+    best = similarity.new_full((len(similarity), videos), -torch.inf)
+    return best.scatter_reduce_(1, owner.expand(len(similarity), -1), similarity, "amax")
+
+
+def _count(marks: Tensor) -> Tensor:
+    """How many of each row are true, int64 on the CPU, where NumPy counts booleans several times faster than torch."""
+    if marks.device.type == "cpu":
+        return torch.from_numpy(np.count_nonzero(marks.numpy(), axis=1))
+    return torch.count_nonzero(marks, dim=1).cpu()
 
 
 def _similarity(queries: Tensor, gallery: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The scorecard of an adapter on one split: a JSON card with the figures, and the rank of every query as Parquet."""
+"""The scorecard of an adapter on one split: a card with the figures, as JSON and as text, and each query's rank."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from components import storage
 from components.benchmarks.base import Manifest
+from components.errors import EvaluationError
+from components.evaluation import bootstrap
+from components.evaluation.card_text import WHOLE, describe
 from components.evaluation.encode import EncodedSplit
 from components.evaluation.metrics import summary, ties
 from components.evaluation.ranks import Ranks, text_to_video, video_to_text
 from components.frames.store import write_table
-
-WHOLE = "all"
 
 RANKS_SCHEMA = pa.schema(
     [
@@ -49,8 +51,18 @@ class Scorecard:
     card: dict[str, Any]
     ranks: pa.Table
 
+    def with_rescored(self, figures: Mapping[str, Any]) -> Scorecard:
+        """The same with re-scored figures in a block of their own, from which no table of plain figures reads."""
+        return Scorecard({**self.card, "rescored": dict(figures)}, self.ranks)
 
-def make_scorecard(encoded: EncodedSplit, manifest: Manifest, split: str, identity: Mapping[str, Any]) -> Scorecard:
+
+def make_scorecard(
+    encoded: EncodedSplit,
+    manifest: Manifest,
+    split: str,
+    identity: Mapping[str, Any],
+    resamples: int = 1000,
+) -> Scorecard:
     """Ranks every query and sums up, for the whole split and for each named subset.
 
     A subset's queries are ranked against the whole gallery: leaving the others out would make the task easier.
@@ -60,6 +72,7 @@ def make_scorecard(encoded: EncodedSplit, manifest: Manifest, split: str, identi
         manifest: gives the protocol.
         split: its name.
         identity: what was evaluated (task, method, seed, parameters, ...); leads the card.
+        resamples: of the videos, behind the intervals.
 
     Raises:
         EvaluationError: NaN or Inf in a vector.
@@ -79,29 +92,65 @@ def make_scorecard(encoded: EncodedSplit, manifest: Manifest, split: str, identi
         "split": split,
         "protocol": dataclasses.asdict(manifest.protocol),
         "metrics": _each(figures, lambda ranks: summary(ranks.expected)),
+        "intervals": _intervals(figures, masks, encoded, resamples),
         "ties": _each(figures, ties),
         "queries": len(encoded.texts),
         "gallery": len(encoded.videos),
         "subset_queries": _each(figures, lambda ranks: len(ranks.expected)),
         "failed_videos": int((~encoded.present).sum()),
         "rank_rule": "expected rank under ties: 1 + better + ties / 2; videos that failed to decode count as wrong",
+        "interval_rule": f"{bootstrap.LEVEL} % percentile bootstrap over videos, {resamples} resamples, "
+        f"seed {bootstrap.SEED}",
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
     return Scorecard(card, _rank_table(encoded, directions))
 
 
 def write_scorecard(folder: Path, scorecard: Scorecard) -> None:
-    """Writes ``<split>.json`` and ``<split>-ranks.parquet``."""
+    """Writes ``<split>.json``, the same as text in ``<split>.txt``, and ``<split>-ranks.parquet``."""
     split = scorecard.card["split"]
     write_table(folder / f"{split}-ranks.parquet", scorecard.ranks)
     text = json.dumps(scorecard.card, indent=1, ensure_ascii=False) + "\n"
     storage.write_bytes(folder / f"{split}.json", text.encode())
+    storage.write_bytes(folder / f"{split}.txt", describe(scorecard.card).encode())
 
 
 def read_scorecard(folder: Path, split: str) -> dict[str, Any]:
-    """The card written by :func:`write_scorecard`."""
-    card: dict[str, Any] = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
+    """The card written by :func:`write_scorecard`.
+
+    Raises:
+        EvaluationError: absent or damaged.
+    """
+    path = folder / f"{split}.json"
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EvaluationError("no scorecard", where=path, found=error.strerror, cure="run the evaluate stage") from None
+    except ValueError as error:
+        raise EvaluationError(f"not JSON: {error}", where=path, cure="run the evaluate stage again") from None
+    if not isinstance(card, dict):
+        raise EvaluationError("not a scorecard", where=path, found=type(card).__name__, expected="a JSON object")
     return card
+
+
+def read_ranks(folder: Path, split: str) -> pa.Table:
+    """The table of :data:`RANKS_SCHEMA` written by :func:`write_scorecard`.
+
+    Raises:
+        EvaluationError: absent, damaged or of another form.
+    """
+    path = folder / f"{split}-ranks.parquet"
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise EvaluationError(
+            "ranks cannot be read", where=path, found=str(error), cure="run the evaluate stage"
+        ) from None
+    if not table.schema.equals(RANKS_SCHEMA):
+        raise EvaluationError(
+            "not a table of ranks", where=path, found=table.schema.names, expected=", ".join(RANKS_SCHEMA.names)
+        )
+    return table
 
 
 def _subset_masks(encoded: EncodedSplit) -> dict[str, dict[str, NDArray[np.bool_]]]:
@@ -110,6 +159,23 @@ def _subset_masks(encoded: EncodedSplit) -> dict[str, dict[str, NDArray[np.bool_
     inside = {WHOLE: np.ones(len(encoded.videos), dtype=bool)}
     inside.update({name: np.array([name in video.subsets for video in encoded.videos]) for name in names})
     return {name: {"t2v": mask[owner], "v2t": mask} for name, mask in inside.items()}
+
+
+def _intervals(
+    figures: dict[str, dict[str, Ranks]],
+    masks: dict[str, dict[str, NDArray[np.bool_]]],
+    encoded: EncodedSplit,
+    resamples: int,
+) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Intervals of the same shape as the figures; captions go with their video."""
+    video = {"t2v": encoded.owner.numpy(), "v2t": np.arange(len(encoded.videos))}
+    return {
+        name: {
+            direction: bootstrap.intervals(ranks.expected, video[direction][masks[name][direction]], resamples)
+            for direction, ranks in pair.items()
+        }
+        for name, pair in figures.items()
+    }
 
 
 def _each(figures: dict[str, dict[str, Ranks]], rule: Any) -> dict[str, dict[str, Any]]:

@@ -18,17 +18,18 @@ class Validation:
 
     Args:
         batch_size: videos, or texts, per forward pass.
-        split: never the test split.
+        on_test: measure the test split instead, as ``training.select_on: test`` asks; scorecards then carry a warning.
     """
 
     batch_size: int
-    split: str = "val"
+    on_test: bool = False
 
     def __call__(self, method: Method, store: FrameStore, reader: FrameReader) -> dict[str, float]:
         """Empty if no video of the split was decoded; else the same in every process of the group."""
-        if not store.ids(self.split):
+        split = store.manifest.protocol.test_split if self.on_test else "val"
+        if not store.ids(split):
             return {}
-        done = encode_split(method, store, reader, self.split, self.batch_size)
+        done = encode_split(method, store, reader, split, self.batch_size)
         names = [video.video_id for video in done.videos]
         both = {
             "t2v": text_to_video(done.text_vectors, done.video_vectors, done.owner, done.present, names),

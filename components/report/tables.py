@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +12,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from components.errors import DataError
+from components.evaluation.card_text import warnings_of
 
 DIRECTIONS = ("t2v", "v2t")
 FIGURES = ("R@1", "R@5", "R@10", "MdR", "MnR")
@@ -54,6 +56,8 @@ def _record(card: Record, adapter: Record, training: Record, folder: Path) -> Re
             "method": card["method"],
             "seed": card["seed"],
             "metrics": card["metrics"],
+            "rescored": card.get("rescored", {}),
+            "warnings": warnings_of(card),
             "trainable_parameters": adapter["trainable"],
             "backbone_share": adapter["share"],
             "artifact_bytes": sum((folder / name).stat().st_size for name in ("adapter.json", "adapter.safetensors")),
@@ -88,6 +92,7 @@ class Table:
         head: one heading per column.
         rows: as many cells each.
         best: per row, which cells hold the best value of their column.
+        notes: what a reader must know before the figures, a line each.
     """
 
     title: str
@@ -95,15 +100,30 @@ class Table:
     head: list[str]
     rows: list[list[str]]
     best: list[list[bool]]
+    notes: tuple[str, ...] = ()
 
 
 def tables_of(records: Sequence[Record], task: str) -> list[Table]:
-    """The tables of one task: the whole test set with sizes, then each named part of it."""
+    """The tables of one task: the whole test set with sizes, each named part of it, then each re-scoring on its own."""
     mine = [record for record in records if record["task"] == task]
     parts = sorted(
         set.intersection(*(set(record["metrics"]) for record in mine)), key=lambda part: (part != WHOLE, part)
     )
-    return [_table(mine, task, part) for part in parts]
+    return [*(_table(mine, task, part) for part in parts), *_rescored_tables(mine, task)]
+
+
+def _rescored_tables(records: Sequence[Record], task: str) -> list[Table]:
+    """A table per re-scoring, of the records that have it: never a column beside plain figures."""
+    names = list(dict.fromkeys(name for record in records for name in record.get("rescored", {})))
+    tables = []
+    for name in names:
+        having = [record for record in records if name in record.get("rescored", {})]
+        shown = [{**record, "metrics": {name: record["rescored"][name]}} for record in having]
+        table = _table(shown, task, name)
+        title = f"{task}: whole test set, RE-SCORED by {name}"
+        note = f"uses {having[0]['rescored'][name]['uses']}: not comparable with plain figures"
+        tables.append(dataclasses.replace(table, title=title + _spread(shown), notes=(note, *table.notes)))
+    return tables
 
 
 def _table(records: Sequence[Record], task: str, part: str) -> Table:
@@ -125,10 +145,22 @@ def _table(records: Sequence[Record], task: str, part: str) -> Table:
         target = max(numbers) if FIGURES[column % len(FIGURES)].startswith("R@") else min(numbers)
         for row, number in enumerate(numbers):
             best[row][column + 1] = number == target and len(methods) > 1
-    seeds = sorted({record["seed"] for record in records})
-    spread = f", mean and standard deviation over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""
     name = "whole test set" if part == WHOLE else f"{part} part of the test set"
-    return Table(f"{task}: {name}{spread}", groups, head, rows, best)
+    return Table(f"{task}: {name}{_spread(records)}", groups, head, rows, best, _warnings(records))
+
+
+def _spread(records: Sequence[Record]) -> str:
+    seeds = sorted({record["seed"] for record in records})
+    return f", mean and standard deviation over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""
+
+
+def _warnings(records: Sequence[Record]) -> tuple[str, ...]:
+    """Each warning of the records' cards once, with the methods it is about."""
+    about: dict[str, list[str]] = {}
+    for record in records:
+        for text in record.get("warnings", []):
+            about.setdefault(text, []).append(record["method"])
+    return tuple(f"WARNING ({', '.join(dict.fromkeys(methods))}): {text}" for text, methods in about.items())
 
 
 def _metric(part: str, direction: str, figure: str) -> Callable[[Record], float]:
@@ -168,7 +200,7 @@ def plain(table: Table) -> str:
         starts.append(f" {text} ".center(width, "-") if text else " " * width)
         column += span
     text_lines = ["  ".join(_aligned(line, widths)) for line in lines]
-    return "\n".join([table.title, "  ".join(starts), *text_lines])
+    return "\n".join([table.title, *table.notes, "  ".join(starts), *text_lines])
 
 
 def _aligned(line: Sequence[str], widths: Sequence[int]) -> list[str]:
@@ -185,7 +217,8 @@ def markdown(table: Table) -> str:
         for row, marks in zip(table.rows, table.best, strict=True)
     ]
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join([f"### {table.title}", "", *("| " + " | ".join(line) + " |" for line in lines)])
+    notes = [line for note in table.notes for line in (note, "")]
+    return "\n".join([f"### {table.title}", "", *notes, *("| " + " | ".join(line) + " |" for line in lines)])
 
 
 def task_names(records: Sequence[Record]) -> list[str]:

@@ -39,7 +39,7 @@ Log = Callable[[int, dict[str, float]], None]
 
 
 class Validate(Protocol):
-    """Measures a method on the validation split; called by every process, with the same result in each."""
+    """Measures a method, as a rule on the validation split; called by every process, with the same result in each."""
 
     def __call__(self, method: Method, store: FrameStore, reader: FrameReader) -> dict[str, float]:
         """Named figures, ``t2v_R@1`` among them; empty where there is no validation split."""
@@ -106,7 +106,7 @@ def fit(
         method.eval()
         figures = validate(method, store, reader) if validate else {}
         if log and figures and rank_and_world()[0] == 0:
-            log(0, {f"val_{name}": value for name, value in figures.items()})
+            log(0, _named(settings, figures))
         nothing = {"steps": 0.0, "seconds": 0.0, "samples_per_second": 0.0, "data_wait_share": 0.0}
         return Result(0, [{"epoch": 0, "step": 0, **figures}] if figures else [], nothing)
     run = _Run(method, store, settings, seed, reader, validate, checkpoints, log or _ignore)
@@ -231,13 +231,16 @@ class _Run:
         row = {"epoch": epoch, "step": progress.step, "loss": progress.loss_sum / progress.loss_count, **figures}
         progress.curve.append(row)
         progress.loss_sum, progress.loss_count = 0.0, 0
-        self.log(progress.step, {f"val_{name}": value for name, value in figures.items()})
+        self.log(progress.step, _named(self.settings, figures))
         if self.rank == 0:
             rate = progress.step * self.loader.plan.batch_size / progress.seconds
-            shown = "".join(f"  val {name} {figures[name]:.1f}" for name in ("t2v_R@1", "v2t_R@1") if name in figures)
+            named = _named(self.settings, figures)
+            shown = "".join(
+                f"  {name.replace('_', ' ', 1)} {named[name]:.1f}" for name in named if name.endswith("R@1")
+            )
             epochs = self.settings.epochs
             logger.info("epoch %d/%d  loss %.4f%s  %.1f samples/s", epoch, epochs, row["loss"], shown, rate)
-        if self.settings.select_on == "val" and figures.get("t2v_R@1", -math.inf) > progress.best_score:
+        if self.settings.select_on != "last" and figures.get("t2v_R@1", -math.inf) > progress.best_score:
             progress.best_score, progress.best_epoch = figures["t2v_R@1"], epoch
             self.best = _copy(self.parameters)
 
@@ -287,6 +290,12 @@ class _Run:
             "data_wait_share": round(progress.wait_seconds / progress.seconds, 4),
         }
         return Result(epoch, progress.curve, figures)
+
+
+def _named(settings: Training, figures: dict[str, float]) -> dict[str, float]:
+    """Figures under the name of the split they were measured on: those of the test split never pass for validation."""
+    split = "test" if settings.select_on == "test" else "val"
+    return {f"{split}_{name}": value for name, value in figures.items()}
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

@@ -144,3 +144,68 @@ def test_summary_is_the_definition(ranks: list[int]) -> None:
     assert found["MnR"] == pytest.approx(sum(ranks) / len(ranks), abs=1e-6)
     for k in (1, 5, 10):
         assert found[f"R@{k}"] == pytest.approx(100 * sum(rank <= k for rank in ranks) / len(ranks), abs=1e-6)
+
+
+def peers_ranks(similarity: Tensor) -> np.ndarray:
+    """The rank rule of the released retrieval code: sort each row, take every place that equals the diagonal."""
+    scores = similarity.numpy()
+    ordered = np.sort(-scores, axis=1)
+    own = np.diag(-scores)[:, None]
+    return np.where(ordered - own == 0)[1] + 1
+
+
+def one_caption_world(queries: int = 1000) -> tuple[Tensor, Tensor]:
+    """Texts, and videos near them."""
+    generator = torch.Generator().manual_seed(3)
+    videos = torch.nn.functional.normalize(torch.randn(queries, 64, generator=generator), dim=1)
+    texts = videos + 0.05 * torch.randn(queries, 64, generator=generator)
+    return torch.nn.functional.normalize(texts, dim=1), videos
+
+
+def test_the_peers_rule_is_ours_where_scores_are_distinct() -> None:
+    similarity = torch.rand(200, 200, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ranks, _ = from_similarity(similarity, torch.arange(200))
+    assert peers_ranks(similarity).tolist() == ranks.expected.tolist()
+
+
+def test_a_duplicated_video_adds_no_query() -> None:
+    """Two equal videos: released code ranks 1002 queries, here both have the mean of first and second place."""
+    texts, videos = one_caption_world()
+    videos[1] = videos[0]
+    texts[:2] = videos[:2]
+    ranks = text_to_video(texts, videos, torch.arange(1000))
+    assert len(peers_ranks(texts.double() @ videos.double().T)) == 1002
+    assert len(ranks.expected) == 1000
+    assert ranks.expected[:2].tolist() == [1.5, 1.5]
+    assert (ranks.optimistic[0], ranks.pessimistic[0]) == (1, 2)
+
+
+def test_queries_without_a_number_are_refused_not_dropped() -> None:
+    texts, videos = one_caption_world()
+    texts[[7, 9]] = torch.nan
+    assert len(peers_ranks(texts @ videos.T)) == 998
+    with pytest.raises(EvaluationError, match=r"^v7, v9: 2 text vector\(s\) with NaN or Inf"):
+        text_to_video(texts, videos, torch.arange(1000), ids=[f"v{number}" for number in range(1000)])
+
+
+def test_unreadable_videos_do_not_multiply() -> None:
+    """Half the gallery without a vector, zeros in released code: 250,500 ranks there, of which one in 500 is right."""
+    texts, videos = one_caption_world()
+    present = torch.arange(1000) % 2 == 0
+    videos[~present] = 0
+    theirs = peers_ranks(texts.double() @ videos.double().T)
+    assert len(theirs) == 250_500
+    assert 100 * np.mean(theirs <= 1) < 0.3
+    for direction in (text_to_video, video_to_text):
+        ranks = direction(texts, videos, torch.arange(1000), present)
+        assert len(ranks.expected) == 1000
+        assert summary(ranks.expected)["R@1"] == 50.0
+        assert set(ranks.expected[1::2]) == {1000.0}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_gives_the_same_ranks() -> None:
+    texts, videos = one_caption_world()
+    there = [tensor.cuda() for tensor in (texts, videos, torch.arange(1000))]
+    for direction in (text_to_video, video_to_text):
+        assert triples(direction(*there)) == triples(direction(texts, videos, torch.arange(1000)))

@@ -13,9 +13,10 @@ import torch
 
 from components.backbones.clip import load_backbone
 from components.errors import EvaluationError
+from components.evaluation.card_text import describe, warnings_of
 from components.evaluation.encode import encode_split, encode_texts, encode_videos
 from components.evaluation.metrics import summary
-from components.evaluation.scorecard import Scorecard, make_scorecard, read_scorecard, write_scorecard
+from components.evaluation.scorecard import Scorecard, make_scorecard, read_ranks, read_scorecard, write_scorecard
 from components.evaluation.validation import Validation
 from components.frames.store import FrameStore
 from components.methods.base import Method, build
@@ -71,6 +72,62 @@ def test_ranks_explain_the_figures_and_failed_videos_come_last(method: Method, s
         assert [row["rank"] for row in mine if not row["decoded"]] == [8.0] * FAILED
     assert {row["caption"] for row in rows if row["direction"] == "v2t"} == {None}
     assert rows[1]["caption"] == "a red square moves left"
+
+
+def test_intervals_stand_beside_every_figure(method: Method, store: FrameStore) -> None:
+    card = score(method, store, "test").card
+    for part, both in card["metrics"].items():
+        for direction, figures in both.items():
+            assert card["intervals"][part][direction].keys() == figures.keys()
+            for name, value in figures.items():
+                low, high = card["intervals"][part][direction][name]
+                assert low <= value <= high
+    assert card["interval_rule"] == "95 % percentile bootstrap over videos, 1000 resamples, seed 0"
+
+
+def test_the_text_says_what_the_card_says(method: Method, store: FrameStore, tmp_path: Path) -> None:
+    scorecard = score(method, store, "test")
+    write_scorecard(tmp_path, scorecard)
+    text, card = (tmp_path / "test.txt").read_text(encoding="utf-8"), scorecard.card
+    assert text.startswith("tiny, split test: zero_shot, seed 0\n")
+    for part in ("all", "late"):
+        low, high = card["intervals"][part]["t2v"]["MnR"]
+        assert f"{card['metrics'][part]['t2v']['MnR']:.1f} [{low:.1f}, {high:.1f}]" in text
+    for line in (
+        "8 captions (text to video), 8 videos (video to text)",
+        "8 videos, 2 of which failed to decode and count as wrong",
+        "one caption per test video",
+        card["rank_rule"],
+        card["interval_rule"],
+    ):
+        assert line in text
+    assert "WARNING" not in text
+    assert "RE-SCORED" not in text
+
+
+@pytest.mark.parametrize(
+    ("split", "selected_on", "epoch", "warned"),
+    [("test", "test", 3, True), ("val", "test", 3, False), ("test", "val", 3, False), ("test", "test", 0, False)],
+)
+def test_an_epoch_chosen_on_test_is_told(
+    method: Method, store: FrameStore, split: str, selected_on: str, epoch: int, warned: bool
+) -> None:
+    card = {**score(method, store, split).card, "selected_on": selected_on, "epoch": epoch}
+    assert bool(warnings_of(card)) == warned
+    text = describe(card)
+    assert ("WARNING: the epoch was chosen by these test figures" in text) == warned
+    assert f"{epoch}, selected on {selected_on}" in text
+
+
+def test_a_card_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"val\.json: no scorecard; .*run the evaluate stage"):
+        read_scorecard(tmp_path, "val")
+    (tmp_path / "val.json").write_text("[1]")
+    with pytest.raises(EvaluationError, match=r"not a scorecard; found 'list'"):
+        read_scorecard(tmp_path, "val")
+    (tmp_path / "val-ranks.parquet").write_text("no parquet")
+    with pytest.raises(EvaluationError, match="ranks cannot be read"):
+        read_ranks(tmp_path, "val")
 
 
 def test_training_captions_are_all_queries(method: Method, store: FrameStore) -> None:

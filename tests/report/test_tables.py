@@ -34,6 +34,28 @@ def test_a_table_per_part_of_the_test_set_the_whole_first() -> None:
     assert len(made[1].rows[0]) == len(made[1].head) == 11
 
 
+def test_rescored_figures_stand_only_in_their_own_table() -> None:
+    one, two = record("vop", 0, 10.0), record("mv_adapter", 0, 20.0)
+    better = {"R@1": 77.7, "R@5": 88.8, "R@10": 99.9, "MdR": 1.0, "MnR": 2.0}
+    two["rescored"] = {"dual_softmax": {"uses": "all queries of the split at once", "t2v": better, "v2t": better}}
+    made = tables.tables_of([one, two], "clips")
+    assert made[:2] == tables.tables_of([one, {**two, "rescored": {}}], "clips")
+    assert [table.title for table in made[2:]] == ["clips: whole test set, RE-SCORED by dual_softmax"]
+    assert [row[0] for row in made[2].rows] == ["mv_adapter"]
+    assert made[2].notes == ("uses all queries of the split at once: not comparable with plain figures",)
+    for shown in (tables.plain(made[2]), tables.markdown(made[2])):
+        assert made[2].notes[0] in shown
+        assert "77.7" in shown
+    assert "77.7" not in "".join(tables.plain(table) + tables.markdown(table) for table in made[:2])
+
+
+def test_a_warning_of_a_card_stands_above_its_tables() -> None:
+    chosen = {**record("vop", 0, 10.0), "warnings": ["chosen on test"]}
+    for table in tables.tables_of([chosen, record("mv_adapter", 0, 20.0)], "clips"):
+        assert table.notes == ("WARNING (vop): chosen on test",)
+        assert "WARNING (vop): chosen on test" in tables.plain(table)
+
+
 def test_several_seeds_give_mean_and_spread() -> None:
     made = tables.tables_of([record("vop", 0, 10.0), record("vop", 1, 20.0)], "clips")
     assert made[0].rows[0][1] == "15.0±7.1"

@@ -16,11 +16,14 @@ from torch import Tensor
 from components.backbones.clip import load_backbone
 from components.config import Training
 from components.errors import TrainingError
+from components.evaluation.encode import encode_split
+from components.evaluation.scorecard import make_scorecard
 from components.evaluation.validation import Validation
 from components.frames.store import FrameStore
 from components.methods.base import Method, build
 from components.training.checkpoint import Checkpoints
 from components.training.loop import Result, fit
+from components.training.reader import FrameReader
 
 VALIDATION = Validation(batch_size=5)
 
@@ -142,6 +145,24 @@ def test_selection_on_validation_keeps_the_best_epoch(root: Path) -> None:
     assert result.epoch == 2
     assert equal(dict(method.trainable()), states[1])
     assert not method.training
+
+
+def test_selection_on_test_measures_and_names_the_test_split(root: Path) -> None:
+    """The epoch kept is the best of the test split, and no figure of it is called validation."""
+    settings = tiny_world.training(root, epochs=3, select_on="test")
+    logged: list[str] = []
+    method, on_test = make(root), Validation(batch_size=5, on_test=True)
+    result = train(root, method, settings, validate=on_test, log=lambda step, row: logged.extend(row))
+    best = max(result.curve, key=lambda row: (row["t2v_R@1"], -row["epoch"]))
+    assert result.epoch == best["epoch"]
+    assert "test_t2v_R@1" in logged
+    assert not [name for name in logged if name.startswith("val_")]
+    store = FrameStore(root / "outputs" / "frames" / tiny_world.TASK)
+    reader = FrameReader(store, method.backbone.resize, method.frames, cache_mib=0)
+    card = make_scorecard(encode_split(method, store, reader, "test", 5), store.manifest, "test", {}).card
+    assert {name: value for name, value in best.items() if name.startswith("t2v_")} == {
+        f"t2v_{name}": value for name, value in card["metrics"]["all"]["t2v"].items()
+    }
 
 
 def test_a_method_without_parameters_is_only_measured(root: Path) -> None:

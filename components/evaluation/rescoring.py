@@ -1,0 +1,221 @@
+"""Re-scoring: figures that use more than the query itself, kept under their own names beside the plain ones.
+
+Dual softmax (Cheng et al., CAMoE, 2021) multiplies each score by its candidate's softmax over *all test queries*,
+``s'(q, c) = s(q, c) exp(s(q, c) / t) / sum_p exp(s(p, c) / t)``. A system that answers query by query cannot do it.
+
+QB-Norm (Bogolin et al., CVPR 2022, "Cross Modal Retrieval with Querybank Normalisation", section 3) takes the sum over
+a bank of *training* queries: ``s'(q, c) = exp(b s(q, c)) / sum_p exp(b s(p, c))``, its dynamic form only for queries
+whose best candidate is among the best ``k`` of some query of the bank; the others keep their scores.
+
+Both act on the matrix that the plain ranks come from: text-to-video captions against videos, video-to-text videos
+against videos, each by its best caption. Banks are training captions and training videos respectively. Videos without a
+vector stay last and are left out of every sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from components.config import Evaluation
+from components.evaluation.encode import EncodedSplit, encode_texts, encode_videos
+from components.evaluation.metrics import summary
+from components.evaluation.ranks import CHUNK_BYTES, Ranks, Scores, chunks, rank, text_scores, video_scores
+from components.frames.store import FrameStore
+from components.methods.base import Method
+from components.training.reader import FrameReader
+
+USES = {
+    "dual_softmax": "all queries of the split at once",
+    "qb_norm": "a bank of training queries",
+}
+
+# The sums are rounded to this step, so that equal candidates, summed in another order, still tie.
+_STEP = 2.0**-30
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Training queries of both directions, never of the split under test.
+
+    Attributes:
+        texts: float32[B, D], captions.
+        videos: float32[M, D].
+    """
+
+    texts: Tensor
+    videos: Tensor
+
+
+@dataclass(frozen=True)
+class _Direction:
+    """One direction's queries and candidates.
+
+    Attributes:
+        scores: of the split's queries.
+        bank: of the bank's queries against the same candidates; None without a bank.
+        bank_size: how many those are.
+        own: int[Q], the right candidate.
+        answerable: bool[Q], false for queries whose video has no vector.
+        asking: bool[Q], false for queries that are themselves without a vector.
+        width: most numbers held per query.
+    """
+
+    scores: Scores
+    bank: Scores | None
+    bank_size: int
+    own: Tensor
+    answerable: Tensor
+    asking: Tensor
+    width: int
+
+
+def encode_bank(method: Method, store: FrameStore, reader: FrameReader, settings: Evaluation) -> Bank:
+    """Vectors of up to ``qb_norm.bank`` training captions and as many training videos, taken at equal distances."""
+    size = settings.qb_norm.bank
+    captions = [caption for video in store.manifest.split("train") for caption in video.captions]
+    return Bank(
+        encode_texts(method, _thinned(captions, size), settings.batch_size),
+        encode_videos(method, reader, _thinned(store.ids("train"), size), settings.batch_size),
+    )
+
+
+def rescored(encoded: EncodedSplit, settings: Evaluation, bank: Bank | None) -> dict[str, Any]:
+    """For each name of ``settings.rescoring`` its figures of both directions, what they use, and the settings.
+
+    Args:
+        encoded: the split, whose vectors the plain ranks have found finite.
+        settings: names and their settings.
+        bank: needed by ``qb_norm``.
+    """
+    found: dict[str, Any] = {}
+    for name in settings.rescoring:
+        ranks = rescored_ranks(name, encoded, settings, bank)
+        block = {direction: summary(both.expected) for direction, both in ranks.items()}
+        found[name] = {"uses": USES[name], "settings": asdict(getattr(settings, name)), **block}
+    return found
+
+
+def rescored_ranks(
+    name: str, encoded: EncodedSplit, settings: Evaluation, bank: Bank | None, chunk_bytes: int = CHUNK_BYTES
+) -> Mapping[str, Ranks]:
+    """Ranks of both directions after the re-scoring ``name``.
+
+    Raises:
+        ValueError: ``qb_norm`` without a bank.
+    """
+    ranks = {}
+    for direction, side in _directions(encoded, bank).items():
+        if name == "dual_softmax":
+            scores = dual_softmax(side.scores, side.asking, side.width, settings.dual_softmax.temperature, chunk_bytes)
+        elif side.bank is None:
+            raise ValueError("qb_norm needs a bank")
+        else:
+            beta, top = settings.qb_norm.beta, settings.qb_norm.top
+            scores = qb_norm(side.scores, side.bank, side.bank_size, side.width, beta, top, chunk_bytes)
+        ranks[direction] = rank(scores, side.own, 3 * side.width, side.answerable, chunk_bytes)
+    return ranks
+
+
+def dual_softmax(
+    scores: Scores, asking: Tensor, width: int, temperature: float, chunk_bytes: int = CHUNK_BYTES
+) -> Scores:
+    """Scores times their softmax over the queries, float64[n, N].
+
+    Args:
+        scores: of the split's queries.
+        asking: bool[Q], queries that belong to the sum.
+        width: most numbers held per query.
+        temperature: t of the module's equation.
+        chunk_bytes: held at a time.
+    """
+    total: Tensor | None = None
+    for rows in chunks(len(asking), 3 * width, chunk_bytes):
+        part = torch.logsumexp(scores(rows)[asking[rows]].double() / temperature, dim=0)
+        total = part if total is None else torch.logaddexp(total, part)
+    assert total is not None
+    sums = _rounded(total)
+
+    def multiplied(rows: slice) -> Tensor:
+        own = scores(rows).double()
+        return _keep_absent(own, own * torch.exp(own / temperature - sums))
+
+    return multiplied
+
+
+def qb_norm(
+    scores: Scores, bank: Scores, size: int, width: int, beta: float, top: int, chunk_bytes: int = CHUNK_BYTES
+) -> Scores:
+    """Scores by the dynamic inverted softmax, float64[n, N]; logarithms of it, which rank alike.
+
+    Args:
+        scores: of the split's queries.
+        bank: of the bank's queries against the same candidates.
+        size: queries in the bank, at least one.
+        width: most numbers held per query.
+        beta, top: b and k of the module's equation.
+        chunk_bytes: held at a time.
+    """
+    total: Tensor | None = None
+    active: Tensor | None = None
+    for rows in chunks(size, 3 * width, chunk_bytes):
+        theirs = bank(rows).double()
+        part = torch.logsumexp(beta * theirs, dim=0)
+        # All candidates that tie for the k-th place are in: which of them comes first must not decide.
+        last = theirs.topk(min(top, theirs.shape[1]), dim=1).values[:, -1:]
+        reached = ((theirs >= last) & (theirs > -torch.inf)).any(dim=0)
+        total = part if total is None else torch.logaddexp(total, part)
+        active = reached if active is None else active | reached
+    assert total is not None
+    assert active is not None
+    sums, hubs = _rounded(total), active
+
+    def normalised(rows: slice) -> Tensor:
+        own = scores(rows).double()
+        drawn = ((own == own.amax(dim=1, keepdim=True)) & hubs).any(dim=1, keepdim=True)
+        return _keep_absent(own, torch.where(drawn, beta * own - sums, own))
+
+    return normalised
+
+
+def _directions(encoded: EncodedSplit, bank: Bank | None) -> dict[str, _Direction]:
+    texts, videos, owner, present = encoded.text_vectors, encoded.video_vectors, encoded.owner, encoded.present
+    count, widest = len(videos), max(len(texts), len(videos))
+    return {
+        "t2v": _Direction(
+            text_scores(texts, videos, present),
+            text_scores(bank.texts, videos, present) if bank else None,
+            len(bank.texts) if bank else 0,
+            owner,
+            present[owner],
+            torch.ones(len(texts), dtype=torch.bool),
+            count,
+        ),
+        "v2t": _Direction(
+            video_scores(videos, texts, owner, count),
+            video_scores(bank.videos, texts, owner, count) if bank else None,
+            len(bank.videos) if bank else 0,
+            torch.arange(count),
+            present,
+            present,
+            widest,
+        ),
+    }
+
+
+def _rounded(sums: Tensor) -> Tensor:
+    return torch.round(sums / _STEP) * _STEP
+
+
+def _keep_absent(plain: Tensor, changed: Tensor) -> Tensor:
+    return torch.where(plain == -torch.inf, -torch.inf, changed)
+
+
+def _thinned(items: Sequence[str], size: int) -> list[str]:
+    if len(items) <= size:
+        return list(items)
+    return [items[number * len(items) // size] for number in range(size)]
