@@ -90,10 +90,18 @@ def read_text(location: Location) -> str:
     Raises:
         DataError: no such file, or it is not UTF-8.
     """
+    content = read_bytes(location)
     try:
-        return read_bytes(location).decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8 at byte {error.start}", where=location) from None
+        before = error.object[: error.start]
+        raise DataError(
+            f"not UTF-8 at byte {error.start + len(content) - len(error.object)}",
+            where=f"{location}:{before.count(bytes([10])) + 1}",
+            found=error.object[error.start : error.start + 1],
+            expected="UTF-8",
+            cure="save the file as UTF-8, such as with `iconv -t UTF-8`",
+        ) from None
 
 
 def list_files(folder: Location) -> list[str]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from components.plugins import Registry
 
 if TYPE_CHECKING:
-    from components.benchmarks.base import Manifest
+    from components.benchmarks.reader import Reader
 
-# A reader: (task name, folder or URI of the collection, options from params.yaml) -> Manifest.
-BENCHMARKS: Registry[Callable[[str, str, dict[str, Any]], Manifest]] = Registry("benchmark")
-BENCHMARKS.register("msrvtt", "components.benchmarks.msrvtt:read")
-BENCHMARKS.register("activitynet", "components.benchmarks.activitynet:read")
+BENCHMARKS: Registry[Reader] = Registry("benchmark")
+BENCHMARKS.register("msrvtt", "components.benchmarks.msrvtt:READER")
+BENCHMARKS.register("msvd", "components.benchmarks.msvd:READER")
+BENCHMARKS.register("lsmdc", "components.benchmarks.lsmdc:READER")
+BENCHMARKS.register("didemo", "components.benchmarks.didemo:READER")
+BENCHMARKS.register("activitynet", "components.benchmarks.activitynet:READER")
+BENCHMARKS.register("table", "components.benchmarks.table:READER")

@@ -2,7 +2,8 @@
 
 ``train.json`` and ``val_1.json``: ``{"v_<id>": {"duration", "timestamps": [[start, end], ...], "sentences": [...]}}``;
 ``train_ids.json`` and ``val_ids.json`` list the keys. val_1 is tested. The sentences of a video, joined by a space,
-are its only text, and the whole file is its video. Listed ids without captions are left out, as the peers do.
+are its only text, and the whole file is its video, so that the time stamps are not used. Listed ids without captions
+are left out, as the peers do.
 Videos: ``videos/<id>.mp4`` or ``videos/v_<id>.mp4``; ids in the manifest have no ``v_``.
 
 Validation is ``val.json`` (of the same form) where that file stands, else a fixed share of the training videos.
@@ -11,15 +12,27 @@ Validation is ``val.json`` (of the same form) where that file stands, else a fix
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 from components import storage
 from components.benchmarks import files
 from components.benchmarks.base import Manifest, Protocol, Video, first_few
+from components.benchmarks.reader import AnnotationFile, Published, Reader
 from components.errors import DataError
 
 PREFIX = "v_"
 VALIDATION = "val.json"
+
+# Ids have no form of their own: some of val_1, far from one another.
+LANDMARKS = (
+    "uqiMw7tQ1Cc|tyjUDi3uLd0|AeefhelpxGA|vKC23-I4pBc|M_E1i4S8Vp0|JE0xYYOp5_s|YjE1by2PX08|VcEW9F8TyqU|iA2Q4t-o58w"
+)
+PUBLISHED = Published(
+    ids=re.compile(LANDMARKS),
+    videos={"train": 10009, "test": 4917},
+    captions={"test": 4917},
+)
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +68,6 @@ def read(task: str, folder: str, options: dict[str, Any]) -> Manifest:
         for split, texts in (("train", train), ("val", val), ("test", test))
         for name, text in texts.items()
     )
-    files.require_some_file(folder, found, {video.uri for video in videos})
     protocol = Protocol(
         benchmark="activitynet",
         variant="train / val_1",
@@ -65,9 +77,21 @@ def read(task: str, folder: str, options: dict[str, Any]) -> Manifest:
     return Manifest(task, protocol, videos)
 
 
+READER = Reader(
+    read=read,
+    files=lambda options: (
+        *(AnnotationFile((name,)) for name in ("train.json", "train_ids.json", "val_1.json", "val_ids.json")),
+        AnnotationFile((VALIDATION,), needed=False),
+    ),
+    published=lambda options: PUBLISHED,
+)
+
+
 def _paragraphs(folder: str, captions_file: str, ids_file: str | None) -> dict[str, str]:
     where = storage.join(folder, captions_file)
     captions = files.read_json(where, dict)
+    for key in captions:
+        files.check_id(where, key)
     names = list(captions)
     if ids_file is not None:
         listed = files.read_json(storage.join(folder, ids_file), list)
@@ -78,7 +102,8 @@ def _paragraphs(folder: str, captions_file: str, ids_file: str | None) -> dict[s
                 found=first_few(unlisted),
                 expected=f"ids listed in {ids_file}",
             )
-        names = [name for name in dict.fromkeys(str(name) for name in listed) if name in captions]
+        listed_at = storage.join(folder, ids_file)
+        names = [n for n in files.checked_ids(listed_at, enumerate(map(str, listed), 1)) if n in captions]
         if dropped := len(listed) - len(names):
             log.warning("%s: %d of %d ids have no captions and are left out", ids_file, dropped, len(listed))
     if foreign := [name for name in names if not name.startswith(PREFIX)]:

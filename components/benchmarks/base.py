@@ -8,15 +8,15 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 
-from components import config, storage
-from components.benchmarks import BENCHMARKS
 from components.errors import DataError
 
 SPLITS = ("train", "val", "test")
+
+# The caption rule of a collection that is only searched: its videos need no captions and stand in one split, `test`.
+NO_CAPTIONS = "no captions: searched, neither trained nor tested"
 
 SCHEMA = pa.schema(
     [
@@ -84,6 +84,11 @@ class Manifest:
         """Videos of one split, or of every split for ``all``."""
         return [video for video in self.videos if name in ("all", video.split)]
 
+    @property
+    def is_only_searched(self) -> bool:
+        """Whether the reader declares that there are no captions, so that nothing can be trained or tested."""
+        return self.protocol.caption_rule == NO_CAPTIONS
+
     def by_id(self) -> dict[str, Video]:
         """Every video under its id."""
         return {video.video_id: video for video in self.videos}
@@ -106,12 +111,13 @@ class Manifest:
         counts = Counter(video.split for video in self.videos)
         if unknown := sorted(set(counts) - set(SPLITS)):
             raise DataError("unknown split", where=f"task {self.task}", found=unknown, expected="train, val or test")
-        if empty := [split for split in SPLITS if not counts[split]]:
+        needed = ("test",) if self.is_only_searched else SPLITS
+        if empty := [split for split in needed if not counts[split]]:
             raise DataError(
                 "split without videos",
                 where=f"task {self.task}",
                 found=", ".join(empty),
-                expected="at least one video in each of train, val and test",
+                expected=f"at least one video in each of {', '.join(needed)}",
             )
 
     def _faults(self) -> Iterable[tuple[str, list[str]]]:
@@ -119,14 +125,19 @@ class Manifest:
         for video in self.videos:
             splits.setdefault(video.video_id, set()).add(video.split)
         times = Counter(video.video_id for video in self.videos)
-        yield "video id is not usable as a file name", [i for i in splits if not _is_file_name(i)]
+        yield "video id is not usable as a file name", [i for i in splits if not is_file_name(i)]
         yield "video stands in two splits", [i for i, names in splits.items() if len(names) > 1]
         yield "video id stands twice", [i for i, count in times.items() if count > 1]
         yield (
             "video without a caption, or with an empty one",
-            [v.video_id for v in self.videos if not v.captions or not all(c.strip() for c in v.captions)],
+            [v.video_id for v in self.videos if not self._captions_are_sound(v)],
         )
         yield "segment ends before it starts", [v.video_id for v in self.videos if not _segment_is_sound(v)]
+
+    def _captions_are_sound(self, video: Video) -> bool:
+        if self.is_only_searched:
+            return not video.captions
+        return bool(video.captions) and all(caption.strip() for caption in video.captions)
 
     def to_table(self) -> pa.Table:
         """The manifest as a table of :data:`SCHEMA`; task and protocol travel in the schema's metadata."""
@@ -152,33 +163,14 @@ class Manifest:
         return cls(header["task"], Protocol(**header["protocol"]), videos)
 
 
-def read_manifest(task_name: str, task: config.Task, root: Path) -> Manifest:
-    """Reads and checks the annotations of a task.
-
-    Args:
-        task_name: key of the task in params.yaml.
-        task: its settings.
-        root: folder that a relative ``task.root`` and the manifest's uris start from.
-
-    Raises:
-        ConfigError: unknown benchmark or option.
-        DataError: annotations or videos are missing, damaged or contradict each other.
-    """
-    reader = BENCHMARKS.get(task.benchmark, where=f"params.yaml tasks.{task_name}.benchmark")
-    manifest = reader(task_name, storage.resolve(root, task.root), dict(task.options))
-    videos = tuple(dataclasses.replace(video, uri=storage.relative(root, video.uri)) for video in manifest.videos)
-    manifest = dataclasses.replace(manifest, videos=videos)
-    manifest.check()
-    return manifest
-
-
 def first_few(ids: Sequence[str], most: int = 5) -> str:
     """``ids`` for a message: the first few and how many there are."""
     shown = ", ".join(ids[:most])
     return shown if len(ids) <= most else f"{shown} and {len(ids) - most} more ({len(ids)} in all)"
 
 
-def _is_file_name(name: str) -> bool:
+def is_file_name(name: str) -> bool:
+    """Whether an id can name a file: no separator, no line end, no ``..``, no blank at either end."""
     return bool(name) and name == name.strip() and ".." not in name and not set(name) & set("/\\\0\n\r") and name != "."
 
 

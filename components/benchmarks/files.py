@@ -11,16 +11,21 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from components import storage
-from components.benchmarks.base import first_few
+from components.benchmarks.base import first_few, is_file_name
 from components.errors import ConfigError, DataError
 
 VIDEO_FOLDER = "videos"
-VIDEO_ENDINGS = (".mp4", ".webm", ".mkv", ".avi", ".mov")
+VIDEO_ENDINGS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts", ".flv")
 SUBSETS = "subsets.json"
 
 
-def read_csv(where: str, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Rows of a CSV file with a header; a byte order mark and either line end are accepted.
+def read_csv(where: str, columns: Sequence[str], optional: Sequence[str] = ()) -> list[tuple[int, dict[str, str]]]:
+    """Line number and fields of a CSV file with a header; a byte order mark and either line end are accepted.
+
+    Args:
+        where: path or URI.
+        columns: every row has them, not empty.
+        optional: kept where they are; absent ones are empty.
 
     Raises:
         DataError: no such file, not UTF-8, a missing column, a row with an empty or missing field.
@@ -33,14 +38,65 @@ def read_csv(where: str, columns: Sequence[str]) -> list[dict[str, str]]:
             raise DataError("column is missing", where=where, found=list(header), expected=", ".join(missing))
         rows = []
         for row in reader:
-            if any(not (row[name] or "").strip() for name in columns):
-                raise DataError("field is empty", where=f"{where}:{reader.line_num}", expected=", ".join(columns))
-            rows.append({name: row[name].strip() for name in columns})
+            if empty := [name for name in columns if not (row[name] or "").strip()]:
+                raise DataError("field is empty", where=f"{where}:{reader.line_num}", expected=", ".join(empty))
+            kept = {name: (row.get(name) or "").strip() for name in (*columns, *optional)}
+            rows.append((reader.line_num, kept))
     except csv.Error as error:
         raise DataError(f"not CSV: {error}", where=f"{where}:{reader.line_num}") from None
     if not rows:
         raise DataError("no rows", where=where, expected="at least one video")
     return rows
+
+
+def read_lines(where: str) -> list[tuple[int, str]]:
+    """Line number and text of the lines that are not blank, stripped of blanks; either line end is accepted.
+
+    Raises:
+        DataError: no such file, not UTF-8, or nothing in it.
+    """
+    # Not splitlines(): a caption may hold one of the rarer line ends of Unicode.
+    lines = [(number, line.strip()) for number, line in enumerate(storage.read_text(where).split("\n"), 1)]
+    if kept := [(number, line) for number, line in lines if line]:
+        return kept
+    raise DataError("no rows", where=where, expected="at least one video")
+
+
+def checked_ids(where: str, rows: Iterable[tuple[int, str]]) -> list[str]:
+    """The ids of numbered lines.
+
+    Raises:
+        DataError: an id that stands twice, or that is no file name and so could lead out of the folder.
+    """
+    first: dict[str, int] = {}
+    for number, name in rows:
+        check_id(f"{where}:{number}", name)
+        if name in first:
+            raise DataError(
+                "video id stands twice",
+                where=f"{where}:{number}",
+                found=name,
+                expected="one line per video",
+                cure=f"remove this line or line {first[name]}",
+            )
+        first[name] = number
+    return list(first)
+
+
+def check_id(where: str, name: str) -> None:
+    """Refuses an id that could lead out of the folder.
+
+    Raises:
+        DataError: a path separator, ``..``, a line end or a blank at either end.
+    """
+    if not is_file_name(name):
+        raise DataError(
+            "video id is not usable as a file name",
+            where=where,
+            found=name,
+            expected="a name without /, \\, .. and line ends",
+            cure="give the id alone; its file is looked for in " + VIDEO_FOLDER,
+        )
 
 
 def read_json(where: str, kind: type) -> Any:
@@ -69,7 +125,7 @@ def check_options(task: str, given: Mapping[str, Any], known: Collection[str]) -
             "unknown option of this benchmark",
             where=f"params.yaml tasks.{task}.options",
             found=", ".join(unknown),
-            expected="one of " + ", ".join(sorted(known)),
+            expected="one of " + ", ".join(sorted(known)) if known else "none",
         )
 
 
@@ -79,15 +135,24 @@ def val_share(task: str, options: Mapping[str, Any], default: float = 0.05) -> f
     Raises:
         ConfigError: not a number between 0 and 1.
     """
-    share = options.get("val_share", default)
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+    return share(task, options, "val_share", default)
+
+
+def share(task: str, options: Mapping[str, Any], name: str, default: float) -> float:
+    """The option ``name``, a part of the videos.
+
+    Raises:
+        ConfigError: not a number between 0 and 1.
+    """
+    found = options.get(name, default)
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < 1:
         raise ConfigError(
             "not a share",
-            where=f"params.yaml tasks.{task}.options.val_share",
-            found=share,
+            where=f"params.yaml tasks.{task}.options.{name}",
+            found=found,
             expected="a number between 0 and 1",
         )
-    return float(share)
+    return float(found)
 
 
 def held_out(ids: Iterable[str], share: float) -> set[str]:
@@ -96,50 +161,25 @@ def held_out(ids: Iterable[str], share: float) -> set[str]:
     return set(ranked[: max(1, round(share * len(ranked)))])
 
 
-def video_files(folder: str) -> dict[str, str]:
-    """Stem to uri of the video files in ``<folder>/videos``.
-
-    Raises:
-        DataError: no such folder, or no video in it.
-    """
-    videos = storage.join(folder, VIDEO_FOLDER)
+def video_files(folder: str, below: str = "") -> dict[str, str]:
+    """Stem to uri of the video files in ``<folder>/videos``, or in its folder ``below``; empty if it is not there."""
+    videos = storage.join(folder, VIDEO_FOLDER, *([below] if below else []))
     found: dict[str, str] = {}
+    names = storage.list_files(videos)
     # From the least to the most usual ending, so that of several files of one stem the usual one is taken.
     for ending in reversed(VIDEO_ENDINGS):
-        for name in storage.list_files(videos):
+        for name in names:
             if PurePosixPath(name).suffix.lower() == ending:
                 found[PurePosixPath(name).stem] = storage.join(videos, name)
-    if not found:
-        raise DataError(
-            "task has no videos",
-            where=videos,
-            expected="files named <video id>" + ", ".join(VIDEO_ENDINGS),
-            cure="put the videos there, or link the folder that holds them",
-        )
     return found
 
 
-def uri_of(folder: str, found: Mapping[str, str], *stems: str) -> str:
+def uri_of(folder: str, found: Mapping[str, str], *stems: str, ending: str = VIDEO_ENDINGS[0]) -> str:
     """The file of a video under one of its possible names; where there is none, the path at which it is missed."""
     for stem in stems:
         if stem in found:
             return found[stem]
-    return storage.join(folder, VIDEO_FOLDER, stems[0] + VIDEO_ENDINGS[0])
-
-
-def require_some_file(folder: str, found: Mapping[str, str], uris: Collection[str]) -> None:
-    """Refuses a collection none of whose videos is there; single ones that are missing fail in the ledger.
-
-    Raises:
-        DataError: not one file belongs to a listed video.
-    """
-    if not set(uris) & set(found.values()):
-        raise DataError(
-            "no listed video has a file",
-            where=storage.join(folder, VIDEO_FOLDER),
-            found=first_few(sorted(found)),
-            expected="names such as " + first_few(sorted(PurePosixPath(uri).name for uri in uris), 3),
-        )
+    return storage.join(folder, VIDEO_FOLDER, stems[0] + ending)
 
 
 def read_subsets(folder: str, ids: Collection[str], prefix: str = "") -> dict[str, tuple[str, ...]]:

@@ -4,24 +4,45 @@
 ``key,vid_key,video_id,sentence``, one caption per video. ``MSRVTT_data.json``: ``videos`` and ``sentences``, from which
 training takes every caption. Videos: ``videos/<video_id>.mp4`` or ``.webm``.
 
-The published splits validate on the test set. Here validation is ``MSRVTT_val.csv`` (one ``video_id`` a line) where
+These published splits validate on the test set. Here validation is ``MSRVTT_val.csv`` (one ``video_id`` a line) where
 that file stands, else a fixed share of the training videos, which are then not trained on; of a validation video the
 first caption counts, as the test has one caption per video.
+
+``split: full`` is the data set's own split, read from ``split`` of each entry of ``videos`` (``train``, ``validate``,
+``test``): 2,990 test videos, all 20 captions of each are queries. It needs ``MSRVTT_data.json`` alone.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from components import storage
 from components.benchmarks import files
 from components.benchmarks.base import Manifest, Protocol, Video, first_few
+from components.benchmarks.reader import AnnotationFile, Published, Reader
 from components.errors import ConfigError, DataError
 
 DATA = "MSRVTT_data.json"
 VALIDATION = "MSRVTT_val.csv"
 TEST = "MSRVTT_JSFUSION_test.csv"
+
+FULL = "full"
+# Names that the data set's file has for our splits.
+OWN_SPLITS = {"train": "train", "validate": "val", "val": "val", "test": "test"}
+
+# The data set's own test videos, of which 1k-A is a part, are video7010 to video9999.
+TEST_IDS = re.compile(r"video(70[1-9]\d|7[1-9]\d\d|[89]\d{3})")
+PUBLISHED = {
+    "9k": Published(TEST_IDS, {"train": 9000, "test": 1000}, {"test": 1000}),
+    "7k": Published(TEST_IDS, {"train": 7010, "test": 1000}, {"test": 1000}),
+    FULL: Published(
+        TEST_IDS,
+        {"train": 6513, "val": 497, "test": 2990},
+        {"train": 130_260, "val": 9940, "test": 59_800},
+    ),
+}
 
 
 def read(task: str, folder: str, options: dict[str, Any]) -> Manifest:
@@ -30,47 +51,90 @@ def read(task: str, folder: str, options: dict[str, Any]) -> Manifest:
     Args:
         task: name of the task.
         folder: path or URI.
-        options: ``split``: 9k (default) or 7k; ``val_share``: share of the training videos that validate where there
-            is no validation file (default 0.05).
+        options: ``split``: 9k (default), 7k or full; ``val_share``: share of the training videos that validate where
+            there is no validation file (default 0.05; not for full).
 
     Raises:
         ConfigError: an unknown option.
         DataError: a file is missing or damaged, or a split names a video without captions.
     """
     files.check_options(task, options, ("split", "val_share"))
-    train_file = f"MSRVTT_train.{_variant(task, options)}.csv"
-    splits, validation = _splits(task, folder, train_file, options)
-    captions = _captions(storage.join(folder, DATA), (name for ids in splits.values() for name in ids))
-    tests: dict[str, str] = {}
-    for row in files.read_csv(storage.join(folder, TEST), ("video_id", "sentence")):
-        if row["video_id"] in tests:
-            raise DataError("video id stands twice", where=storage.join(folder, TEST), found=row["video_id"])
-        tests[row["video_id"]] = row["sentence"]
+    if _variant(task, options) == FULL:
+        texts, protocol = _own_splits(folder)
+    else:
+        texts, protocol = _listed_splits(task, folder, options)
     found = files.video_files(folder)
-    subsets = files.read_subsets(folder, {*splits["train"], *splits["val"], *tests})
-
-    def video(name: str, split: str, texts: Iterable[str]) -> Video:
-        return Video(name, files.uri_of(folder, found, name), split, tuple(texts), subsets=subsets.get(name, ()))
-
-    videos = [video(name, "train", captions[name]) for name in splits["train"]]
-    videos += [video(name, "val", captions[name][:1]) for name in splits["val"]]
-    videos += [video(name, "test", [sentence]) for name, sentence in tests.items()]
-    files.require_some_file(folder, found, {row.uri for row in videos})
-    protocol = Protocol(
-        benchmark="msrvtt",
-        variant=f"{_variant(task, options)} / 1k-A",
-        caption_rule="one caption per test video",
-        validation=validation,
+    subsets = files.read_subsets(folder, {name for split in texts.values() for name in split})
+    videos = tuple(
+        Video(name, files.uri_of(folder, found, name), split, tuple(captions), subsets=subsets.get(name, ()))
+        for split, members in texts.items()
+        for name, captions in members.items()
     )
-    return Manifest(task, protocol, tuple(videos))
+    return Manifest(task, protocol, videos)
+
+
+def _files(options: dict[str, Any]) -> tuple[AnnotationFile, ...]:
+    data, variant = AnnotationFile((DATA,)), _variant("", options)
+    if variant == FULL:
+        return (data,)
+    lists = AnnotationFile((f"MSRVTT_train.{variant}.csv",)), AnnotationFile((TEST,))
+    return (data, *lists, AnnotationFile((VALIDATION,), needed=False))
+
+
+READER = Reader(read=read, files=_files, published=lambda options: PUBLISHED[_variant("", options)])
 
 
 def _variant(task: str, options: dict[str, Any]) -> str:
     variant = str(options.get("split", "9k"))
-    if variant not in ("9k", "7k"):
+    if variant not in PUBLISHED:
         where = f"params.yaml tasks.{task}.options.split"
-        raise ConfigError("unknown split of MSR-VTT", where=where, found=variant, expected="9k or 7k")
+        raise ConfigError("unknown split of MSR-VTT", where=where, found=variant, expected="9k, 7k or full")
     return variant
+
+
+def _listed_splits(task: str, folder: str, options: dict[str, Any]) -> tuple[dict[str, dict[str, list[str]]], Protocol]:
+    """Captions of each video of each split, from the lists, and the protocol that goes with them."""
+    variant = _variant(task, options)
+    splits, validation = _splits(task, folder, f"MSRVTT_train.{variant}.csv", options)
+    captions = _captions(storage.join(folder, DATA), (name for ids in splits.values() for name in ids))
+    rows = files.read_csv(storage.join(folder, TEST), ("video_id", "sentence"))
+    files.checked_ids(storage.join(folder, TEST), ((line, row["video_id"]) for line, row in rows))
+    texts = {
+        "train": {name: captions[name] for name in splits["train"]},
+        "val": {name: captions[name][:1] for name in splits["val"]},
+        "test": {row["video_id"]: [row["sentence"]] for _, row in rows},
+    }
+    return texts, Protocol(
+        benchmark="msrvtt",
+        variant=f"{variant} / 1k-A",
+        caption_rule="one caption per test video",
+        validation=validation,
+    )
+
+
+def _own_splits(folder: str) -> tuple[dict[str, dict[str, list[str]]], Protocol]:
+    """Captions of each video of each split as the data set's own file has them."""
+    where = storage.join(folder, DATA)
+    entries = _content(where)["videos"]
+    names = files.checked_ids(where, ((number, str(entry["video_id"])) for number, entry in enumerate(entries, 1)))
+    splits = [OWN_SPLITS.get(str(entry.get("split"))) for entry in entries]
+    if unknown := [name for name, split in zip(names, splits, strict=True) if split is None]:
+        raise DataError(
+            "entry without a known split",
+            where=where,
+            found=first_few(unknown),
+            expected="'split' of each entry of 'videos' one of " + ", ".join(OWN_SPLITS),
+        )
+    captions = _captions(where, names)
+    texts: dict[str, dict[str, list[str]]] = {"train": {}, "val": {}, "test": {}}
+    for name, split in zip(names, splits, strict=True):
+        texts[str(split)][name] = captions[name]
+    return texts, Protocol(
+        benchmark="msrvtt",
+        variant=FULL,
+        caption_rule="every caption of a test video is a query",
+        validation="the data set's own validation videos",
+    )
 
 
 def _splits(task: str, folder: str, train_file: str, options: dict[str, Any]) -> tuple[dict[str, list[str]], str]:
@@ -87,20 +151,32 @@ def _splits(task: str, folder: str, train_file: str, options: dict[str, Any]) ->
 
 
 def _ids(where: str) -> list[str]:
-    return [row["video_id"] for row in files.read_csv(where, ("video_id",))]
+    return files.checked_ids(where, ((line, row["video_id"]) for line, row in files.read_csv(where, ("video_id",))))
 
 
-def _captions(where: str, wanted: Iterable[str]) -> dict[str, list[str]]:
+def _content(where: str) -> dict[str, Any]:
     content = files.read_json(where, dict)
     try:
-        listed = {str(row["video_id"]) for row in content["videos"]}
-        pairs = [(str(row["video_id"]), str(row["caption"]).strip()) for row in content["sentences"]]
+        complete = all("video_id" in row for row in content["videos"]) and all(
+            "video_id" in row and "caption" in row for row in content["sentences"]
+        )
     except (KeyError, TypeError):
+        complete = False
+    if not complete:
         raise DataError(
             "not of MSR-VTT's form",
             where=where,
             expected="{'videos': [{'video_id'}], 'sentences': [{'video_id', 'caption'}]}",
-        ) from None
+        )
+    return dict(content)
+
+
+def _captions(where: str, wanted: Iterable[str]) -> dict[str, list[str]]:
+    content = _content(where)
+    listed = {str(row["video_id"]) for row in content["videos"]}
+    pairs = [(str(row["video_id"]), str(row["caption"]).strip()) for row in content["sentences"]]
+    if empty := [name for name, caption in pairs if not caption]:
+        raise DataError("empty caption", where=where, found=first_few(empty), expected="a text in every 'caption'")
     captions: dict[str, list[str]] = {}
     for name, caption in pairs:
         captions.setdefault(name, []).append(caption)
@@ -113,7 +189,7 @@ def _captions(where: str, wanted: Iterable[str]) -> dict[str, list[str]]:
         )
     if missing := [name for name in dict.fromkeys(wanted) if name not in captions]:
         raise DataError(
-            "training or validation videos without a caption",
+            "videos without a caption",
             where=where,
             found=first_few(missing),
             expected="at least one row of 'sentences' for each",

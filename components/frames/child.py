@@ -25,6 +25,9 @@ from components.frames.resize import resize_frames
 
 PR_SET_PDEATHSIG = 1
 
+# How far a segment may reach beyond its file: annotations round times up to whole seconds.
+SPAN_TOLERANCE_SECONDS = 1.0
+
 # Pixels of the squares that the adaptive rule looks at, a multiple of 16.
 LOOK_SIDE = 64
 
@@ -67,6 +70,7 @@ def answer(decoder: Decoder, settings: dict[str, Any], request: dict[str, Any]) 
     try:
         check_file(request["path"])
         decoded = decoder(request["path"], _choose(decoder, settings, request))
+        check_span(request["end_seconds"], decoded.duration_seconds)
         return _row(decoded, settings, request["path"])
     except DecodeError as failure:
         return {"reason": failure.reason, "detail": failure.detail}, []
@@ -103,6 +107,17 @@ def check_file(path: str) -> None:
         raise DecodeError("not_regular_file")
     if found.st_size == 0:
         raise DecodeError("empty_file")
+
+
+def check_span(end_seconds: float | None, duration_seconds: float) -> None:
+    """Refuses a segment that reaches beyond its file: the annotations are of another file, or of another cut of it.
+
+    Raises:
+        DecodeError: outside_file.
+    """
+    if end_seconds is not None and end_seconds > duration_seconds + SPAN_TOLERANCE_SECONDS:
+        detail = f"the segment ends at {end_seconds:g} s, the file at {duration_seconds:g} s"
+        raise DecodeError("outside_file", detail)
 
 
 def _row(decoded: DecodedFrames, settings: dict[str, Any], path: str) -> tuple[dict[str, Any], list[bytes]]:

@@ -21,7 +21,8 @@ from typing import Any
 import pyarrow as pa
 
 from components import config, storage
-from components.benchmarks.base import SPLITS, Manifest, first_few, read_manifest
+from components.benchmarks.base import SPLITS, Manifest, first_few
+from components.benchmarks.reader import read_manifest
 from components.cluster import ray_session
 from components.errors import DataError
 from components.frames import schema
@@ -232,14 +233,15 @@ def failures(ledger: list[dict[str, Any]]) -> dict[str, list[str]]:
 
 
 def check_failures(task_name: str, ledger: list[dict[str, Any]], most: float, where: Path) -> None:
-    """Refuses a store in which too many videos failed, or all of a split.
+    """Refuses a store in which too many videos failed, or all of a split that has any.
 
     Raises:
         DataError: names share, reasons and the ledger's path.
     """
     failed = failures(ledger)
     share = sum(len(ids) for ids in failed.values()) / len(ledger)
-    empty = [split for split in SPLITS if not _counts(ledger, split)["decoded"]]
+    counts = {split: _counts(ledger, split) for split in SPLITS}
+    empty = [split for split in SPLITS if counts[split][schema.FAILED] and not counts[split][schema.DECODED]]
     if share <= most and not empty:
         return
     what = "no video of a split could be decoded" if empty else "too many videos failed"

@@ -55,6 +55,7 @@ REASONS = {
     "no_video_stream": "a media file without pictures",
     "no_frames": "a video stream without frames",
     "empty_segment": "no frame between the segment's start and end",
+    "outside_file": "the segment ends more than a second after the file",
     "decode_error": "opened, but the sampled frames could not be decoded, resized or stored",
     "timeout": "not done within frames.time_limit_seconds",
     "crashed": "the decoding process died",

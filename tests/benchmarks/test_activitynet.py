@@ -79,6 +79,8 @@ def test_subsets_take_keys_and_ids(folder: Path) -> None:
         ("val_1.json", {"v_c1": entry(" ")}, r"val_1\.json: videos without a sentence; found 'c1'"),
         ("val_1.json", {"v_c1": ["a"]}, r"val_1\.json: videos without a sentence; found 'c1'"),
         ("val.json", {"c1": entry("a")}, r"val\.json: video key without v_; found 'c1'"),
+        ("val_ids.json", ["v_c1", "v_c2", "v_c1"], r"val_ids\.json:3: video id stands twice; found 'v_c1'"),
+        ("val.json", {"v_/../c": entry("a")}, r"val\.json: video id is not usable as a file name"),
         ("train.json", [], r"train\.json: unexpected JSON; found 'list'; expected dict"),
     ],
 )
@@ -106,6 +108,8 @@ def test_published_files(tmp_path: Path) -> None:
     put_videos(tmp_path, ["uqiMw7tQ1Cc"])
     manifest = read(tmp_path)
     manifest.check()
+    assert activitynet.PUBLISHED.concerns(manifest)
+    assert activitynet.PUBLISHED.differences(manifest) == []
     assert len(manifest.split("test")) == 4917
     assert len(manifest.split("train")) + len(manifest.split("val")) == 10009
     assert manifest.by_id()["uqiMw7tQ1Cc"].captions == (

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from video_files import write_collection
 
 from components import config
-from components.benchmarks.base import Manifest, Protocol, Video, first_few, read_manifest
+from components.benchmarks.base import NO_CAPTIONS, Manifest, Protocol, Video, first_few
+from components.benchmarks.reader import read_manifest
 from components.errors import ConfigError, DataError
 
 PROTOCOL = Protocol("msrvtt", "9k / 1k-A", "one caption per test video", "MSRVTT_val.csv")
@@ -50,6 +51,17 @@ def test_an_unsound_manifest_is_refused(video: Video, message: str) -> None:
 def test_an_empty_split_is_refused() -> None:
     with pytest.raises(DataError, match="split without videos; found 'val'"):
         Manifest("small", PROTOCOL, (SOUND[0], SOUND[2])).check()
+
+
+def test_a_collection_to_search_has_one_split_and_no_captions() -> None:
+    search = Protocol("table", "videos alone", NO_CAPTIONS, "none")
+    Manifest("mine", search, (Video("a", "a.mp4", "test", ()),)).check()
+    with pytest.raises(DataError, match="without a caption, or with an empty one; found 'a'"):
+        Manifest("mine", search, (Video("a", "a.mp4", "test", ("a text",)),)).check()
+    with pytest.raises(
+        DataError, match="split without videos; found 'test'; expected at least one video in each of test"
+    ):
+        Manifest("mine", search, (Video("a", "a.mp4", "train", ()),)).check()
 
 
 names = st.text(min_size=1, max_size=8)

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from video_files import SHARED, write_msrvtt
 
+from components import config
 from components.benchmarks import files, msrvtt
 from components.benchmarks.base import Manifest
+from components.benchmarks.reader import read_manifest
 from components.errors import ConfigError, DataError
 
 TRAIN = [f"video{number}" for number in range(40)]
@@ -112,7 +114,19 @@ def test_captions_of_a_video_without_an_entry_are_named(folder: Path) -> None:
         ("MSRVTT_train.9k.csv", "", "column is missing"),
         ("MSRVTT_JSFUSION_test.csv", "key,vid_key,video_id,sentence\na,b,video50\n", r":2: field is empty"),
         ("MSRVTT_JSFUSION_test.csv", 'key,vid_key,video_id,sentence\na,b,video50,"open', "not CSV"),
-        ("MSRVTT_JSFUSION_test.csv", "video_id,sentence\nv,a\nv,b\n", "video id stands twice; found 'v'"),
+        (
+            "MSRVTT_JSFUSION_test.csv",
+            "video_id,sentence\nv,a\nv,b\n",
+            r"csv:3: video id stands twice; found 'v'.*line 2",
+        ),
+        ("MSRVTT_JSFUSION_test.csv", "video_id,sentence\nv,a\n../v,b\n", r"csv:3: .*not usable as a file name"),
+        ("MSRVTT_train.9k.csv", "video_id\nvideo1\nvideo2\nvideo1\n", r"csv:4: video id stands twice"),
+        ("MSRVTT_train.9k.csv", "video_id\na/../../b\n", r"csv:2: .*not usable as a file name"),
+        (
+            "MSRVTT_data.json",
+            '{"videos": [{"video_id": "v"}], "sentences": [{"video_id": "v", "caption": " "}]}',
+            "empty caption; found 'v'",
+        ),
         ("MSRVTT_data.json", "{", "not JSON"),
         ("MSRVTT_data.json", "[]", "unexpected JSON; found 'list'; expected dict"),
         ("MSRVTT_data.json", '{"videos": []}', "not of MSR-VTT's form"),
@@ -134,24 +148,60 @@ def test_missing_files_are_named(folder: Path, name: str) -> None:
 
 
 def test_a_collection_without_videos_is_one_error(folder: Path) -> None:
+    task = config.Task("msrvtt", str(folder), 4, 16)
     for path in (folder / "videos").iterdir():
         path.rename(path.with_name("other-" + path.name))
-    with pytest.raises(DataError, match=r"videos: no listed video has a file.*expected names such as video0\.mp4"):
-        read(folder)
+    with pytest.raises(DataError, match=r"no listed video has a file; found 'other-video0\.mp4.*videos/video0\.mp4"):
+        read_manifest("small", task, folder)
     for path in (folder / "videos").iterdir():
         path.unlink()
-    with pytest.raises(DataError, match="videos: task has no videos"):
-        read(folder)
+    with pytest.raises(DataError, match="no listed video has a file; found 'no file'"):
+        read_manifest("small", task, folder)
     (folder / "videos").rmdir()
-    with pytest.raises(DataError, match="videos: task has no videos"):
-        read(folder)
+    with pytest.raises(DataError, match="no listed video has a file; found 'no file'"):
+        read_manifest("small", task, folder)
+
+
+def own_splits(folder: Path, *splits: str) -> None:
+    """Gives the videos of the data set's own file the splits in turn."""
+    data = json.loads((folder / "MSRVTT_data.json").read_text())
+    for number, entry in enumerate(data["videos"]):
+        entry["split"] = splits[number % len(splits)]
+    (folder / "MSRVTT_data.json").write_text(json.dumps(data))
+
+
+def test_the_full_split_is_the_data_sets_own(folder: Path) -> None:
+    own_splits(folder, "train", "validate", "test")
+    for path in folder.glob("*.csv"):
+        path.unlink()
+    manifest = read(folder, split="full")
+    manifest.check()
+    assert [len(manifest.split(split)) for split in ("train", "val", "test")] == [15, 15, 15]
+    assert manifest.by_id()["video2"].captions == ("caption 0 of video2", "caption 1 of video2")
+    assert manifest.by_id()["video2"].split == "test"
+    assert manifest.protocol.variant == "full"
+    own_splits(folder, "train", "dev")
+    with pytest.raises(DataError, match=r"MSRVTT_data\.json: entry without a known split; found 'video1, video3"):
+        read(folder, split="full")
+
+
+def test_counts_are_compared_where_the_ids_are_the_benchmarks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, tests, warnings in (("own", ["video50"], 0), ("copy", ["video7010"], 3)):
+        folder = tmp_path / name
+        write_msrvtt(folder, TRAIN, VAL, tests)
+        put_videos(folder, TRAIN)
+        caplog.clear()
+        read_manifest("small", config.Task("msrvtt", str(folder), 4, 16), tmp_path)
+        assert len(caplog.records) == warnings
+    assert "train has 42 videos, published are 9,000" in caplog.text
+    assert "test has 1 captions, published are 1,000" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"spilt": "7k"}, r"tasks\.small\.options: unknown option.*'spilt'.*split, val_share"),
-        ({"split": "8k"}, "unknown split of MSR-VTT"),
+        ({"split": "8k"}, "unknown split of MSR-VTT.*7k or full"),
         ({"val_share": 2}, r"val_share: not a share; found 2"),
         ({"val_share": True}, "not a share"),
     ],
@@ -169,12 +219,14 @@ def test_published_lists(tmp_path: Path, variant: str, count: int) -> None:
         (tmp_path / path.name).write_bytes(path.read_bytes())
     # The training captions are not published with the lists.
     train = files.read_csv(str(tmp_path / f"MSRVTT_train.{variant}.csv"), ("video_id",))
-    write = [{"video_id": row["video_id"], "caption": "a caption"} for row in train]
+    write = [{"video_id": row["video_id"], "caption": "a caption"} for _, row in train]
     (tmp_path / "MSRVTT_data.json").write_text(json.dumps({"videos": write, "sentences": write}))
     put_videos(tmp_path, ["video9770"])
     manifest = read(tmp_path, split=variant)
     manifest.check()
     assert len(manifest.split("train")) + len(manifest.split("val")) == count
     assert len(manifest.split("val")) == round(0.05 * count)
+    assert msrvtt.PUBLISHED[variant].concerns(manifest)
+    assert msrvtt.PUBLISHED[variant].differences(manifest) == []
     assert len(manifest.split("test")) == 1000
     assert manifest.by_id()["video9770"].captions == ("a person is connecting something to system",)

@@ -71,6 +71,13 @@ def test_only_the_segment_is_sampled(process: DecodeProcess, video: Path) -> Non
     assert process.decode(str(video), 30.0, 40.0).reason == "empty_segment"
 
 
+def test_a_segment_beyond_the_file_is_refused_and_says_so(process: DecodeProcess, video: Path) -> None:
+    assert process.decode(str(video), 1.0, 3.0).reason is None  # times rounded up to whole seconds
+    outcome = process.decode(str(video), 1.0, 3.01)
+    assert outcome.reason == "outside_file"
+    assert outcome.detail == "the segment ends at 3.01 s, the file at 2 s"
+
+
 def test_a_short_video_gives_all_it_has(process: DecodeProcess, tmp_path: Path) -> None:
     write_mp4(tmp_path / "one.mp4", frames=1)
     assert process.decode(str(tmp_path / "one.mp4"), None, None).row["frame_indices"] == [0]

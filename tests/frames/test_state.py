@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from video_files import small_params, write_collection, write_mp4
 
-from components.benchmarks.base import Manifest, read_manifest
+from components.benchmarks.base import Manifest
+from components.benchmarks.reader import read_manifest
 from components.errors import DataError
 from components.frames import schema
 from components.frames.ingest import check_failures, read_settings

@@ -1,0 +1,134 @@
+"""What a collection should have and what it has, before anything is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from components import config, storage
+from components.benchmarks.base import SPLITS, Manifest, first_few
+from components.benchmarks.reader import AnnotationFile, Published, find_reader, present, read_annotations
+from components.errors import DataError
+
+
+@dataclass(frozen=True)
+class SplitCheck:
+    """One split of a manifest against what lies in the folder.
+
+    Args:
+        videos: listed.
+        captions: of the listed videos.
+        missing: uris of listed videos without a file.
+        published: count of videos, None where it is not known.
+    """
+
+    videos: int
+    captions: int
+    missing: tuple[str, ...]
+    published: int | None
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was found.
+
+    Args:
+        task: name of the task.
+        folder: where it lies.
+        files: every annotation file and its size in bytes, None where no name of it is there.
+        fault: why the annotations cannot be read, None if they can.
+        splits: of readable annotations.
+        differences: from the published counts, a clause for each.
+    """
+
+    task: str
+    folder: str
+    files: tuple[tuple[AnnotationFile, int | None], ...]
+    fault: str | None
+    splits: Mapping[str, SplitCheck]
+    differences: tuple[str, ...]
+
+    @property
+    def usable(self) -> bool:
+        """Whether the annotations can be read and every split that lists videos has a file."""
+        listed = [split for split in self.splits.values() if split.videos]
+        return self.fault is None and all(len(split.missing) < split.videos for split in listed)
+
+    @property
+    def complete(self) -> bool:
+        """Whether it is usable, no video is missing, and the counts are the published ones."""
+        missing = any(split.missing for split in self.splits.values())
+        return self.usable and not missing and not self.differences
+
+    def text(self) -> str:
+        """For a terminal."""
+        lines = [f"{self.task}: {self.folder}", "annotations"]
+        lines += [f"  {_file_line(file, size)}" for file, size in self.files]
+        if self.fault is not None:
+            return "\n".join([*lines, f"not usable: {self.fault}"])
+        lines.append(f"{'split':<6}{'videos':>10}{'there':>10}{'missing':>10}{'captions':>10}{'published':>11}")
+        for name, split in self.splits.items():
+            known = f"{split.published:,}" if split.published is not None else "-"
+            there = split.videos - len(split.missing)
+            lines.append(
+                f"{name:<6}{split.videos:>10,}{there:>10,}{len(split.missing):>10,}{split.captions:>10,}{known:>11}"
+            )
+        lines += [
+            f"missing in {name}: {first_few(split.missing)}" for name, split in self.splits.items() if split.missing
+        ]
+        lines += [f"differs: {difference}" for difference in self.differences]
+        verdict = "complete" if self.complete else "usable, not complete" if self.usable else "not usable"
+        return "\n".join([*lines, f"{verdict}: ingest takes what is there" if self.usable else f"{verdict}: {_CURE}"])
+
+
+_CURE = "a split has no video file; put the videos there, or link the folder that holds them"
+
+
+def check(task_name: str, task: config.Task, root: Path) -> Check:
+    """Looks at a task's folder; unreadable annotations are part of the answer.
+
+    Args:
+        task_name: key of the task in params.yaml.
+        task: its settings.
+        root: folder that a relative ``task.root`` starts from.
+
+    Raises:
+        ConfigError: unknown benchmark or option.
+    """
+    reader, folder = find_reader(task_name, task), storage.resolve(root, task.root)
+    options = dict(task.options)
+    files = tuple((file, _size(folder, file)) for file in reader.files(options))
+    try:
+        manifest = read_annotations(task_name, task, root)
+    except DataError as error:
+        return Check(task_name, folder, files, str(error), {}, ())
+    published = reader.published(options)
+    if published is not None and not published.concerns(manifest):
+        published = None
+    differences = tuple(published.differences(manifest)) if published is not None else ()
+    return Check(task_name, folder, files, None, _splits(manifest, published), differences)
+
+
+def _splits(manifest: Manifest, published: Published | None) -> dict[str, SplitCheck]:
+    there = present(video.uri for video in manifest.videos)
+    splits = {}
+    for name in SPLITS:
+        videos = manifest.split(name)
+        splits[name] = SplitCheck(
+            videos=len(videos),
+            captions=sum(len(video.captions) for video in videos),
+            missing=tuple(video.uri for video in videos if video.uri not in there),
+            published=published.videos.get(name) if published is not None else None,
+        )
+    return splits
+
+
+def _size(folder: str, file: AnnotationFile) -> int | None:
+    sizes = (storage.size(storage.join(folder, name)) for name in file.names)
+    return next((size for size in sizes if size is not None), None)
+
+
+def _file_line(file: AnnotationFile, size: int | None) -> str:
+    state = f"{size:,} bytes" if size is not None else "MISSING" if file.needed else "not there, not needed"
+    return f"{' or '.join(file.names)}: {state}"

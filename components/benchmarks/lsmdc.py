@@ -1,0 +1,104 @@
+"""LSMDC (Rohrbach et al., IJCV 2017; retrieval test set of 1,000 clips) in its owners' files.
+
+``LSMDC16_annos_training.csv``, ``LSMDC16_annos_val.csv``, ``LSMDC16_challenge_1000_publictect.csv``: columns apart by
+tabs, no header, six of them: clip id, start and end as aligned, start and end as cut, sentence. Quotation marks are
+part of a sentence. Videos: ``videos/<clip id>.avi``, or below a folder named by the movie, which is the clip id up to
+its time stamp. Clips are files of their own, so that the times are not used. Validation is the published split.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from components import storage
+from components.benchmarks import files
+from components.benchmarks.base import Manifest, Protocol, Video
+from components.benchmarks.reader import AnnotationFile, Published, Reader
+from components.errors import DataError
+
+FILES = {
+    "train": "LSMDC16_annos_training.csv",
+    "val": "LSMDC16_annos_val.csv",
+    "test": "LSMDC16_challenge_1000_publictect.csv",
+}
+COLUMNS = 6
+
+# Movie, then first and last moment: 3086_UGLY_TRUTH_00.23.23.000-00.23.28.886
+CLIP = re.compile(r"(.+)_\d\d\.\d\d\.\d\d\.\d{3}-\d\d\.\d\d\.\d\d\.\d{3}")
+
+PUBLISHED = Published(
+    ids=CLIP,
+    videos={"train": 109_673, "val": 7408, "test": 1000},
+    captions={"test": 1000},
+)
+
+
+def read(task: str, folder: str, options: dict[str, Any]) -> Manifest:
+    """The manifest of a folder in LSMDC's format.
+
+    Args:
+        task: name of the task.
+        folder: path or URI.
+        options: none.
+
+    Raises:
+        ConfigError: an option.
+        DataError: a file is missing, a line is not of six columns, has no sentence or repeats a clip.
+    """
+    files.check_options(task, options, ())
+    sentences = {split: _sentences(storage.join(folder, name)) for split, name in FILES.items()}
+    clips = [clip for members in sentences.values() for clip in members]
+    found = _video_files(folder, clips)
+    subsets = files.read_subsets(folder, set(clips))
+    videos = tuple(
+        Video(
+            clip,
+            files.uri_of(folder, found, clip, ending=".avi"),
+            split,
+            (sentence,),
+            subsets=subsets.get(clip, ()),
+        )
+        for split, members in sentences.items()
+        for clip, sentence in members.items()
+    )
+    protocol = Protocol(
+        benchmark="lsmdc",
+        variant="public test of 1,000 clips",
+        caption_rule="one caption per test video",
+        validation=FILES["val"],
+    )
+    return Manifest(task, protocol, videos)
+
+
+READER = Reader(
+    read=read,
+    files=lambda options: tuple(AnnotationFile((name,)) for name in FILES.values()),
+    published=lambda options: PUBLISHED,
+)
+
+
+def _sentences(where: str) -> dict[str, str]:
+    """Clip id to its sentence, in the file's order."""
+    rows = []
+    for number, line in files.read_lines(where):
+        fields = [field.strip() for field in line.split("\t")]
+        if len(fields) != COLUMNS or not fields[-1]:
+            raise DataError(
+                "not a line of LSMDC's form",
+                where=f"{where}:{number}",
+                found=line[:80],
+                expected="six columns apart by tabs: clip id, four times, sentence",
+                cure="take the owners' file as it is, without a header and not saved by a spreadsheet",
+            )
+        rows.append((number, fields))
+    clips = files.checked_ids(where, ((number, fields[0]) for number, fields in rows))
+    return {clip: fields[-1] for clip, (_, fields) in zip(clips, rows, strict=True)}
+
+
+def _video_files(folder: str, clips: list[str]) -> dict[str, str]:
+    """Files that lie flat, and those in the folders of the movies, which win."""
+    found = files.video_files(folder)
+    for movie in dict.fromkeys(match[1] for clip in clips if (match := CLIP.fullmatch(clip))):
+        found.update(files.video_files(folder, below=movie))
+    return found

@@ -1,0 +1,139 @@
+"""MSVD (Chen & Dolan, ACL 2011) in the files of CLIP4Clip and of X-Pool.
+
+``train_list.txt``, ``val_list.txt``, ``test_list.txt``: one id a line. Captions: ``captions_msvd.json`` (id to a list
+of texts; X-Pool) or ``raw-captions.pkl`` (id to a list of lists of words; CLIP4Clip), the first that stands. Videos:
+``videos/<id>.avi``. Every caption of a test video is a query; validation is the published split.
+
+A pickle may hold calls. The one that is read here may not: names of classes and functions are refused, which leaves
+containers, texts and numbers.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+from typing import Any
+
+from components import storage
+from components.benchmarks import files
+from components.benchmarks.base import SPLITS, Manifest, Protocol, Video, first_few
+from components.benchmarks.reader import AnnotationFile, Published, Reader
+from components.errors import DataError
+
+JSON, PICKLE = "captions_msvd.json", "raw-captions.pkl"
+FORM = "a mapping of each video id to a list of captions, each a text or a list of words"
+
+PUBLISHED = Published(
+    ids=re.compile(r"[\w-]{11}_\d+_\d+"),  # YouTube's id, first and last second
+    videos={"train": 1200, "val": 100, "test": 670},
+    captions={"train": 48_774, "val": 4290, "test": 27_763},
+)
+
+
+def read(task: str, folder: str, options: dict[str, Any]) -> Manifest:
+    """The manifest of a folder in MSVD's format.
+
+    Args:
+        task: name of the task.
+        folder: path or URI.
+        options: none.
+
+    Raises:
+        ConfigError: an option.
+        DataError: a file is missing or damaged, or a split names a video without captions.
+    """
+    files.check_options(task, options, ())
+    where = next((at for name in (JSON, PICKLE) if storage.exists(at := storage.join(folder, name))), None)
+    if where is None:
+        raise DataError("no captions", where=folder, expected=f"{JSON} or {PICKLE}")
+    captions = _captions(where)
+    splits = {split: _ids(storage.join(folder, f"{split}_list.txt")) for split in SPLITS}
+    if missing := [name for ids in splits.values() for name in ids if not captions.get(name)]:
+        raise DataError(
+            "videos without a caption",
+            where=where,
+            found=first_few(missing),
+            expected="at least one for each id of the lists",
+        )
+    found = files.video_files(folder)
+    subsets = files.read_subsets(folder, {name for ids in splits.values() for name in ids})
+    videos = tuple(
+        Video(
+            name,
+            files.uri_of(folder, found, name, ending=".avi"),
+            split,
+            tuple(captions[name]),
+            subsets=subsets.get(name, ()),
+        )
+        for split, ids in splits.items()
+        for name in ids
+    )
+    protocol = Protocol(
+        benchmark="msvd",
+        variant="1,200 / 100 / 670",
+        caption_rule="every caption of a test video is a query",
+        validation="val_list.txt",
+    )
+    return Manifest(task, protocol, videos)
+
+
+READER = Reader(
+    read=read,
+    files=lambda options: (
+        *(AnnotationFile((f"{split}_list.txt",)) for split in SPLITS),
+        AnnotationFile((JSON, PICKLE)),
+    ),
+    published=lambda options: PUBLISHED,
+)
+
+
+def _ids(where: str) -> list[str]:
+    return files.checked_ids(where, files.read_lines(where))
+
+
+def _captions(where: str) -> dict[str, list[str]]:
+    content = files.read_json(where, dict) if where.endswith(JSON) else read_plain_pickle(where)
+    if not isinstance(content, dict):
+        raise DataError("unexpected captions", where=where, found=type(content).__name__, expected=FORM)
+    captions = {}
+    for name, entries in content.items():
+        if not isinstance(entries, list | tuple):
+            raise DataError("unexpected captions", where=f"{where} {name}", found=entries, expected=FORM)
+        captions[str(name)] = [_text(f"{where} {name}", entry) for entry in entries]
+    return captions
+
+
+def _text(where: str, entry: Any) -> str:
+    words = entry if isinstance(entry, list | tuple) else [entry]
+    if not all(isinstance(word, str) for word in words):
+        raise DataError("unexpected caption", where=where, found=entry, expected="a text or a list of words")
+    if not (text := " ".join(" ".join(words).split())):
+        raise DataError("empty caption", where=where, expected="a text", cure="remove it from the file")
+    return text
+
+
+class _Plain(pickle.Unpickler):
+    """Unpickles containers, texts and numbers. Without names of classes and functions a pickle can call nothing."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"the file wants {module}.{name}")
+
+
+def read_plain_pickle(where: str) -> Any:
+    """Content of a pickle that holds nothing but containers, texts and numbers.
+
+    Raises:
+        DataError: no such file, no pickle, or one that names a class or a function, which is not looked up.
+    """
+    content = storage.read_bytes(where)
+    try:
+        return _Plain(io.BytesIO(content)).load()
+    except Exception as error:  # a damaged pickle may raise anything
+        raise DataError(
+            "not a plain pickle",
+            where=where,
+            found=f"{type(error).__name__}: {error}",
+            expected=f"containers and texts alone: {FORM}",
+            cure=f"take {JSON} instead",
+        ) from None
