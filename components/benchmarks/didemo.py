@@ -6,7 +6,7 @@ descriptions of a video, joined by a space, are its only text; the times are not
 video. Videos: ``videos/<file name>``, also with an added ``.mp4`` or with ``.mp4`` in place of its ending; ids in the
 manifest have no ending. Validation is the published split.
 
-Three files are lost to everybody; where they are missing they are left out with a warning, as the peers do.
+Three files are dropped by the peers; where they are missing they are left out with a warning.
 """
 
 from __future__ import annotations

@@ -45,7 +45,8 @@ class DecodeError(Exception):
 
     Args:
         reason: a key of :data:`components.frames.schema.REASONS`.
-        detail: the type of the exception behind it; no text of a library, which may hold times and addresses.
+        detail: the type of the exception behind it, or figures of the file; no text of a library, which may hold times
+            and addresses.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
