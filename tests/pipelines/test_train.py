@@ -137,7 +137,7 @@ def test_stages_without_ray_and_evaluation(root: Path, environment: dict[str, st
     assert (card["split"], card["seed"], card["frames"], card["words"]) == ("test", 0, tiny_world.FRAMES, 16)
     assert card["parameters"]["total"] == record["parameters"]["total"] > 0
     assert {path.name for path in cards.iterdir()} == {
-        "test.json", "test-ranks.parquet", "val.json", "val-ranks.parquet",
+        "test.json", "test.txt", "test-ranks.parquet", "val.json", "val.txt", "val-ranks.parquet",
     }  # fmt: skip
 
 
