@@ -45,7 +45,7 @@ from components.errors import ConfigError
 from components.methods.base import Method, MethodSettings, TrainedSettings
 from components.methods.context import ContextKind, ContextPrompts
 from components.methods.parts import chosen_layers
-from components.methods.prompts import LayerPrompts, ReleasedText, Run, normal_prompts, repeated
+from components.methods.prompts import LayerPrompts, ReleasedText, Run, behind_first, normal_prompts, repeated
 
 Prompts = Annotated[int, Field(ge=0, le=256)]
 Width = Annotated[int, Field(ge=1)]
@@ -201,9 +201,7 @@ class VideoPrompts(Run):
 
     def _put(self, x: Tensor, fresh: Tensor, flow: Flow, behind: int = 0) -> Tensor:
         """``fresh`` prompts behind the first token and ``behind`` prompts that are there already."""
-        own = x.shape[1] - behind
-        columns = torch.arange(own + behind + fresh.shape[1], device=x.device)
-        flow.own = torch.cat([columns[:1], columns[1 + behind + fresh.shape[1] :]])
+        flow.own = behind_first(x.shape[1] - behind, behind + fresh.shape[1], x.device)
         return torch.cat([x[:, : 1 + behind], fresh.to(x.dtype), x[:, 1 + behind :]], dim=1)
 
     def fresh(self, i: int, x: Tensor, flow: Flow) -> Tensor:
