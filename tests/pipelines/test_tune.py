@@ -1,0 +1,80 @@
+"""A search over settings on a real Ray cluster, killed in the middle and continued, with its runs in MLflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny_world
+from mlflow import MlflowClient
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COMMAND = ["--task", tiny_world.TASK, "--method", "vop", "--trials", "5", "--search", "lr=1e-4..1e-2"]
+
+
+def start(root: Path) -> subprocess.Popen[str]:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment = {**own, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(REPOSITORY / "pipelines" / "tune.py"), "--root", str(root), *COMMAND]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*command, "training.epochs=3"], cwd=root, env=environment, **pipes)  # type: ignore[call-overload,no-any-return]
+
+
+def finished_trials(client: MlflowClient) -> dict[str, str]:
+    """Trial runs that ended, run id to name."""
+    experiment = client.get_experiment_by_name(tiny_world.TASK)
+    if experiment is None:
+        return {}
+    runs = client.search_runs([experiment.experiment_id], "attributes.status = 'FINISHED'")
+    return {run.info.run_id: run.info.run_name for run in runs if "-trial-" in run.info.run_name}
+
+
+@pytest.mark.slow
+def test_a_killed_search_goes_on(tmp_path: Path) -> None:
+    tiny_world.write_project(tmp_path)
+    first = start(tmp_path)
+    client = None
+    deadline = time.monotonic() + 120
+    done: dict[str, str] = {}
+    while not done:
+        assert first.poll() is None, first.stderr and first.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+        # Ray starts long after the database is made, so two processes never make it at once.
+        if (tmp_path / ".reeltune" / "tune").is_dir():
+            client = client or MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+            done = finished_trials(client)
+    first.kill()
+    first.communicate()
+    assert client is not None
+
+    second = start(tmp_path)
+    out, err = second.communicate(timeout=300)
+    assert second.returncode == 0, err
+    assert "going on with the search" in err
+    after = finished_trials(client)
+    assert done.keys() <= after.keys()
+    # One more run where a trial ended between Ray Tune's last record of its state and the kill.
+    assert len(set(after.values())) == 5 <= len(after) <= 5 + len(done)
+
+    record = json.loads((tmp_path / "reports" / "tune" / f"{tiny_world.TASK}-vop-0.json").read_text())
+    assert len(record) == 5
+    assert record[0]["epoch"] == 3
+    assert tiny_world.LR in [trial["overrides"]["methods.vop.lr"] for trial in record]
+    best = max(trial["figures"]["t2v_R@1"] for trial in record if trial["epoch"] == 3)
+    assert record[0]["figures"]["t2v_R@1"] == best
+    assert f"best: methods.vop.lr={record[0]['overrides']['methods.vop.lr']:.3g}" in out
+
+    runs = client.search_runs([client.get_experiment_by_name(tiny_world.TASK).experiment_id])
+    parents = {run.info.run_id for run in runs if run.info.run_name == "vop-search-0"}
+    assert len(parents) == 1
+    trials = [run for run in runs if run.info.run_id in after]
+    assert {run.data.tags["mlflow.parentRunId"] for run in trials} == parents
+    for run in trials:
+        assert 1 <= len(client.get_metric_history(run.info.run_id, "val_t2v_R1")) <= 3
+        assert float(run.data.params["search.methods.vop.lr"]) > 0
