@@ -76,5 +76,7 @@ def test_a_killed_search_goes_on(tmp_path: Path) -> None:
     trials = [run for run in runs if run.info.run_id in after]
     assert {run.data.tags["mlflow.parentRunId"] for run in trials} == parents
     for run in trials:
-        assert 1 <= len(client.get_metric_history(run.info.run_id, "val_t2v_R1")) <= 3
+        # A trial that was cut off starts again in its own run.
+        steps = {point.step for point in client.get_metric_history(run.info.run_id, "val_t2v_R1")}
+        assert steps in ({1}, {1, 2}, {1, 2, 3})
         assert float(run.data.params["search.methods.vop.lr"]) > 0
