@@ -1,0 +1,301 @@
+"""Cost of ingest against plain loops over the same files: seconds of processor time per video, on one core.
+
+    python bench/ingest.py [--parts decode ingest long scaling read] [--rounds 5] [--clips FOLDER]
+
+decode   12 frames at 224: (a) OpenCV seeking to every second, as the extractor of the CLIP4Clip family does, with its
+         resize; (b) decord in a loop; (c) PyAV decoding every frame and keeping none, the limit where key frames are
+         rare; against the project's decoders, resize and JPEG in this process, and the same in an isolated one
+ingest   the whole of `pipelines/ingest.py` on a running Ray, all processes counted, over many copies of the files
+long     a long 1080p file with a key frame every two seconds, 12 frames
+scaling  wall clock of the whole with one process and with two
+read     shuffled frames from the store, read and decoded
+
+Files are generated (320 x 240, 25 fps, 20 s, H.264, key frames up to 10 s apart), and the MP4s of ``--clips`` come
+first where given. Candidates take turns in processes of their own; medians are compared. (a) needs
+``opencv-python-headless``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import av
+import interleaved
+import numpy as np
+import synthetic
+from interleaved import Times
+from PIL import Image
+
+from components import config
+from components.cluster import ray_session
+from components.frames.decoders import DECODERS
+from components.frames.ingest import ingest, read_settings
+from components.frames.isolation import DecodeProcess
+from components.frames.jpeg import decode_frames, encode_frames
+from components.frames.resize import resize_frames
+from components.frames.sampling import chooser
+from components.frames.store import FrameStore
+
+ROOT = Path(__file__).resolve().parents[1]
+FRAMES, SIZE = 12, 224
+TASK = "bench"
+
+
+def write_video(path: Path, seed: int, seconds: int, width: int, height: int, gop: int) -> None:
+    """Noise that drifts over smooth colours: as hard to decode as what a camera sees."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (height // 16, width // 16 * 2, 3)).astype(np.uint8)
+    scene = np.asarray(Image.fromarray(coarse).resize((2 * width, height), Image.Resampling.BICUBIC)).astype(np.int16)
+    scene = np.clip(scene + rng.normal(0, 6, scene.shape), 0, 255).astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": str(gop), "crf": "23", "preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for index in range(25 * seconds):
+            left = index * 3 % width
+            picture = np.ascontiguousarray(scene[:, left : left + width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def opencv_seconds(path: str) -> None:
+    """One frame per second, each by a seek, resized and cropped by PIL; the twelve are picked from those."""
+    import cv2  # an extra that only this needs
+
+    video = cv2.VideoCapture(path)
+    fps = int(video.get(cv2.CAP_PROP_FPS))
+    pictures = []
+    for second in range((int(video.get(cv2.CAP_PROP_FRAME_COUNT)) + fps - 1) // fps):
+        video.set(cv2.CAP_PROP_POS_FRAMES, second * fps)
+        good, frame = video.read()
+        if not good:
+            break
+        picture = Image.fromarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+        scale = SIZE / min(picture.size)
+        size = int(picture.width * scale), int(picture.height * scale)
+        pictures.append(np.asarray(picture.resize(size, Image.Resampling.BICUBIC)))
+    np.stack([pictures[index] for index in np.linspace(0, len(pictures) - 1, FRAMES).astype(int)])
+    video.release()
+
+
+def plain_decord(path: str) -> None:
+    """The published idiom, without resize or storing."""
+    import decord
+
+    reader = decord.VideoReader(path, num_threads=1)
+    reader.get_batch(np.linspace(0, len(reader) - 1, FRAMES).astype(int)).asnumpy()
+
+
+def every_frame(path: str) -> None:
+    """Decodes all and keeps nothing."""
+    with av.open(path) as container:
+        container.streams.video[0].thread_count = 1
+        for _ in container.decode(video=0):
+            pass
+
+
+def in_process(decoder: str) -> Callable[[str], None]:
+    """Decode, resize, JPEG: what the isolated process does for a video, but for the check of the file."""
+    decode = DECODERS.get(decoder)
+
+    def one(path: str) -> None:
+        decoded = decode(path, chooser("uniform", FRAMES, None, None, seed=""))
+        encode_frames(resize_frames(decoded.frames, SIZE), 95)
+
+    return one
+
+
+def isolated(decoder: str) -> Callable[[str], None]:
+    """The same in a process of its own, by messages."""
+    settings = read_settings(task_params().task(TASK), replace(task_params().frames, decoder=decoder))
+    process = DecodeProcess(settings.recipe, settings.time_limit_seconds)
+
+    def one(path: str) -> None:
+        outcome = process.decode(path, None, None)
+        if outcome.reason is not None:
+            raise RuntimeError(f"{path}: {outcome.reason} {outcome.detail}")
+
+    return one
+
+
+def task_params(cpus: int = 1) -> config.Params:
+    """The project's settings with one task of 12 frames at 224."""
+    params = config.load(ROOT / "params.yaml")
+    task = config.Task(benchmark="table", root=f"data/{TASK}", frames=FRAMES, words=32, options={})
+    frames = replace(params.frames, size=SIZE, sampling="uniform", shard_videos=8)
+    ray = replace(params.ray, num_cpus=cpus)
+    return replace(params, tasks={TASK: task}, frames=frames, ray=ray)
+
+
+DECODE: dict[str, Callable[[], Callable[[str], None]]] = {
+    "(a) opencv, every second": lambda: opencv_seconds,
+    "(b) decord": lambda: plain_decord,
+    "(c) every frame, none kept": lambda: every_frame,
+    "decord in process": lambda: in_process("decord"),
+    "pyav in process": lambda: in_process("pyav"),
+    "auto in process": lambda: in_process("auto"),
+    "auto isolated": lambda: isolated("auto"),
+}
+
+
+def copies(folder: Path, files: Sequence[str], count: int) -> Path:
+    """A project whose one task has ``count`` hard links to the files."""
+    videos = folder / "data" / TASK / "videos"
+    videos.mkdir(parents=True)
+    for number in range(count):
+        os.link(files[number % len(files)], videos / f"video{number:04d}.mp4")
+    return folder
+
+
+def whole(root: Path, cpus: int) -> Callable[[], object]:
+    """The whole ingest of a project, from nothing, on a Ray that runs already."""
+    session = ray_session(root, task_params(cpus).ray, log_to_driver=False)
+    session.__enter__()
+
+    def turn() -> None:
+        for folder in (".reeltune", "outputs"):
+            shutil.rmtree(root / folder, ignore_errors=True)
+        ingest(root, TASK, task_params(cpus))
+
+    return turn
+
+
+def prepare(name: str, arguments: dict[str, Any]) -> Callable[[], object]:
+    """What one turn of candidate ``name`` does."""
+    if name.startswith("ingest"):
+        return whole(Path(arguments["roots"][name]), arguments.get("cpus", {}).get(name, 1))
+    files, one = arguments["files"], DECODE[name]()
+
+    def turn() -> None:
+        for file in files:
+            one(file)
+
+    return turn
+
+
+def decode_names(wanted: Sequence[str] = tuple(DECODE)) -> list[str]:
+    """Candidates that can run here."""
+    import importlib.util
+
+    if importlib.util.find_spec("cv2") is None:
+        print("(a) is left out: opencv-python-headless is not installed", file=sys.stderr)
+        return [name for name in wanted if not name.startswith("(a)")]
+    return list(wanted)
+
+
+def table(title: str, times: dict[str, Times], per_turn: dict[str, int]) -> None:
+    """Milliseconds of processor time per video and ratios."""
+    print(f"\n{title}\n{'':30}{'ms/video':>10}{'of (c)':>8}{'(a) / it':>10}")
+    each = {name: 1000 * own.seconds / per_turn[name] for name, own in times.items()}
+    a, c = each.get("(a) opencv, every second"), each["(c) every frame, none kept"]
+    for name, value in each.items():
+        print(f"{name:30}{value:>10.1f}{value / c:>8.2f}{'' if a is None else f'{a / value:>10.2f}'}", flush=True)
+
+
+def decode(files: list[str], rounds: int) -> None:
+    """Loops, decoders, isolation."""
+    names = decode_names()
+    times = interleaved.measure(__file__, names, rounds, {"files": files})
+    table(f"decode, {len(files)} videos", times, dict.fromkeys(names, len(files)))
+    ratios = [x / y for x, y in zip(times["auto isolated"].cpu, times["decord in process"].cpu, strict=True)]
+    print(f"check and isolation: {statistics.median(ratios) - 1:+.1%} of decord in process")
+
+
+def ingest_whole(files: list[str], rounds: int, count: int) -> None:
+    """The whole, all processes counted."""
+    with tempfile.TemporaryDirectory(dir=Path(files[0]).parent) as folder:
+        root = copies(Path(folder), files, count)
+        names = [*decode_names(list(DECODE)[:1]), "(c) every frame, none kept", "ingest"]
+        arguments = {"files": files, "roots": {"ingest": str(root)}}
+        times = interleaved.measure(__file__, names, rounds, arguments)
+    per_turn = {**dict.fromkeys(names, len(files)), "ingest": count}
+    table(f"ingest of {count} videos, Ray already running", times, per_turn)
+
+
+def scaling(files: list[str], rounds: int, count: int) -> None:
+    """Wall clock with one process and with two."""
+    with tempfile.TemporaryDirectory(dir=Path(files[0]).parent) as folder:
+        roots = {f"ingest {cpus}": str(copies(Path(folder) / str(cpus), files, count)) for cpus in (1, 2)}
+        arguments = {"files": files, "roots": roots, "cpus": {"ingest 1": 1, "ingest 2": 2}}
+        times = interleaved.measure(__file__, list(roots), rounds, arguments)
+    one, two = (statistics.median(own.wall) for own in times.values())
+    print(f"\nscaling, {count} videos: {one:.2f} s with one process, {two:.2f} s with two, {one / two:.2f} times")
+
+
+def long(folder: Path, rounds: int, seconds: int) -> None:
+    """A long HD file."""
+    file = folder / "long.mp4"
+    write_video(file, 0, seconds, 1920, 1080, gop=50)
+    names = ["(b) decord", "(c) every frame, none kept", "pyav in process", "auto in process"]
+    names = [*decode_names(["(a) opencv, every second"]), *names]
+    table(f"long, {seconds} s of 1080p", interleaved.measure(__file__, names, rounds, {"files": [str(file)]}),
+          dict.fromkeys(names, 1))  # fmt: skip
+
+
+def read(folder: Path, videos: int) -> None:
+    """Shuffled reading of a store, for the qualities that measurements recommend."""
+    print(f"\nread, {videos} videos x {FRAMES} frames of {SIZE} px, shuffled, one thread")
+    for quality in (90, 95):
+        store_folder = folder / f"store-{quality}"
+        synthetic.write_store(store_folder, videos, FRAMES, SIZE, quality)
+        store = FrameStore(store_folder)
+        ids = store.ids("test")
+        order = [ids[index] for index in np.random.default_rng(0).permutation(len(ids))]
+        rates = []
+        for _ in range(3):
+            start = time.process_time()
+            count = sum(len(decode_frames(video.frames)) for video in store.read(order))
+            rates.append(count / (time.process_time() - start))
+        size = sum(shard["bytes"] for shard in store.card["shards"]) / videos / 1024
+        print(f"quality {quality}: {statistics.median(rates):.0f} frames/s/core, {size:.0f} KiB a video", flush=True)
+
+
+def main() -> None:
+    """All parts, or one candidate's process."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = ["decode", "ingest", "scaling", "long", "read"]
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--rounds", type=int, default=5, help="counted turns of each candidate")
+    parser.add_argument("--clips", type=Path, help="folder of MP4 files that are measured too")
+    parser.add_argument("--generated", type=int, default=8, help="number of generated files")
+    parser.add_argument("--copies", type=int, default=96, help="videos of a whole ingest")
+    parser.add_argument("--minutes", type=float, default=2.0, help="length of the long file")
+    parser.add_argument("--candidate", help=argparse.SUPPRESS)
+    parser.add_argument("--arguments", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.candidate:
+        interleaved.serve(lambda: prepare(args.candidate, json.loads(args.arguments)))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = []
+        for number, clip in enumerate(sorted(args.clips.glob("*.mp4")) if args.clips else ()):
+            files.append(str(shutil.copy(clip, folder / f"clip{number}.mp4")))
+        for number in range(args.generated):
+            write_video(folder / f"made{number}.mp4", number, 20, 320, 240, gop=250)
+            files.append(str(folder / f"made{number}.mp4"))
+        if "decode" in args.parts:
+            decode(files, args.rounds)
+        if "ingest" in args.parts:
+            ingest_whole(files, args.rounds, args.copies)
+        if "scaling" in args.parts:
+            scaling(files, args.rounds, args.copies)
+        if "long" in args.parts:
+            long(folder, args.rounds, round(60 * args.minutes))
+        if "read" in args.parts:
+            read(folder, 512)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Candidates in processes of their own that take turns, so that a busy minute of the machine befalls all alike.
+
+A benchmark script calls :func:`serve` when it is started with ``--candidate``, and :func:`measure` otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+
+# Prepares a candidate and returns what one turn does.
+Prepare = Callable[[], Callable[[], object]]
+
+
+@dataclass
+class Times:
+    """Turns of one candidate.
+
+    Args:
+        wall: seconds of each turn.
+        cpu: processor seconds of each, children included.
+        base_mib: resident memory before the first turn.
+        peak_mib: the most it ever was.
+    """
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    base_mib: float = 0.0
+    peak_mib: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Median processor seconds of a turn."""
+        return statistics.median(self.cpu)
+
+    @property
+    def memory_mib(self) -> float:
+        """What the turns needed beyond what stood ready before them."""
+        return self.peak_mib - self.base_mib
+
+
+def _cpu() -> float:
+    """Processor seconds of this process and all below it, of those that have ended too."""
+    own = psutil.Process()
+    total = 0.0
+    for process in [own, *own.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended just now; its parent counts it from here on
+            used = process.cpu_times()
+            total += used.user + used.system + used.children_user + used.children_system
+    return total
+
+
+def _resident_mib() -> float:
+    with open("/proc/self/statm", encoding="ascii") as stream:
+        return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def serve(prepare: Prepare) -> None:
+    """Takes a turn for each line on standard input, and answers with its figures as JSON."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    # What a library prints must not come between the answers.
+    os.dup2(2, 1)
+    turn = prepare()
+    base = _resident_mib()
+    for _ in sys.stdin:
+        cpu, wall = _cpu(), time.perf_counter()
+        turn()
+        row = {"wall": time.perf_counter() - wall, "cpu": _cpu() - cpu, "base": base}
+        row["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps(row), file=answers, flush=True)
+
+
+def measure(script: str, candidates: Sequence[str], rounds: int, arguments: Mapping[str, Any]) -> dict[str, Times]:
+    """Turns of all candidates, in random order within each round; a first round warms up and is not counted.
+
+    Args:
+        script: calls :func:`serve` when started with ``--candidate <name> --arguments <JSON>``.
+        candidates: names.
+        rounds: counted turns of each.
+        arguments: passed on as JSON.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    processes = {
+        name: subprocess.Popen(
+            [sys.executable, script, "--candidate", name, "--arguments", json.dumps(dict(arguments))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for name in candidates
+    }
+    times = {name: Times() for name in candidates}
+    order = random.Random(0)
+    try:
+        for number in range(rounds + 1):
+            for name in order.sample(list(candidates), len(candidates)):
+                row = _turn(name, processes[name])
+                own = times[name]
+                own.base_mib, own.peak_mib = row["base"], row["peak"]
+                if number:
+                    own.wall.append(row["wall"])
+                    own.cpu.append(row["cpu"])
+    finally:
+        for process in processes.values():
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait()
+    return times
+
+
+def _turn(name: str, process: subprocess.Popen[str]) -> dict[str, float]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError(f"{name} ended with status {process.wait()}")
+    found: dict[str, float] = json.loads(line)
+    return found

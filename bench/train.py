@@ -1,0 +1,245 @@
+"""Cost of a training step against the limit: open_clip's own frozen towers with one trainable vector in each.
+
+    python bench/train.py [--parts step captions evaluation] [--rounds 5] [--videos 64]
+
+The limit does a forward pass with fused attention and a backward pass through activations alone, from the loss to the
+vector behind the first block of each tower: no method that acts in every layer can do less. Each candidate runs in a
+process of its own with one thread; they take turns, and medians of processor seconds are compared. Memory is the peak
+of the process above what stood ready before the first step (weights included there), and the peak of living tensors,
+which leaves out the libraries' scratch memory and what an allocator does not give back. Weights are random: only the
+shapes matter.
+
+step        one optimiser step of batch 4 x 12 frames and 32 words (ViT-B/32), 16 x 12 (the mini backbone)
+captions    the same with five captions a video, against one encoding of the video per caption
+evaluation  encoding a test split from a frame store, JPEG decoding included, against the forward pass of the limit
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import activations
+import interleaved
+import synthetic
+import torch
+from interleaved import Times
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from components import config
+from components.backbones import mini
+from components.backbones.clip import Backbone, create, model_config
+from components.methods.base import Method, build
+from components.training.loader import Batch
+from components.training.loss import info_nce
+from components.training.optimiser import build_optimiser
+from components.training.step import StepGradients
+
+ROOT = Path(__file__).resolve().parents[1]
+FRAMES, WORDS = 12, 32
+B32 = "ViT-B-32-quickgelu"
+# Videos per batch.
+BATCH = {B32: 4, mini.NAME: 16}
+
+
+def clip(model: str) -> Any:
+    """open_clip's model with random weights."""
+    torch.manual_seed(0)
+    return create(model, model_config(model, ROOT)[0])
+
+
+def tokens(model: str, count: int) -> Tensor:
+    """int64[count, L]: texts as long as they may be, with the largest id at the end."""
+    most = int(model_config(model, ROOT)[0]["text_cfg"]["vocab_size"])
+    words = torch.randint(1, most - 2, (count, WORDS), generator=torch.Generator().manual_seed(0))
+    words[:, -1] = most - 1
+    return words
+
+
+def pictures(model: str, videos: int) -> Tensor:
+    """uint8[videos, T, 3, S, S]."""
+    side = int(model_config(model, ROOT)[0]["vision_cfg"]["image_size"])
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (videos, FRAMES, 3, side, side), dtype=torch.uint8, generator=generator)
+
+
+class Limit(nn.Module):
+    """open_clip itself: frames and texts to embeddings, with a trainable vector behind the first blocks."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__()
+        self.clip = clip(model).requires_grad_(False)
+        # Texts of 32 tokens, as for the methods; open_clip itself takes full contexts only.
+        self.clip.positional_embedding = nn.Parameter(self.clip.positional_embedding[:WORDS].detach(), False)
+        self.clip.attn_mask = self.clip.attn_mask[:WORDS, :WORDS]
+        towers = self.clip.visual.transformer, self.clip.transformer
+        self.vectors = nn.ParameterList(nn.Parameter(torch.zeros(tower.width)) for tower in towers)
+        for tower, vector in zip(towers, self.vectors, strict=True):
+            tower.resblocks[0].register_forward_hook(lambda module, inputs, out, vector=vector: out + vector)
+
+    def forward(self, frames: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+        """float[B, T, 3, S, S], int64[B, L] -> float[B, E], float[B, E], L2-normalised."""
+        features = F.normalize(self.clip.encode_image(frames.flatten(0, 1)), dim=-1)
+        video = features.view(len(frames), FRAMES, -1).mean(dim=1)
+        return F.normalize(video, dim=-1), F.normalize(self.clip.encode_text(texts), dim=-1)
+
+
+def limit_step(model: str) -> Callable[[], object]:
+    """Forward and backward pass of the limit."""
+    limit, count = Limit(model), BATCH[model]
+    frames, texts = pictures(model, count), tokens(model, count)
+    scale = torch.tensor(100.0)
+
+    def turn() -> None:
+        loss = info_nce(*limit(frames.float() / 127.5 - 1, texts), scale)
+        loss.backward()
+        limit.zero_grad(set_to_none=True)
+
+    return turn
+
+
+def method_on(model: str, name: str) -> Method:
+    """A method on random weights: the papers' sizes at CLIP's size, those of params.yaml on the mini backbone."""
+    raw = {"lr": 1e-4} if model == B32 else config.load(ROOT / "params.yaml").method(name)
+    tokenizer = model_config(model, ROOT)[1]()
+    backbone = Backbone(clip(model), model, tokenizer)
+    return build(name, {} if name == "zero_shot" else raw, backbone, frames=FRAMES, words=WORDS)
+
+
+def method_step(model: str, name: str, captions: int, **changes: Any) -> Callable[[], object]:
+    """One whole step of the training: slices, loss, gradients, clipping, optimiser."""
+    method, videos = method_on(model, name), BATCH[model]
+    settings = dataclasses.replace(config.load(ROOT / "params.yaml").training, slices=1, **changes)
+    optimiser = build_optimiser(method.trainable(), method.learning_rates(), settings.weight_decay)
+    gradients = StepGradients(method, settings, seed=0)
+    method.train()
+    batch = Batch(
+        ids=tuple(map(str, range(videos))),
+        owner=torch.arange(videos).repeat_interleave(captions),
+        videos=(videos,),
+        captions=(videos * captions,),
+        own=range(1),
+        frames=pictures(model, videos),
+        mask=torch.ones(videos, FRAMES, dtype=torch.bool),
+        tokens=tokens(model, videos * captions),
+    )
+
+    def turn() -> None:
+        gradients.backward(batch, step=0)
+        nn.utils.clip_grad_norm_(method.trainable().values(), settings.clip_norm)
+        optimiser.step()
+
+    return turn
+
+
+def limit_forward(model: str, videos: int) -> Callable[[], object]:
+    """The forward pass of the limit over the pictures and texts of a split, 16 videos at a time."""
+    limit = Limit(model)
+    frames, texts = pictures(model, 16), tokens(model, videos)
+
+    def turn() -> None:
+        with torch.no_grad():
+            for start in range(0, videos, 16):
+                limit(frames[: videos - start].float() / 127.5 - 1, texts[start : start + 16])
+
+    return turn
+
+
+def method_forward(model: str, name: str, store: str) -> Callable[[], object]:
+    """The project's evaluation of a split, from JPEG frames to embeddings."""
+    from components.evaluation.encode import encode_split
+    from components.frames.store import FrameStore
+    from components.training.reader import FrameReader
+
+    method, frames = method_on(model, name).eval(), FrameStore(store)
+    # No cache: each turn reads and decodes all frames again.
+    reader = FrameReader(frames, method.backbone.resize, FRAMES, cache_mib=0)
+    return lambda: encode_split(method, frames, reader, "test", 16)
+
+
+def prepare(name: str, arguments: dict[str, Any]) -> Callable[[], object]:
+    """What one turn of candidate ``name`` does."""
+    torch.set_num_threads(1)
+    model, (kind, *rest) = arguments["model"], name.split()
+    if arguments["part"] == "evaluation":
+        videos = arguments["videos"]
+        return limit_forward(model, videos) if kind == "limit" else method_forward(model, kind, arguments["store"])
+    if kind == "limit":
+        return limit_step(model)
+    captions = 5 if "captions" in rest else 1
+    return method_step(model, kind, captions, checkpoint_activations="checkpointed" in rest)
+
+
+def step(model: str, rounds: int) -> None:
+    """Time and memory of a step."""
+    names = ["limit", "mv_adapter", "mv_adapter checkpointed", "vop", "vop checkpointed"]
+    times = interleaved.measure(__file__, names, rounds, {"part": "step", "model": model})
+    print(f"\nstep, {model}, {BATCH[model]} videos x {FRAMES} frames, {WORDS} words")
+    print(f"{'':28}{'s':>8}{'of limit':>10}{'MiB':>9}{'of limit':>10}{'tensors':>9}{'of limit':>10}", flush=True)
+    arguments, limit = {"part": "step", "model": model}, times["limit"]
+    of_limit = activations.peak_mib(prepare("limit", arguments))
+    for name, own in times.items():
+        tensors = activations.peak_mib(prepare(name, arguments))
+        line = f"{name:28}{own.seconds:>8.3f}{own.seconds / limit.seconds:>10.2f}"
+        line += f"{own.memory_mib:>9.0f}{own.memory_mib / limit.memory_mib:>10.2f}"
+        print(f"{line}{tensors:>9.0f}{tensors / of_limit:>10.2f}", flush=True)
+
+
+def captions(model: str, rounds: int) -> None:
+    """Time per caption with five captions a video."""
+    names = ["mv_adapter", "mv_adapter captions", "vop", "vop captions"]
+    times = interleaved.measure(__file__, names, rounds, {"part": "captions", "model": model})
+    print(f"\ncaptions, {model}: seconds per caption, the video encoded once per caption and once for five")
+    for name in ("mv_adapter", "vop"):
+        one, five = (own.seconds / BATCH[model] for own in (times[name], times[f"{name} captions"]))
+        print(f"{name:28}{one:>8.3f}{five / 5:>8.3f}{one / (five / 5):>8.1f} times less")
+
+
+def evaluation(model: str, rounds: int, videos: int) -> None:
+    """Encoding a split."""
+    side = {B32: 224, mini.NAME: 96}[model]
+    with tempfile.TemporaryDirectory() as folder:
+        synthetic.write_store(Path(folder), videos, FRAMES, side)
+        arguments = {"part": "evaluation", "model": model, "store": folder, "videos": videos}
+        times = interleaved.measure(__file__, ["limit", "zero_shot", "mv_adapter", "vop"], rounds, arguments)
+    report(f"evaluation, {model}, {videos} videos x {FRAMES} frames of {side} px: seconds", times)
+
+
+def report(title: str, times: dict[str, Times]) -> None:
+    """Seconds and their ratio to the limit's."""
+    print(f"\n{title}")
+    for name, own in times.items():
+        print(f"{name:28}{own.seconds:>9.2f}{own.seconds / times['limit'].seconds:>8.2f} of the limit", flush=True)
+
+
+def main() -> None:
+    """All parts for both sizes, or one candidate's process."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = ["step", "captions", "evaluation"]
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--models", nargs="+", choices=list(BATCH), default=list(BATCH))
+    parser.add_argument("--rounds", type=int, default=5, help="counted turns of each candidate")
+    parser.add_argument("--videos", type=int, default=64, help="of the evaluated split")
+    parser.add_argument("--candidate", help=argparse.SUPPRESS)
+    parser.add_argument("--arguments", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.candidate:
+        interleaved.serve(lambda: prepare(args.candidate, json.loads(args.arguments)))
+        return
+    for model in args.models:
+        if "step" in args.parts:
+            step(model, args.rounds)
+        if "captions" in args.parts:
+            captions(model, args.rounds)
+        if "evaluation" in args.parts:
+            evaluation(model, args.rounds, args.videos)
+
+
+if __name__ == "__main__":
+    main()
