@@ -71,6 +71,7 @@ class Frames:
     shard_videos: Count
     row_group_videos: Count
     time_limit_seconds: Seconds
+    memory_limit_mib: Annotated[int, Field(ge=256)]
     max_failed_share: Share
 
 

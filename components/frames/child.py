@@ -13,7 +13,7 @@ import os
 import signal
 import stat
 import sys
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,8 @@ def die_with(parent: int) -> None:
     """Asks the kernel to kill this process when its supervisor dies: a hung decoder would never see a closed pipe."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        # Where the machine runs out of memory, this process is the one to end.
+        Path("/proc/self/oom_score_adj").write_text("1000")
     if os.getppid() != parent:
         sys.exit(1)
 
@@ -74,6 +76,8 @@ def answer(decoder: Decoder, settings: dict[str, Any], request: dict[str, Any]) 
         return _row(decoded, settings, request["path"])
     except DecodeError as failure:
         return {"reason": failure.reason, "detail": failure.detail}, []
+    except MemoryError:
+        return {"reason": "out_of_memory", "detail": "MemoryError"}, []
     except Exception as error:
         return {"reason": "decode_error", "detail": type(error).__name__}, []
 
@@ -136,6 +140,7 @@ def _row(decoded: DecodedFrames, settings: dict[str, Any], path: str) -> tuple[d
         "duration_seconds": decoded.duration_seconds,
         "content_sha256": _sha256(path),
         "decoder": decoded.decoder,
+        "corrupt_frames": decoded.corrupt_frames,
     }
     return {"reason": None, "row": row}, encode_frames(pictures, settings["quality"])
 

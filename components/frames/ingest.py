@@ -142,6 +142,7 @@ def read_settings(task: config.Task, frames: config.Frames) -> Settings:
         shard_videos=frames.shard_videos,
         row_group_videos=frames.row_group_videos,
         time_limit_seconds=frames.time_limit_seconds,
+        memory_limit_mib=frames.memory_limit_mib,
     )
 
 

@@ -1,7 +1,11 @@
-"""Decoding in a process of its own, with a deadline: a video that hangs or crashes the decoder costs itself only.
+"""Decoding in a process of its own, with limits: a video that hangs, crashes or bloats the decoder costs itself only.
 
 Threads and signals do not help, since a hung C library returns to neither; a pool of the standard library breaks
 with its first dead process. So: one persistent child, one request at a time, killed by its own process id.
+
+Memory is watched from here while the child works, by what it really holds (resident and swapped). A limit on its
+address space would not do: decoders and their threads map far more than they use, and a library that is refused memory
+crashes in ways that do not tell why. Linux only, as ``/proc`` is.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -19,6 +24,13 @@ from components.errors import DataError
 from components.frames import child, pipe
 
 START_LIMIT_SECONDS = 60.0
+
+# A child that still holds this share of its limit after a video starts anew: the next one is not to pay for a leak.
+RECYCLE_SHARE = 0.5
+
+
+class _MemoryLimitError(Exception):
+    """The child holds more than it may."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +73,13 @@ class DecodeProcess:
     Args:
         recipe: sent to every child.
         time_limit_seconds: wall clock per video.
+        memory_limit_mib: memory of the child, of which it takes some 100 MiB for itself.
     """
 
-    def __init__(self, recipe: Recipe, time_limit_seconds: float) -> None:
+    def __init__(self, recipe: Recipe, time_limit_seconds: float, memory_limit_mib: int = 4096) -> None:
         self.recipe = recipe
         self.time_limit_seconds = time_limit_seconds
+        self.memory_limit_mib = memory_limit_mib
         self.starts = 0
         self._child: subprocess.Popen[bytes] | None = None
         self._requests = self._answers = -1
@@ -90,19 +104,33 @@ class DecodeProcess:
         request = {"path": path, "start_seconds": start_seconds, "end_seconds": end_seconds}
         try:
             pipe.send(self._requests, request)
-            header, blobs = pipe.receive(self._answers, time.monotonic() + self.time_limit_seconds)
+            deadline = time.monotonic() + self.time_limit_seconds
+            header, blobs = pipe.receive(self._answers, deadline, self._watch)
         except TimeoutError:
             self._end(grace_seconds=0)
             return Outcome("timeout", f"{self.time_limit_seconds:g} s")
+        except _MemoryLimitError:
+            self._end(grace_seconds=0)
+            return Outcome("out_of_memory", f"{self.memory_limit_mib} MiB")
         except (EOFError, BrokenPipeError):
             # The pipe breaks a moment before the kernel has the status; writing a core file may take seconds.
             return Outcome("crashed", _name_of_end(self._end(grace_seconds=10)))
         except pipe.BrokenMessageError:
             self._end(grace_seconds=0)
             return Outcome("crashed", "BrokenMessageError")
+        if self._held_mib() > RECYCLE_SHARE * self.memory_limit_mib:
+            self.close()
         if header["reason"] is not None:
             return Outcome(header["reason"], header["detail"])
         return Outcome(None, row={**header["row"], "frames": blobs})
+
+    def _watch(self) -> None:
+        if self._held_mib() > self.memory_limit_mib:
+            raise _MemoryLimitError
+
+    def _held_mib(self) -> float:
+        assert self._child is not None
+        return held_mib(self._child.pid) if sys.platform == "linux" else 0.0
 
     def close(self) -> None:
         """Ends the child, which stops by itself once its pipe is closed."""
@@ -157,3 +185,9 @@ class DecodeProcess:
 
 def _name_of_end(status: int) -> str:
     return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+
+
+def held_mib(process: int) -> float:
+    """Memory that a process holds, resident and swapped, in MiB; 0 for one that has ended and is not waited for."""
+    lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8", errors="replace").splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("VmRSS:", "VmSwap:"))) / 1024

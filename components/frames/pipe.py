@@ -10,12 +10,15 @@ import os
 import select
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 HEADER = struct.Struct(">I")
 MAX_HEADER_BYTES = 1 << 24
 MAX_BLOB_BYTES = 1 << 30
+
+# Time between two looks at a process that is being waited for.
+WATCH_SECONDS = 0.05
 
 
 class BrokenMessageError(Exception):
@@ -35,41 +38,58 @@ def send(pipe: int, header: dict[str, Any], blobs: Sequence[bytes] = ()) -> None
             view = view[os.write(pipe, view) :]
 
 
-def receive(pipe: int, deadline: float | None = None) -> tuple[dict[str, Any], list[bytes]]:
+def receive(
+    pipe: int, deadline: float | None = None, watch: Callable[[], None] | None = None
+) -> tuple[dict[str, Any], list[bytes]]:
     """Reads one message from a file descriptor.
 
     Args:
         pipe: file descriptor.
         deadline: value of ``time.monotonic()`` after which to give up; None waits for ever.
+        watch: called every :data:`WATCH_SECONDS` of waiting; what it raises ends the wait.
 
     Raises:
         TimeoutError: the deadline passed.
         EOFError: the other side is gone.
         BrokenMessageError: bytes that are no message.
     """
-    (length,) = HEADER.unpack(_read(pipe, HEADER.size, deadline))
+    (length,) = HEADER.unpack(_read(pipe, HEADER.size, deadline, watch))
     if length > MAX_HEADER_BYTES:
         raise BrokenMessageError
     try:
-        header = json.loads(_read(pipe, length, deadline))
+        header = json.loads(_read(pipe, length, deadline, watch))
         sizes = [int(size) for size in header.pop("blobs")]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BrokenMessageError from error
     if any(size < 0 for size in sizes) or sum(sizes) > MAX_BLOB_BYTES:
         raise BrokenMessageError
-    return header, [_read(pipe, size, deadline) for size in sizes]
+    return header, [_read(pipe, size, deadline, watch) for size in sizes]
 
 
-def _read(pipe: int, length: int, deadline: float | None) -> bytes:
+def _read(pipe: int, length: int, deadline: float | None, watch: Callable[[], None] | None) -> bytes:
     parts, missing = [], length
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
     while missing:
-        if deadline is not None and not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise TimeoutError
+        _wait(poll, deadline, watch)
         part = os.read(pipe, min(missing, 1 << 20))
         if not part:
             raise EOFError
         parts.append(part)
         missing -= len(part)
     return b"".join(parts)
+
+
+def _wait(poll: select.poll, deadline: float | None, watch: Callable[[], None] | None) -> None:
+    while True:
+        left = float("inf") if deadline is None else max(0.0, deadline - time.monotonic())
+        if watch is None:
+            ready = poll.poll(None if deadline is None else left * 1000)
+        else:
+            ready = poll.poll(min(left, WATCH_SECONDS) * 1000)
+        if ready:
+            return
+        if left <= WATCH_SECONDS and deadline is not None and time.monotonic() >= deadline:
+            raise TimeoutError
+        if watch is not None:
+            watch()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-FORMAT = 1
+FORMAT = 2
 CARD = "card.json"
 MANIFEST = "manifest.parquet"
 LEDGER = "ledger.parquet"
@@ -28,6 +28,7 @@ FRAMES_SCHEMA = pa.schema(
         pa.field("duration_seconds", pa.float64(), nullable=False),
         pa.field("content_sha256", pa.string(), nullable=False),
         pa.field("decoder", pa.string(), nullable=False),
+        pa.field("corrupt_frames", pa.int32()),
     ]
 )
 
@@ -40,6 +41,7 @@ LEDGER_SCHEMA = pa.schema(
         pa.field("reason", pa.string(), nullable=False),
         pa.field("detail", pa.string(), nullable=False),
         pa.field("decoder", pa.string(), nullable=False),
+        pa.field("corrupt_frames", pa.int32()),
         pa.field("frames", pa.int32(), nullable=False),
         pa.field("shard", pa.int32(), nullable=False),
         pa.field("row", pa.int32()),
@@ -54,10 +56,12 @@ REASONS = {
     "unreadable": "not a video, or damaged so that the decoder cannot open it",
     "no_video_stream": "a media file without pictures",
     "no_frames": "a video stream without frames",
+    "truncated": "the file breaks off before nine tenths of the frames that it lists",
     "empty_segment": "no frame between the segment's start and end",
     "outside_file": "the segment ends more than a second after the file",
     "decode_error": "opened, but the sampled frames could not be decoded, resized or stored",
     "timeout": "not done within frames.time_limit_seconds",
+    "out_of_memory": "the decoding process came to hold more than frames.memory_limit_mib",
     "crashed": "the decoding process died",
 }
 

@@ -26,6 +26,7 @@ class Settings:
     shard_videos: int
     row_group_videos: int
     time_limit_seconds: float
+    memory_limit_mib: int
 
     def to_dict(self) -> dict[str, Any]:
         """Flat, under the names of params.yaml."""
@@ -95,7 +96,7 @@ def make_shard(shard: Shard, root: Path, folder: Path, settings: Settings) -> Do
     rows: list[dict[str, Any]] = []
     ledger: list[dict[str, Any]] = []
     sources = [source_identity(root, video) for video in shard.videos]
-    with DecodeProcess(settings.recipe, settings.time_limit_seconds) as process:
+    with DecodeProcess(settings.recipe, settings.time_limit_seconds, settings.memory_limit_mib) as process:
         for video in shard.videos:
             path = storage.resolve(root, video.uri)
             outcome = process.decode(path, video.start_seconds, video.end_seconds)
@@ -126,6 +127,7 @@ def _ledger_row(video: Video, outcome: Outcome, decoder: str, shard: int, row: i
         "reason": outcome.reason or "",
         "detail": outcome.detail,
         "decoder": outcome.row.get("decoder", decoder),
+        "corrupt_frames": outcome.row.get("corrupt_frames"),
         "frames": len(outcome.row.get("frames", ())),
         "shard": shard,
         "row": row if decoded else None,

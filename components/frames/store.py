@@ -28,7 +28,7 @@ class StoredVideo:
     Args:
         video_id: id in the manifest.
         frames: JPEG bytes in time order, at most as many as the task samples.
-        timestamps_seconds: when each frame is shown, from the start of the file.
+        timestamps_seconds: when each frame is shown, from the file's first shown frame on.
         frame_indices: its number in the file, from 0.
         width, height: pixels of the stored frames.
         source_width, source_height: pixels of the file's frames.
@@ -37,6 +37,7 @@ class StoredVideo:
         duration_seconds: length of the file.
         content_sha256: hash of the file.
         decoder: name and version of what decoded it.
+        corrupt_frames: frames that the decoder flagged as damaged on its way to these; None if it cannot tell.
     """
 
     video_id: str
@@ -52,6 +53,7 @@ class StoredVideo:
     duration_seconds: float
     content_sha256: str
     decoder: str
+    corrupt_frames: int | None
 
 
 class FrameStore:

@@ -20,7 +20,12 @@ from components.frames.store import FrameStore, StoredVideo, write_shard
 from components.provenance import sha256_file
 
 SETTINGS = Settings(
-    Recipe("m:f", "uniform", 2, 32, 90), "decord", shard_videos=4, row_group_videos=3, time_limit_seconds=5
+    Recipe("m:f", "uniform", 2, 32, 90),
+    "decord",
+    shard_videos=4,
+    row_group_videos=3,
+    time_limit_seconds=5,
+    memory_limit_mib=4096,
 )
 FAILED = {"train3", "test0"}
 
@@ -40,6 +45,7 @@ def row_of(video_id: str) -> dict[str, object]:
         "duration_seconds": 2.0,
         "content_sha256": "ab",
         "decoder": "decord 0.6.0",
+        "corrupt_frames": None,
     }
 
 
@@ -109,8 +115,9 @@ def test_the_card_counts(store: FrameStore) -> None:
 
 def test_a_video_comes_back_whole(store: FrameStore) -> None:
     (video,) = store.read(["train9"])
+    pictures = [b"train9 0", b"train9 1"]
     assert video == StoredVideo(
-        "train9", [b"train9 0", b"train9 1"], (0.5, 1.5), (6, 18), 42, 32, 64, 48, 24, 12.0, 2.0, "ab", "decord 0.6.0"
+        "train9", pictures, (0.5, 1.5), (6, 18), 42, 32, 64, 48, 24, 12.0, 2.0, "ab", "decord 0.6.0", None
     )
 
 

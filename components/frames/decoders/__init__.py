@@ -10,4 +10,7 @@ if TYPE_CHECKING:
     from components.frames.decoders.base import Decoder
 
 DECODERS: Registry[Decoder] = Registry("decoder")
+DECODERS.register("auto", "components.frames.decoders.auto:decode")
+DECODERS.register("pyav", "components.frames.decoders.pyav:decode")
+DECODERS.register("torchcodec", "components.frames.decoders.torchcodec:decode")
 DECODERS.register("decord", "components.frames.decoders.decord:decode")

@@ -24,11 +24,13 @@ class DecodedFrames:
     Args:
         frames: uint8[H, W, 3] each, RGB, rotated as the file asks, of the file's own size.
         indices: their numbers in the file, counting shown frames from 0.
-        timestamps_seconds: when each is shown, from the start of the file.
+        timestamps_seconds: when each is shown, from the file's first shown frame on.
         source_frames: frames in the file.
         fps: mean frame rate.
         duration_seconds: length of the file's video.
         decoder: name and version, such as ``decord 0.6.0``.
+        corrupt_frames: frames that the decoder itself flagged as damaged, of all it decoded on its way to the chosen
+            ones, since damage spreads from frame to frame; None if it cannot tell.
     """
 
     frames: Sequence[NDArray[np.uint8]]
@@ -38,6 +40,7 @@ class DecodedFrames:
     fps: float
     duration_seconds: float
     decoder: str
+    corrupt_frames: int | None = None
 
 
 class DecodeError(Exception):

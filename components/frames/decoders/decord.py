@@ -10,6 +10,8 @@ from importlib import metadata
 from typing import Any
 
 import decord
+import numpy as np
+from numpy.typing import NDArray
 
 from components.frames.decoders.base import Choose, DecodedFrames, DecodeError
 
@@ -30,13 +32,13 @@ def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
     if total == 0:
         raise DecodeError("no_frames")
     shown = reader.get_frame_timestamp(range(total))  # float32[total, 2]: start and end in seconds
+    shown = shown - shown[0, 0]
     starts = [round(float(start), 4) for start in shown[:, 0]]
     indices = choose(starts)
     if not indices:
         raise DecodeError("empty_segment")
-    frames = reader.get_batch(indices).asnumpy()
     return DecodedFrames(
-        frames=list(frames),
+        frames=list(reader.get_batch(indices).asnumpy()),
         indices=indices,
         timestamps_seconds=[starts[index] for index in indices],
         source_frames=total,
@@ -44,6 +46,18 @@ def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
         duration_seconds=round(float(shown[-1, 1]), 4),
         decoder=VERSION,
     )
+
+
+def read(path: str, indices: list[int], total: int, side: int | None = None) -> list[NDArray[np.uint8]]:
+    """Frames ``uint8[H, W, 3]`` by their numbers, of a file that is known to have ``total`` of them.
+
+    Raises:
+        DecodeError: unreadable, no_video_stream, or decode_error if decord counts otherwise.
+    """
+    reader = _open(path, side)
+    if len(reader) != total:
+        raise DecodeError("decode_error", f"decord counts {len(reader)} frames, {total} are shown")
+    return list(reader.get_batch(indices).asnumpy())
 
 
 def _open(path: str, side: int | None) -> Any:

@@ -1,0 +1,97 @@
+"""Video files whose frames carry their own number, as 16 black or white squares that survive lossy coding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+WIDTH, HEIGHT, FPS = 160, 96, 25
+
+
+def picture_of(number: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
+    """``uint8[height, width, 3]``: the bits of ``number`` in four rows of four, the lowest bit first."""
+    bits = np.array([number >> bit & 1 for bit in range(16)]).reshape(4, 4)
+    rows, columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width
+    return np.repeat((32 + 192 * bits[rows][:, columns, None]).astype(np.uint8), 3, axis=2)
+
+
+def number_of(picture: NDArray[np.uint8]) -> int:
+    """The number drawn in a decoded ``uint8[H, W, 3]``."""
+    height, width = picture.shape[0] // 4, picture.shape[1] // 4
+    grey = picture[: 4 * height, : 4 * width].reshape(4, height, 4, width, 3)
+    # The inner half of each square: the edges are blurred.
+    inner = grey[:, height // 4 : height - height // 4, :, width // 4 : width - width // 4]
+    bits = (inner.mean(axis=(1, 3, 4)) > 128).reshape(-1)
+    return sum(int(bit) << place for place, bit in enumerate(bits))
+
+
+def write_counted(
+    path: Path,
+    *,
+    frames: int = 60,
+    codec: str = "libx264",
+    options: dict[str, str] | None = None,
+    muxer: dict[str, str] | None = None,
+    width: int = WIDTH,
+    height: int = HEIGHT,
+    pixels: str = "yuv420p",
+    rotation: int | None = None,
+    times: Callable[[int], int] | None = None,
+    format: str | None = None,
+    pictures: Iterable[NDArray[np.uint8]] | None = None,
+) -> Path:
+    """Frames 0, 1, 2, ... at 25 a second.
+
+    Args:
+        options: of the encoder.
+        muxer: options of the container.
+        rotation: degrees counter-clockwise by which the file asks to be turned.
+        times: presentation time of a frame in milliseconds, for a variable frame rate.
+        format: of the container, where the name does not tell.
+        pictures: other ones than the numbers.
+    """
+    defaults = {"libx264": {"g": "12", "crf": "12", "preset": "ultrafast"}, "libx265": {"x265-params": "log-level=0"}}
+    with av.open(str(path), "w", format=format, options=muxer or {}) as container:
+        stream = container.add_stream(codec, rate=FPS, options={**defaults.get(codec, {}), **(options or {})})
+        stream.width, stream.height, stream.pix_fmt = width, height, pixels
+        stream.codec_context.thread_count = 1
+        if times is not None:
+            stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        if rotation is not None:
+            stream.set_display_rotation(rotation)
+        for number, picture in enumerate(pictures or (picture_of(n, width, height) for n in range(frames))):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            if times is not None:
+                frame.pts, frame.time_base = times(number), Fraction(1, 1000)
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode(None):
+            container.mux(packet)
+    return path
+
+
+def remux(
+    source: Path,
+    target: Path,
+    *,
+    shift: int = 0,
+    muxer: dict[str, str] | None = None,
+    drop: int = 0,
+    format: str | None = None,
+) -> Path:
+    """The same packets in another file, shown ``shift`` frames earlier, without the first ``drop`` ones."""
+    with av.open(str(source)) as reads, av.open(str(target), "w", format=format, options=muxer or {}) as writes:
+        stream = reads.streams.video[0]
+        copy = writes.add_stream_from_template(stream)
+        frame = round(1 / (stream.average_rate * stream.time_base))
+        for number, packet in enumerate(reads.demux(stream)):
+            if packet.size and number >= drop:
+                packet.pts, packet.dts = packet.pts - shift * frame, packet.dts - shift * frame
+                packet.stream = copy
+                writes.mux(packet)
+    return target
