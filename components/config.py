@@ -83,6 +83,9 @@ class Training:
     batch_size: Annotated[int, Field(ge=2)]
     batching: Literal["random", "hard"]
     hard_group: Annotated[int, Field(ge=2)]
+    last_batch: Literal["drop", "keep"]
+    captions_per_video: Count
+    augmentation: Literal["none", "crop_flip"]
     warmup_share: Share
     weight_decay: Annotated[float, Field(ge=0)]
     clip_norm: Annotated[float, Field(gt=0)]
@@ -90,6 +93,9 @@ class Training:
     select_on: Literal["last", "val", "test"]
     checkpoint_every: Count
     workers: Count
+    slices: Count
+    cached_gradients: bool
+    checkpoint_activations: bool
     precision: Literal["float32", "bfloat16"]
     cache_mib: Annotated[int, Field(ge=0)]
     timeout_seconds: Seconds

@@ -24,14 +24,16 @@ change nothing but the time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 Part = Literal["qkv", "out", "fc", "proj"]
 
@@ -196,12 +198,17 @@ class Layers(nn.Module):
     Args:
         blocks: modules with ``ln_1, attn (nn.MultiheadAttention), ls_1, ln_2, mlp (c_fc, gelu, c_proj), ls_2``.
         causal: whether a token sees only itself and those before it.
+
+    Attributes:
+        checkpointed: whether a layer keeps only its input for the backward pass and is computed again there (set for a
+            while by :func:`checkpointed`).
     """
 
     def __init__(self, blocks: nn.ModuleList, causal: bool) -> None:
         super().__init__()
         self.blocks = blocks
         self.causal = causal
+        self.checkpointed = False
 
     def forward(self, x: Tensor, hooks: Hooks, flow: Flow) -> Tensor:
         """The read-out tokens of every sequence after the last layer.
@@ -212,12 +219,30 @@ class Layers(nn.Module):
         Returns:
             ``float[n, D]``: one per frame or text, in a joint layout too.
         """
-        last = len(self.blocks) - 1
-        for i, block in enumerate(self.blocks):
-            x = hooks.before_layer(i, x, flow)
-            x = self._layer(i, block, x, hooks, flow, alone=i == last and not hooks.whole_last_layer)
-            x = hooks.after_layer(i, x, flow)
+        run = self._hooked_again if self.checkpointed and torch.is_grad_enabled() else self._hooked
+        for i in range(len(self.blocks)):
+            x = run(i, x, hooks, flow)
         return (x if flow.alone else pick(x, flow.readout)).flatten(0, 1)
+
+    def _hooked(self, i: int, x: Tensor, hooks: Hooks, flow: Flow) -> Tensor:
+        """Layer ``i`` with the hooks before and behind it."""
+        alone = i == len(self.blocks) - 1 and not hooks.whole_last_layer
+        x = hooks.before_layer(i, x, flow)
+        x = self._layer(i, self.blocks[i], x, hooks, flow, alone)
+        return hooks.after_layer(i, x, flow)
+
+    def _hooked_again(self, i: int, x: Tensor, hooks: Hooks, flow: Flow) -> Tensor:
+        """:meth:`_hooked` in exchange of time for memory."""
+        # Hooks write into the flow: each of the two passes starts from the layout that this layer found.
+        found, left = replace(flow), []
+
+        def run(x: Tensor) -> Tensor:
+            left.append(replace(found))
+            return self._hooked(i, x, hooks, left[-1])
+
+        y: Tensor = checkpoint(run, x, use_reentrant=False)
+        vars(flow).update(vars(left[0]))
+        return y
 
     def _layer(self, i: int, block: Any, x: Tensor, hooks: Hooks, flow: Flow, alone: bool) -> Tensor:
         h = block.ln_1(x)
@@ -260,6 +285,20 @@ class Layers(nn.Module):
         if flow.readout is None:
             return (columns < 1).view(1, 1, 1, length)
         return (columns <= flow.readout.view(flow.readout.shape[0], -1, 1)).unsqueeze(1)
+
+
+@contextmanager
+def checkpointed(module: nn.Module, on: bool = True) -> Iterator[None]:
+    """Activation checkpointing of every layer of the towers in ``module``, for forward passes within."""
+    stacks = [part for part in module.modules() if isinstance(part, Layers)]
+    before = [stack.checkpointed for stack in stacks]
+    for stack in stacks:
+        stack.checkpointed = on
+    try:
+        yield
+    finally:
+        for stack, value in zip(stacks, before, strict=True):
+            stack.checkpointed = value
 
 
 def activate(act: nn.Module, x: Tensor) -> Tensor:

@@ -22,6 +22,9 @@ from components.methods import METHODS
 # exp(logit_scale) is never above this, as in CLIP's own training.
 MAX_SCALE = 100.0
 
+# The largest float32 whose exponential, in float32, is not above it: a trained logarithm kept to this has a gradient.
+MAX_LOG_SCALE = 4.6051697
+
 
 @dataclass(frozen=True, config=config.STRICT)
 class MethodSettings:
@@ -190,6 +193,12 @@ class Method(nn.Module):
         """``float[]``, the factor on the cosine, at most 100."""
         log = self.backbone.logit_scale if self.log_scale is None else self.log_scale
         return log.exp().clamp(max=MAX_SCALE)
+
+    @torch.no_grad()
+    def clamp_scale(self) -> None:
+        """Brings a trained logit scale back to its limit. Behind it there is no gradient, and CLIP's own lies there."""
+        if self.log_scale is not None:
+            self.log_scale.clamp_(max=MAX_LOG_SCALE)
 
 
 def mean_pool(features: Tensor, mask: Tensor, normalize: bool = True) -> Tensor:

@@ -13,12 +13,17 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from components.config import Training
 from components.errors import TrainingError
 
 # Anchors whose neighbours are looked up with one matrix product.
 ANCHOR_BLOCK = 64
 
+# A pair alone has no negatives: its loss is zero whatever the method does.
+SHORTEST = 2
+
 Ints = NDArray[np.int64]
+LastBatch = Literal["drop", "keep"]
 
 
 @dataclass(frozen=True)
@@ -26,21 +31,61 @@ class Epoch:
     """One epoch's batches.
 
     Attributes:
-        videos: int[S, B], rows of the training split; no row occurs twice.
-        captions: int[S, B], which caption of the video stands for it.
+        videos: a tuple of S arrays int[b], rows of the training split; no row occurs twice. ``b = B`` but in a short
+            last batch.
+        captions: a tuple of S arrays int[b, K], which captions of each video are its positives, no two the same; -1
+            where a video has fewer than K.
     """
 
-    videos: Ints
-    captions: Ints
+    videos: tuple[Ints, ...]
+    captions: tuple[Ints, ...]
 
 
-def check_sizes(videos: int, batch_size: int, batching: Literal["random", "hard"], hard_group: int) -> None:
+def check_sizes(videos: int, settings: Training) -> None:
+    """Whether ``videos`` training videos make up a batch, and batches divide into the workers' slices.
+
+    Raises:
+        TrainingError: fewer videos than one batch, a group larger than a batch, more slices than videos in a batch, or
+            workers that do not divide the slices.
+    """
+    check_batches(videos, settings.batch_size, settings.batching, settings.hard_group, settings.last_batch)
+    if settings.slices > settings.batch_size:
+        raise TrainingError(
+            "more slices than videos in a batch",
+            where="training.slices",
+            found=settings.slices,
+            expected=f"at most training.batch_size, {settings.batch_size}",
+        )
+    check_workers(settings.workers, settings.slices)
+
+
+def check_workers(workers: int, slices: int) -> None:
+    """Whether every worker gets as many slices.
+
+    Raises:
+        TrainingError: ``workers`` does not divide ``slices``.
+    """
+    if slices % workers:
+        raise TrainingError(
+            "slices of a batch cannot be shared out evenly",
+            where="training.workers",
+            found=workers,
+            expected=f"a divisor of training.slices, {slices}",
+        )
+
+
+def check_batches(
+    videos: int, batch_size: int, batching: Literal["random", "hard"], hard_group: int, last_batch: LastBatch
+) -> None:
     """Whether ``videos`` training videos make up a batch.
 
     Raises:
-        TrainingError: fewer videos than one batch, or a group larger than a batch.
+        TrainingError: fewer videos than one batch (one of two where a short one is kept), or a group larger than a
+            batch.
     """
-    if videos < batch_size:
+    if last_batch == "keep" and videos < SHORTEST:
+        raise TrainingError("no negatives", where="training videos", found=videos, expected=f"at least {SHORTEST}")
+    if last_batch == "drop" and videos < batch_size:
         raise TrainingError(
             "fewer training videos than one batch",
             where="training.batch_size",
@@ -57,7 +102,9 @@ def check_sizes(videos: int, batch_size: int, batching: Literal["random", "hard"
 
 
 class BatchPlan:
-    """Batches of ``B`` videos, one random caption each; the incomplete last batch of an epoch is dropped.
+    """Batches of ``B`` videos with ``K`` random captions each, the same number of batches in every epoch.
+
+    What is left over at the end of an epoch is dropped, or kept as a short batch if it has a negative.
 
     ``random`` batches are slices of a permutation. A ``hard`` batch holds ``B // hard_group - 1`` groups (at least
     one) of ``hard_group`` videos with similar captions and is filled up with other videos at random: negatives that
@@ -72,9 +119,11 @@ class BatchPlan:
         batching: ``random`` or ``hard``.
         hard_group: videos per group.
         neighbours: float[N, D], L2-normalised caption embeddings of the videos; needed for ``hard``.
+        captions_per_video: ``K``, different captions drawn per video; all of a video that has fewer.
+        last_batch: ``drop`` or ``keep`` an incomplete one.
 
     Raises:
-        TrainingError: fewer videos than one batch, or a group larger than a batch.
+        TrainingError: as :func:`check_batches`.
     """
 
     def __init__(
@@ -85,6 +134,8 @@ class BatchPlan:
         batching: Literal["random", "hard"] = "random",
         hard_group: int = 2,
         neighbours: NDArray[np.float32] | None = None,
+        captions_per_video: int = 1,
+        last_batch: LastBatch = "drop",
     ) -> None:
         self.counts = np.asarray(caption_counts, dtype=np.int64)
         self.batch_size = batch_size
@@ -92,32 +143,65 @@ class BatchPlan:
         self.batching = batching
         self.hard_group = hard_group
         self.neighbours = neighbours
-        self.steps_per_epoch = len(self.counts) // batch_size
-        check_sizes(len(self.counts), batch_size, batching, hard_group)
+        self.captions_per_video = captions_per_video
+        check_batches(len(self.counts), batch_size, batching, hard_group, last_batch)
+        self.last_batch = last_batch
+        self.full_steps, rest = divmod(len(self.counts), batch_size)
+        self.rest = rest if last_batch == "keep" and rest >= SHORTEST else 0
+        self.steps_per_epoch = self.full_steps + bool(self.rest)
         if batching == "hard" and (neighbours is None or len(neighbours) != len(self.counts)):
             raise ValueError("hard batching needs one caption embedding per video")
+
+    def pairs(self, steps: int) -> int:
+        """Videos in the first ``steps`` steps of a training."""
+        epochs, index = divmod(steps, self.steps_per_epoch)
+        # Only the last batch of an epoch is short.
+        return epochs * (self.full_steps * self.batch_size + self.rest) + index * self.batch_size
 
     def epoch(self, number: int) -> Epoch:
         """The batches of epoch ``number``, counted from 0."""
         rng = np.random.default_rng([self.seed, number])
         order = rng.permutation(len(self.counts))
-        if self.batching == "hard":
-            videos = self._hard(order, rng)
+        if self.batching == "hard" and self.full_steps:
+            full, left = self._hard(order, rng)
         else:
-            videos = order[: self.steps_per_epoch * self.batch_size].reshape(self.steps_per_epoch, self.batch_size)
-        # Drawn for every video, so that a video's caption does not depend on its place in the epoch.
-        captions = rng.integers(0, self.counts)
-        return Epoch(videos, captions[videos])
+            full, left = np.split(order, [self.full_steps * self.batch_size])
+        videos = [*full.reshape(self.full_steps, self.batch_size), *([left[: self.rest]] if self.rest else [])]
+        # Drawn for every video, so that a video's captions do not depend on its place in the epoch.
+        captions = draw_captions(self.counts, self.captions_per_video, rng)
+        return Epoch(tuple(videos), tuple(captions[rows] for rows in videos))
 
-    def _hard(self, order: Ints, rng: np.random.Generator) -> Ints:
-        steps = self.steps_per_epoch
+    def _hard(self, order: Ints, rng: np.random.Generator) -> tuple[Ints, Ints]:
+        """Full batches, ``int[S, B]``, and the videos in none of them."""
+        steps = self.full_steps
         per_batch = max(1, self.batch_size // self.hard_group - 1)
         assert self.neighbours is not None
         groups, rest = similar_groups(self.neighbours, order, self.hard_group, steps * per_batch)
         grouped = rng.permutation(groups).reshape(steps, per_batch * self.hard_group)
         singles = self.batch_size - grouped.shape[1]
-        filling = rng.permutation(rest)[: steps * singles].reshape(steps, singles)
-        return np.concatenate([grouped, filling], axis=1)
+        filling, left = np.split(rng.permutation(rest), [steps * singles])
+        return np.concatenate([grouped, filling.reshape(steps, singles)], axis=1), left
+
+
+def draw_captions(counts: Ints, number: int, rng: np.random.Generator) -> Ints:
+    """``K`` different captions of every video, in the order drawn.
+
+    Args:
+        counts: int[N], captions of each video, all at least 1.
+        number: ``K``.
+        rng: gives ``K`` numbers per video.
+
+    Returns:
+        int[N, K], -1 where a video has fewer than ``K``.
+    """
+    drawn = np.full((len(counts), number), -1, dtype=np.int64)
+    for k in range(number):
+        # Among the captions not drawn yet, then past each drawn one that stands before it.
+        chosen = rng.integers(0, np.maximum(counts - k, 1))
+        for taken in np.sort(drawn[:, :k], axis=1).T:
+            chosen += chosen >= taken
+        drawn[:, k] = np.where(counts > k, chosen, -1)
+    return drawn
 
 
 def similar_groups(embeddings: NDArray[np.float32], order: Ints, size: int, count: int) -> tuple[Ints, Ints]:

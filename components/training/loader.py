@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +17,8 @@ from components.config import Training
 from components.errors import TrainingError
 from components.frames.store import FrameStore
 from components.methods.base import Method
-from components.training.batches import BatchPlan, Epoch, check_sizes
+from components.training.augmentation import crop_flip
+from components.training.batches import BatchPlan, Epoch, Ints, check_sizes, check_workers
 from components.training.collective import rank_and_world
 from components.training.hardness import caption_embeddings, split_videos
 from components.training.reader import FrameReader
@@ -23,29 +26,72 @@ from components.training.reader import FrameReader
 # Batches made ahead of the training step.
 AHEAD = 2
 
+# Keeps the draws of crops apart from those of batches, which come from the same seed and epoch.
+AUGMENTATION = 1
+
+Augment = Callable[[Tensor, np.random.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Pairs that are encoded in one pass.
+
+    Attributes:
+        number: which slice of the global batch.
+        frames: uint8[b, T, 3, S, S].
+        mask: bool[b, T], true where a frame is real.
+        tokens: int64[c, L], the videos' captions, c at least b.
+    """
+
+    number: int
+    frames: Tensor
+    mask: Tensor
+    tokens: Tensor
+
 
 @dataclass(frozen=True)
 class Batch:
-    """One process's share of a global batch.
+    """A global batch of B videos and C captions, and one process's share of its tensors.
+
+    The batch is cut into V slices, slice s being the videos ``s::V``; each of W processes has ``V / W`` slices, one
+    after the other. In a short batch some are empty.
 
     Attributes:
         ids: the video ids of the whole global batch.
-        total: ``B``, pairs in the global batch.
-        frames: uint8[b, T, 3, S, S].
+        owner: int64[C], the video of each caption; rows stand in the order of the slices.
+        videos: V numbers, the videos of each slice.
+        captions: V numbers, the captions of each slice.
+        own: this process's slices.
+        frames: uint8[b, T, 3, S, S], of this process's slices one after the other.
         mask: bool[b, T], true where a frame is real.
-        tokens: int64[b, L].
+        tokens: int64[c, L].
     """
 
     ids: tuple[str, ...]
-    total: int
+    owner: Tensor
+    videos: tuple[int, ...]
+    captions: tuple[int, ...]
+    own: range
     frames: Tensor
     mask: Tensor
     tokens: Tensor
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on ``device``."""
-        move = {name: getattr(self, name).to(device, non_blocking=True) for name in ("frames", "mask", "tokens")}
-        return Batch(self.ids, self.total, **move)
+        names = ("owner", "frames", "mask", "tokens")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+
+    def slices(self) -> list[Slice]:
+        """This process's slices that are not empty."""
+        videos = [self.videos[index] for index in self.own]
+        texts = self.tokens.split([self.captions[index] for index in self.own])
+        parts = zip(self.own, self.frames.split(videos), self.mask.split(videos), texts, strict=True)
+        return [Slice(*part) for part in parts if len(part[1])]
+
+    def shares(self, sizes: tuple[int, ...]) -> list[int]:
+        """``sizes`` of slices added up per process."""
+        count = len(self.own)
+        return [sum(sizes[start : start + count]) for start in range(0, len(sizes), count)]
 
 
 class Loader:
@@ -55,9 +101,14 @@ class Loader:
         plan: which videos and captions.
         videos: the training videos; the plan's rows.
         reader: gives the frames.
-        tokenize: texts -> int64[b, L].
-        rank: this process; it takes ``rank::world`` of each batch.
-        world: number of processes.
+        tokenize: texts -> int64[c, L].
+        rank: this process.
+        world: number of processes; divides ``slices``.
+        slices: ``V``, see :class:`Batch`.
+        augment: the frames as stored, and a generator -> uint8[t, 3, S, S]; None for frames as the reader gives them.
+
+    Raises:
+        TrainingError: ``world`` does not divide ``slices``.
     """
 
     def __init__(
@@ -68,13 +119,17 @@ class Loader:
         tokenize: Callable[[Sequence[str]], Tensor],
         rank: int,
         world: int,
+        slices: int = 1,
+        augment: Augment | None = None,
     ) -> None:
+        check_workers(world, slices)
         self.plan = plan
         self.videos = videos
         self.reader = reader
         self.tokenize = tokenize
-        self.rank = rank
-        self.world = world
+        self.slices = slices
+        self.own = range(rank * slices // world, (rank + 1) * slices // world)
+        self.augment = augment
         self._current: tuple[int, Epoch] | None = None
 
     def batches(self, start: int, stop: int) -> Generator[Batch, None, None]:
@@ -99,11 +154,35 @@ class Loader:
         number, index = divmod(step, self.plan.steps_per_epoch)
         epoch = self._epoch(number)
         rows, captions = epoch.videos[index], epoch.captions[index]
-        ids = tuple(self.videos[row].video_id for row in rows)
-        share = slice(self.rank, None, self.world)
-        frames, mask = self.reader.batch(ids[share])
-        texts = [self.videos[r].captions[c] for r, c in zip(rows[share], captions[share], strict=True)]
-        return Batch(ids, len(ids), frames, mask, self.tokenize(texts))
+        parts = [slice(s, None, self.slices) for s in range(self.slices)]
+        counts = np.concatenate([(captions[part] >= 0).sum(axis=1) for part in parts])
+        own = np.concatenate([np.arange(len(rows))[parts[s]] for s in self.own])
+        frames, mask = self._frames(number, rows[own])
+        texts = [self.videos[r].captions[c] for r, of_video in zip(rows[own], captions[own], strict=True)
+                 for c in of_video if c >= 0]  # fmt: skip
+        return Batch(
+            ids=tuple(self.videos[row].video_id for row in rows),
+            owner=torch.from_numpy(np.repeat(np.arange(len(rows)), counts)),
+            videos=tuple(len(rows[part]) for part in parts),
+            captions=tuple(int((captions[part] >= 0).sum()) for part in parts),
+            own=self.own,
+            frames=frames,
+            mask=mask,
+            tokens=self.tokenize(texts),
+        )
+
+    def _frames(self, epoch: int, rows: Ints) -> tuple[Tensor, Tensor]:
+        ids = [self.videos[row].video_id for row in rows]
+        augment, seed = self.augment, self.plan.seed
+        if augment is None:
+            return self.reader.batch(ids)
+        # A draw per video and epoch: the same in whatever batch, process or attempt the video comes.
+        draws = dict(zip(ids, rows.tolist(), strict=True))
+
+        def view(name: str, clip: Tensor) -> Tensor:
+            return augment(clip, np.random.default_rng([seed, epoch, draws[name], AUGMENTATION]))
+
+        return self.reader.batch(ids, view)
 
     def _epoch(self, number: int) -> Epoch:
         if self._current is None or self._current[0] != number:
@@ -115,19 +194,12 @@ def training_videos(store: FrameStore, settings: Training) -> list[Video]:
     """The decoded videos of the train split, if the settings make batches of them.
 
     Raises:
-        TrainingError: none, fewer than a batch, a group larger than a batch, or more workers than videos in a batch.
+        TrainingError: none, or as :func:`check_sizes`.
     """
     videos = split_videos(store, "train")
     if not videos:
         raise TrainingError("no training videos", where=store.uri, expected="a decoded train split")
-    check_sizes(len(videos), settings.batch_size, settings.batching, settings.hard_group)
-    if settings.batch_size < settings.workers:
-        raise TrainingError(
-            "more workers than videos in a batch",
-            where="training.workers",
-            found=settings.workers,
-            expected=f"at most training.batch_size, {settings.batch_size}",
-        )
+    check_sizes(len(videos), settings)
     return videos
 
 
@@ -135,11 +207,19 @@ def make_loader(method: Method, store: FrameStore, settings: Training, seed: int
     """The loader of this process.
 
     Raises:
-        TrainingError: as :func:`training_videos`.
+        TrainingError: as :func:`training_videos`, or the processes do not divide the slices.
     """
     videos = training_videos(store, settings)
     neighbours = caption_embeddings(method, videos) if settings.batching == "hard" else None
-    counts = [len(video.captions) for video in videos]
-    plan = BatchPlan(counts, settings.batch_size, seed, settings.batching, settings.hard_group, neighbours)
+    plan = BatchPlan(
+        [len(video.captions) for video in videos], settings.batch_size, seed, settings.batching, settings.hard_group,
+        neighbours, settings.captions_per_video, settings.last_batch,
+    )  # fmt: skip
     backbone, words = method.backbone, method.words
-    return Loader(plan, videos, reader, lambda texts: backbone.tokenize(texts, words), *rank_and_world())
+    spec = backbone.spec
+    crops = partial(crop_flip, side=spec.image_size, interpolation=spec.interpolation)
+    rank, world = rank_and_world()
+    return Loader(
+        plan, videos, reader, lambda texts: backbone.tokenize(texts, words), rank, world, settings.slices,
+        crops if settings.augmentation == "crop_flip" else None,
+    )  # fmt: skip

@@ -1,6 +1,6 @@
 """The training loop: plain PyTorch, one process or many, the same result after any interruption.
 
-Everything random at a step is a function of (seed, step, rank), so a checkpoint needs no generator states: trainable
+Everything random at a step is a function of (seed, step, slice), so a checkpoint needs no generator states: trainable
 parameters, optimiser moments and the number of finished steps are the whole of it.
 """
 
@@ -23,11 +23,11 @@ from components.errors import TrainingError
 from components.frames.store import FrameStore
 from components.methods.base import Method
 from components.training.checkpoint import Checkpoints
-from components.training.collective import average_gradients, gather, rank_and_world
+from components.training.collective import rank_and_world
 from components.training.loader import Batch, make_loader
-from components.training.loss import info_nce
 from components.training.optimiser import build_optimiser, lr_factor
 from components.training.reader import FrameReader
+from components.training.step import StepGradients
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +133,8 @@ class _Run:
         self.log = log if self.rank == 0 else _ignore
         self.parameters = method.trainable()
         self.device = next(method.parameters()).device
+        method.clamp_scale()
+        self.gradients = StepGradients(method, settings, seed)
         self.optimiser = build_optimiser(self.parameters, method.learning_rates(), settings.weight_decay)
         self.loader = make_loader(method, store, settings, seed, reader)
         self.steps_per_epoch = self.loader.plan.steps_per_epoch
@@ -163,16 +165,12 @@ class _Run:
     def step(self, batch: Batch) -> tuple[float, float]:
         """One optimiser step; the loss and the gradient norm before clipping."""
         progress = self.progress
-        torch.manual_seed(_step_seed(self.seed, progress.step, self.rank))
         factor = lr_factor(progress.step, self.total, self.settings.warmup_share)
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak_lr"] * factor
-        loss = self.loss(batch.to(self.device))
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        average_gradients(list(self.parameters.values()))
+        loss = self.gradients.backward(batch.to(self.device), progress.step)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip_norm)
-        values = float(loss.detach()), float(norm)
+        values = float(loss), float(norm)
         if not all(math.isfinite(value) for value in values):
             raise TrainingError(
                 f"loss {values[0]} and gradient norm {values[1]} at step {progress.step + 1}",
@@ -181,16 +179,9 @@ class _Run:
                 cure="lower the method's lr, or look at these videos",
             )
         self.optimiser.step()
+        self.method.clamp_scale()
         progress.step += 1
         return values
-
-    def loss(self, batch: Batch) -> Tensor:
-        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16")
-        with autocast:
-            frames = self.method.backbone.normalize(batch.frames)
-            video, text = self.method(frames, batch.mask, batch.tokens)
-        video, text = gather(video.float(), batch.total), gather(text.float(), batch.total)
-        return info_nce(video, text, self.method.logit_scale)
 
     def note(self, loss: float, norm: float) -> None:
         """Adds a step to the running figures and logs them every few steps."""
@@ -202,14 +193,15 @@ class _Run:
             return
         seconds = progress.seconds - self.window_start[0]
         waited = progress.wait_seconds - self.window_start[1]
+        pairs = self.loader.plan.pairs
         self.log(
             progress.step,
             {
                 "loss": float(np.mean([entry[0] for entry in self.window])),
                 "gradient_norm": float(np.mean([entry[1] for entry in self.window])),
                 "lr": self.optimiser.param_groups[0]["lr"],
-                "logit_scale": float(self.method.logit_scale),
-                "samples_per_second": len(self.window) * self.loader.plan.batch_size / seconds,
+                "logit_scale": float(self.method.logit_scale.detach()),
+                "samples_per_second": (pairs(progress.step) - pairs(progress.step - len(self.window))) / seconds,
                 "data_wait_share": waited / seconds,
             },
         )
@@ -233,7 +225,7 @@ class _Run:
         progress.loss_sum, progress.loss_count = 0.0, 0
         self.log(progress.step, _named(self.settings, figures))
         if self.rank == 0:
-            rate = progress.step * self.loader.plan.batch_size / progress.seconds
+            rate = self.loader.plan.pairs(progress.step) / progress.seconds
             named = _named(self.settings, figures)
             shown = "".join(
                 f"  {name.replace('_', ' ', 1)} {named[name]:.1f}" for name in named if name.endswith("R@1")
@@ -286,7 +278,7 @@ class _Run:
         figures = {
             "steps": float(progress.step),
             "seconds": round(progress.seconds, 3),
-            "samples_per_second": round(progress.step * self.loader.plan.batch_size / progress.seconds, 3),
+            "samples_per_second": round(self.loader.plan.pairs(progress.step) / progress.seconds, 3),
             "data_wait_share": round(progress.wait_seconds / progress.seconds, 4),
         }
         return Result(epoch, progress.curve, figures)
@@ -296,10 +288,6 @@ def _named(settings: Training, figures: dict[str, float]) -> dict[str, float]:
     """Figures under the name of the split they were measured on: those of the test split never pass for validation."""
     split = "test" if settings.select_on == "test" else "val"
     return {f"{split}_{name}": value for name, value in figures.items()}
-
-
-def _step_seed(seed: int, step: int, rank: int) -> int:
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _copy(parameters: dict[str, torch.nn.Parameter]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.errors import TrainingError
-from components.training.batches import BatchPlan, similar_groups
+from components.training.batches import BatchPlan, LastBatch, check_workers, draw_captions, similar_groups
 
 
 def unit(rng: np.random.Generator, rows: int, width: int = 6) -> np.ndarray:
@@ -19,34 +19,62 @@ def unit(rng: np.random.Generator, rows: int, width: int = 6) -> np.ndarray:
 @st.composite
 def plans(draw: st.DrawFn) -> BatchPlan:
     size = draw(st.integers(2, 12))
-    videos = draw(st.integers(size, 60))
+    last: LastBatch = draw(st.sampled_from(["drop", "keep"]))
+    videos = draw(st.integers(size if last == "drop" else 2, 60))
     counts = draw(st.lists(st.integers(1, 4), min_size=videos, max_size=videos))
-    seed = draw(st.integers(0, 2**31))
+    seed, captions = draw(st.integers(0, 2**31)), draw(st.integers(1, 5))
     if draw(st.booleans()):
-        return BatchPlan(counts, size, seed)
+        return BatchPlan(counts, size, seed, captions_per_video=captions, last_batch=last)
     group = draw(st.integers(2, size))
-    return BatchPlan(counts, size, seed, "hard", group, unit(np.random.default_rng(seed), videos))
+    vectors = unit(np.random.default_rng(seed), videos)
+    return BatchPlan(counts, size, seed, "hard", group, vectors, captions, last)
 
 
 @given(plans(), st.integers(0, 5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_every_epoch_is_sound_and_reproducible(plan: BatchPlan, number: int) -> None:
     epoch = plan.epoch(number)
-    shape = (len(plan.counts) // plan.batch_size, plan.batch_size)
-    assert epoch.videos.shape == epoch.captions.shape == shape
-    assert len(np.unique(epoch.videos)) == epoch.videos.size
-    assert np.all((epoch.captions >= 0) & (epoch.captions < plan.counts[epoch.videos]))
+    full, rest = divmod(len(plan.counts), plan.batch_size)
+    kept = rest if plan.last_batch == "keep" and rest > 1 else 0
+    assert [len(rows) for rows in epoch.videos] == [plan.batch_size] * full + [kept] * (kept > 0)
+    assert len(epoch.videos) == plan.steps_per_epoch
+    rows, captions = np.concatenate(epoch.videos), np.concatenate(epoch.captions)
+    assert len(np.unique(rows)) == len(rows) == plan.pairs(plan.steps_per_epoch)
+    assert captions.shape == (len(rows), plan.captions_per_video)
+    for row, drawn in zip(rows, captions, strict=True):
+        count = min(plan.captions_per_video, plan.counts[row])
+        assert np.all(drawn[count:] == -1)
+        assert len(set(drawn[:count])) == count
+        assert set(drawn[:count]) <= set(range(plan.counts[row]))
     again = plan.epoch(number)
-    assert np.array_equal(epoch.videos, again.videos)
-    assert np.array_equal(epoch.captions, again.captions)
+    both = zip(epoch.videos + epoch.captions, again.videos + again.captions, strict=True)
+    assert all(np.array_equal(a, b) for a, b in both)
+
+
+def test_pairs_are_counted_over_epochs() -> None:
+    plan = BatchPlan([1] * 10, 4, 0, last_batch="keep")
+    assert [plan.pairs(steps) for steps in range(7)] == [0, 4, 8, 10, 14, 18, 20]
+    assert [BatchPlan([1] * 10, 4, 0).pairs(steps) for steps in range(4)] == [0, 4, 8, 12]
+    # A pair alone would teach nothing.
+    assert BatchPlan([1] * 9, 4, 0, last_batch="keep").steps_per_epoch == 2
+
+
+def test_captions_are_drawn_evenly() -> None:
+    """Each of the six ordered pairs of three captions in a sixth of the draws."""
+    drawn = draw_captions(np.full(6000, 3), 2, np.random.default_rng(0))
+    pairs, counts = np.unique(drawn, axis=0, return_counts=True)
+    assert len(pairs) == 6
+    assert np.all(abs(counts - 1000) < 120)
 
 
 def test_epochs_and_seeds_differ_and_captions_alternate() -> None:
     plan = BatchPlan([4] * 40, 8, 0)
-    assert not np.array_equal(plan.epoch(0).videos, plan.epoch(1).videos)
-    assert not np.array_equal(plan.epoch(0).videos, BatchPlan([4] * 40, 8, 1).epoch(0).videos)
+    assert not np.array_equal(plan.epoch(0).videos[0], plan.epoch(1).videos[0])
+    assert not np.array_equal(plan.epoch(0).videos[0], BatchPlan([4] * 40, 8, 1).epoch(0).videos[0])
     epochs = [plan.epoch(number) for number in range(40)]
-    assert {int(epoch.captions[epoch.videos == 3][0]) for epoch in epochs} == {0, 1, 2, 3}
+    rows, captions = (np.concatenate([part for epoch in epochs for part in getattr(epoch, name)])
+                      for name in ("videos", "captions"))  # fmt: skip
+    assert set(captions[rows == 3].flatten()) == {0, 1, 2, 3}
 
 
 @given(st.integers(0, 2**31), st.integers(2, 5), st.integers(8, 40), st.data())
@@ -82,3 +110,7 @@ def test_faults_name_the_setting() -> None:
         BatchPlan([1] * 5, 8, 0)
     with pytest.raises(TrainingError, match=r"training\.hard_group.*found 9.*at most training\.batch_size, 8"):
         BatchPlan([1] * 20, 8, 0, "hard", 9, unit(np.random.default_rng(0), 20))
+    with pytest.raises(TrainingError, match=r"no negatives; found 1; expected at least 2"):
+        BatchPlan([1], 8, 0, last_batch="keep")
+    with pytest.raises(TrainingError, match=r"training\.workers.*found 3; expected a divisor of training\.slices, 4"):
+        check_workers(3, 4)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import pytest
 import tiny_world
@@ -10,9 +12,10 @@ import torch
 
 from components.errors import DataError
 from components.frames.store import FrameStore
+from components.training.augmentation import crop_flip
 from components.training.batches import BatchPlan
 from components.training.hardness import split_videos
-from components.training.loader import Batch, Loader
+from components.training.loader import Augment, Batch, Loader
 from components.training.reader import FrameReader
 
 TRAIN = 11
@@ -68,10 +71,13 @@ def test_more_frames_than_the_task_has_are_refused(store: FrameStore) -> None:
         FrameReader(store, half, 3, cache_mib=1).batch(["train000"])
 
 
-def loader(store: FrameStore, rank: int = 0, world: int = 1) -> Loader:
+def loader(
+    store: FrameStore, rank: int = 0, world: int = 1, batch_size: int = 5, augment: Augment | None = None, **plan: Any
+) -> Loader:
     videos = split_videos(store, "train")
-    plan = BatchPlan([len(video.captions) for video in videos], 5, seed=0)
-    return Loader(plan, videos, FrameReader(store, half, tiny_world.FRAMES, 1), tokenize, rank, world)
+    made = BatchPlan([len(video.captions) for video in videos], batch_size, seed=0, **plan)
+    reader = FrameReader(store, half, tiny_world.FRAMES, 1)
+    return Loader(made, videos, reader, tokenize, rank, world, slices=4, augment=augment)
 
 
 def test_batches_follow_the_plan_over_epochs_and_from_any_step(store: FrameStore) -> None:
@@ -80,19 +86,57 @@ def test_batches_follow_the_plan_over_epochs_and_from_any_step(store: FrameStore
     for step, batch in enumerate(whole):
         plan = loader(store).plan.epoch(step // 2)
         assert batch.ids == tuple(f"train{row:03d}" for row in plan.videos[step % 2])
-        assert batch.total == len(batch.ids) == 5
+        assert batch.videos == batch.captions == (2, 1, 1, 1)
     for batch, resumed in zip(whole[3:], loader(store).batches(3, 6), strict=True):
         assert same(batch, resumed)
 
 
-def test_ranks_deal_out_each_batch(store: FrameStore) -> None:
-    whole = list(loader(store).batches(0, 4))
-    shares = [list(loader(store, rank, 2).batches(0, 4)) for rank in range(2)]
-    for step, batch in enumerate(whole):
-        assert shares[0][step].ids == shares[1][step].ids == batch.ids
-        for rank in range(2):
-            assert torch.equal(shares[rank][step].frames, batch.frames[rank::2])
-            assert torch.equal(shares[rank][step].tokens, batch.tokens[rank::2])
+@pytest.mark.parametrize("world", [2, 4])
+def test_slices_are_the_same_in_whatever_process(store: FrameStore, world: int) -> None:
+    """Two captions per video, and a last batch of three videos: the last slice is empty."""
+    plan: dict[str, Any] = {"batch_size": 4, "captions_per_video": 2, "last_batch": "keep"}
+    shares = [list(loader(store, rank, world, **plan).batches(0, 3)) for rank in range(world)]
+    for step, batch in enumerate(loader(store, **plan).batches(0, 3)):
+        parts = [part for rank in range(world) for part in shares[rank][step].slices()]
+        assert [part.number for part in parts] == list(range(min(4, len(batch.ids))))
+        for part, alone in zip(parts, batch.slices(), strict=True):
+            assert all(torch.equal(getattr(part, name), getattr(alone, name)) for name in ("frames", "mask", "tokens"))
+            assert part.frames.shape[0] * 2 == part.tokens.shape[0] == batch.captions[part.number]
+        for rank in range(world):
+            share = shares[rank][step]
+            assert share.ids == batch.ids
+            assert torch.equal(share.owner, batch.owner)
+            assert share.shares(share.videos) == [sum(len(part.mask) for part in shares[r][step].slices())
+                                                  for r in range(world)]  # fmt: skip
+
+
+def test_captions_stand_beside_their_videos(store: FrameStore) -> None:
+    """Slice s holds the videos s::V, and owner leads from a caption to its video in that order."""
+    made = loader(store, batch_size=5, captions_per_video=2)
+    made.tokenize = lambda texts: torch.tensor([[*text.encode().ljust(60)] for text in texts])
+    (batch,) = made.batches(0, 1)
+    order = [name for part in range(4) for name in batch.ids[part::4]]
+    captions = {video.video_id: video.captions for video in made.videos}
+    texts = [bytes(row.tolist()).decode().strip() for row in batch.tokens]
+    assert sorted(texts) == sorted(text for name in batch.ids for text in captions[name])
+    assert all(text in captions[order[owner]] for text, owner in zip(texts, batch.owner, strict=True))
+
+
+def test_augmentation_is_a_draw_per_video_and_epoch(store: FrameStore) -> None:
+    """The same in any process and from any step, another one in the next epoch; the validation view stays."""
+    augment = partial(crop_flip, side=16, interpolation="bicubic")
+    whole, again = (list(loader(store, augment=augment, batch_size=10).batches(0, 2)) for _ in range(2))
+    assert all(same(a, b) for a, b in zip(whole, again, strict=True))
+    share = next(loader(store, 1, 2, augment=augment, batch_size=10).batches(1, 2))
+    assert torch.equal(share.slices()[0].frames, whole[1].slices()[2].frames)
+    assert whole[0].frames.dtype == torch.uint8
+    place = {name: (whole[0].slices()[i % 4].frames[i // 4]) for i, name in enumerate(whole[0].ids)}
+    later = {name: (whole[1].slices()[i % 4].frames[i // 4]) for i, name in enumerate(whole[1].ids)}
+    assert any(not torch.equal(place[name], later[name]) for name in place.keys() & later.keys())
+    made = loader(store, augment=augment)
+    next(made.batches(0, 1))
+    plain = FrameReader(store, half, tiny_world.FRAMES, 0).batch(store.ids("train"))
+    assert torch.equal(made.reader.batch(store.ids("train"))[0], plain[0])
 
 
 def test_a_fault_in_the_background_reaches_the_loop(store: FrameStore) -> None:

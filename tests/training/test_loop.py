@@ -1,8 +1,7 @@
-"""The loop: one seed one result, resuming equals not stopping, two processes equal one, faults named."""
+"""The loop: one seed one result, resuming equals not stopping, several processes equal one, faults named."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from components.evaluation.encode import encode_split
 from components.evaluation.scorecard import make_scorecard
 from components.evaluation.validation import Validation
 from components.frames.store import FrameStore
-from components.methods.base import Method, build
+from components.methods.base import MAX_SCALE, Method, build
 from components.training.checkpoint import Checkpoints
 from components.training.loop import Result, fit
 from components.training.reader import FrameReader
@@ -43,11 +42,11 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def make(root: Path, name: str = "mv_adapter", seed: int = 0) -> Method:
+def make(root: Path, name: str = "mv_adapter", seed: int = 0, **changes: Any) -> Method:
     params = tiny_world.params(root)
     backbone = load_backbone(params.backbone, root)
     torch.manual_seed(seed)
-    return build(name, params.method(name), backbone, frames=tiny_world.FRAMES, words=16)
+    return build(name, {**params.method(name), **changes}, backbone, frames=tiny_world.FRAMES, words=16)
 
 
 def train(root: Path, method: Method, settings: Training, seed: int = 0, **kwargs: Any) -> Result:
@@ -55,10 +54,10 @@ def train(root: Path, method: Method, settings: Training, seed: int = 0, **kwarg
 
 
 def trained(
-    root: Path, name: str, settings: Training, seed: int = 0
+    root: Path, name: str, settings: Training, seed: int = 0, **changes: Any
 ) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
-    """Parameters and curve after training from scratch; also what the processes of a group run."""
-    method = make(root, name, seed)
+    """Parameters and curve after training from scratch."""
+    method = make(root, name, seed, **changes)
     result = train(root, method, settings, seed, validate=VALIDATION)
     return {key: p.detach().clone() for key, p in method.trainable().items()}, result.curve
 
@@ -184,34 +183,70 @@ def test_a_loss_that_is_no_number_names_the_videos(root: Path) -> None:
         train(root, method, tiny_world.training(root))
 
 
-@pytest.mark.parametrize("name", ["mv_adapter", "vop", "full"])
-def test_two_processes_train_what_one_does(root: Path, tmp_path: Path, name: str) -> None:
-    """With an odd batch, so that the shares differ in size.
-
-    Losses agree to rounding. Adam divides a gradient by its size, so rounding grows where that is small: parameters may
-    differ by a twentieth of one step.
-    """
-    settings = tiny_world.training(root, batch_size=7, hard_group=3)
-    expected, curve = trained(root, name, settings)
-    results = gloo.spawn(2, trained, tmp_path, root, name, settings)
-    assert equal(results[0][0], results[1][0])
-    for parameters, their_curve in results:
-        for theirs, ours in zip(their_curve, curve, strict=True):
-            assert theirs == pytest.approx(ours, abs=1e-6)
-        for key, value in expected.items():
-            torch.testing.assert_close(parameters[key], value, atol=0.05 * tiny_world.LR, rtol=0)
+# A method, its settings, and those of the training: all on an odd batch with a short last one, so that slices differ in
+# size and one is empty.
+CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("mv_adapter", {}, {}),
+    ("vop", {}, {"augmentation": "crop_flip"}),
+    ("full", {}, {"captions_per_video": 2, "cached_gradients": True}),
+    ("bias", {"train_logit_scale": True}, {"precision": "bfloat16"}),
+]
 
 
-def test_half_precision_keeps_float32_parameters(root: Path) -> None:
-    method = make(root)
-    result = train(root, method, dataclasses.replace(tiny_world.training(root), precision="bfloat16"))
+def all_cases(root: Path) -> list[tuple[dict[str, Tensor], list[dict[str, float]]]]:
+    """What every case leads to; what the processes of a group run."""
+    odd: dict[str, Any] = {"batch_size": 7, "hard_group": 3, "last_batch": "keep"}
+    return [trained(root, name, tiny_world.training(root, **odd, **more), **raw) for name, raw, more in CASES]
+
+
+def test_any_number_of_processes_trains_the_same(root: Path, tmp_path: Path) -> None:
+    """Bit for bit, if each has as many threads."""
+    expected = all_cases(root)
+    for world in (2, 4):
+        for found in gloo.spawn(world, all_cases, tmp_path / str(world), root):
+            for case, (parameters, curve), (theirs, their_curve) in zip(CASES, expected, found, strict=True):
+                assert equal(parameters, theirs), (world, case)
+                assert curve == their_curve
+
+
+def test_a_trained_logit_scale_leaves_its_limit(root: Path) -> None:
+    """Released CLIPs start just above it, where the clamp passes no gradient."""
+    method = make(root, "bias", train_logit_scale=True)
+    assert method.log_scale is not None
+    with torch.no_grad():
+        method.log_scale.fill_(4.6052)
+    before = float(method.logit_scale)
+    train(root, method, tiny_world.training(root))
+    assert before == MAX_SCALE
+    # Untrained pairs are told apart by chance: a smaller factor loses less.
+    assert float(method.logit_scale) < 0.999 * MAX_SCALE
+    with torch.no_grad():
+        method.log_scale.fill_(5.0)
+    method.clamp_scale()
+    assert MAX_SCALE * (1 - 1e-6) < float(method.log_scale.exp()) <= MAX_SCALE
+
+
+def test_half_precision_keeps_float32_parameters(root: Path, tmp_path: Path) -> None:
+    """And moments; yet the numbers are not those of float32."""
+    method, exact, checkpoints = make(root), make(root), Checkpoints(tmp_path)
+    settings = tiny_world.training(root, precision="bfloat16")
+    result = train(root, method, settings, checkpoints=checkpoints)
     assert all(p.dtype == torch.float32 for p in method.trainable().values())
-    assert 0 < result.curve[-1]["loss"] < 10
+    found = checkpoints.latest()
+    assert found is not None
+    moments = [state[key] for state in found[1]["optimiser"]["state"].values() for key in ("exp_avg", "exp_avg_sq")]
+    assert len(moments) == 2 * len(method.trainable())
+    assert all(moment.dtype == torch.float32 for moment in moments)
+    expected = train(root, exact, tiny_world.training(root))
+    assert result.curve[-1]["loss"] != expected.curve[-1]["loss"]
+    assert result.curve[-1]["loss"] == pytest.approx(expected.curve[-1]["loss"], rel=0.02)
 
 
 def test_data_that_make_no_batch(root: Path, tmp_path: Path) -> None:
     tiny_world.write_store(tmp_path, tiny_world.videos(0, 2, 2))
     with pytest.raises(TrainingError, match="no training videos"):
         train(tmp_path, make(root), tiny_world.training(root))
-    with pytest.raises(TrainingError, match=r"training\.workers.*found 9.*at most training\.batch_size, 8"):
-        train(root, make(root), tiny_world.training(root, workers=9))
+    with pytest.raises(TrainingError, match=r"training\.workers.*found 3.*a divisor of training\.slices, 4"):
+        train(root, make(root), tiny_world.training(root, workers=3))
+    with pytest.raises(TrainingError, match=r"training\.slices.*found 9.*at most training\.batch_size, 8"):
+        train(root, make(root), tiny_world.training(root, slices=9))

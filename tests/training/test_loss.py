@@ -1,7 +1,8 @@
-"""The loss against its definition, and its gradients over several processes against one."""
+"""The loss against its definition, and encoding that is shared out."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import gloo
@@ -9,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.training.collective import average_gradients, gather, rank_and_world, share_out
-from components.training.loss import info_nce
+from components.training.collective import share_out
+from components.training.loss import info_nce, multi_positive_nce
 
 WIDTH = 5
 
@@ -18,27 +19,6 @@ WIDTH = 5
 def pairs(total: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(total)
     return torch.randn(total, WIDTH, generator=generator), torch.randn(total, WIDTH, generator=generator)
-
-
-def model() -> nn.ModuleDict:
-    torch.manual_seed(3)
-    towers = nn.ModuleDict({"video": nn.Linear(WIDTH, WIDTH), "text": nn.Linear(WIDTH, WIDTH)})
-    towers.register_parameter("unused", nn.Parameter(torch.ones(2)))
-    return towers
-
-
-def loss_and_gradients(total: int) -> tuple[float, dict[str, Tensor]]:
-    """One step's loss and gradients; each process encodes its own share."""
-    rank, world = rank_and_world()
-    videos, texts = (rows[rank::world] for rows in pairs(total))
-    towers = model()
-    video = nn.functional.normalize(towers["video"](videos), dim=1)
-    text = nn.functional.normalize(towers["text"](texts), dim=1)
-    loss = info_nce(gather(video, total), gather(text, total), torch.tensor(20.0))
-    loss.backward()
-    parameters = dict(towers.named_parameters())
-    average_gradients(list(parameters.values()))
-    return float(loss.detach()), {name: p.grad for name, p in parameters.items() if p.grad is not None}
 
 
 def test_loss_is_the_mean_of_both_cross_entropies() -> None:
@@ -51,16 +31,29 @@ def test_loss_is_the_mean_of_both_cross_entropies() -> None:
     assert float(found) == pytest.approx(float(expected) / 2, abs=1e-6)
 
 
-@pytest.mark.parametrize(("world", "total"), [(2, 8), (3, 7)])
-def test_processes_have_the_loss_and_gradients_of_one(world: int, total: int, tmp_path: Path) -> None:
-    """Also with shares of unequal size, and with a parameter that no process uses."""
-    loss, gradients = loss_and_gradients(total)
-    for other_loss, other_gradients in gloo.spawn(world, loss_and_gradients, tmp_path, total):
-        assert other_loss == pytest.approx(loss, abs=1e-6)
-        assert torch.equal(other_gradients.pop("unused"), torch.zeros(2))
-        assert other_gradients.keys() == gradients.keys()
-        for name, gradient in gradients.items():
-            torch.testing.assert_close(other_gradients[name], gradient, atol=1e-6, rtol=1e-5)
+def test_several_captions_by_the_formula() -> None:
+    """With two, one and three captions of three videos, against sums written out."""
+    owner = [0, 0, 1, 2, 2, 2]
+    video, text = (nn.functional.normalize(rows.double(), dim=1) for rows in (pairs(3)[0], pairs(6)[1]))
+    scores = torch.exp(7.0 * text @ video.T)
+    terms = [[], [], []]
+    for caption, of in enumerate(owner):
+        to_video = -torch.log(scores[caption, of] / scores[caption].sum())
+        to_text = -torch.log(scores[caption, of] / scores[:, of].sum())
+        terms[of].append((to_video + to_text) / 2)
+    expected = sum(sum(of) / len(of) for of in terms) / 3
+    found = multi_positive_nce(video.float(), text.float(), torch.tensor(7.0), torch.tensor(owner))
+    assert float(found) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_one_caption_each_is_info_nce() -> None:
+    """Exactly where that is all there is; and a video's captions that are one and the same only add to denominators."""
+    video, text = (nn.functional.normalize(rows, dim=1) for rows in pairs(6))
+    scale = torch.tensor(7.0)
+    assert torch.equal(multi_positive_nce(video, text, scale, torch.arange(6)), info_nce(video, text, scale))
+    twice = multi_positive_nce(video, text.repeat_interleave(2, 0), scale, torch.arange(6).repeat_interleave(2))
+    # The sum over captions has every term twice: log 2 more, in one of two directions.
+    assert float(twice) == pytest.approx(float(info_nce(video, text, scale)) + math.log(2) / 2, abs=1e-6)
 
 
 def encode_numbers(rows: int, chunk: int) -> Tensor:

@@ -1,0 +1,112 @@
+"""Loss and gradients of one global batch, the same for any number of processes and however little memory they have.
+
+A batch is cut into slices, each encoded in a pass of its own whichever process does it. All processes gather the
+embeddings of all slices, compute the whole loss and its gradient with respect to them, and send it back through the
+graphs of their own slices; the slices' parameter gradients are added in one fixed tree. So slices, not processes,
+decide about rounding. With ``cached_gradients`` the first pass keeps no graph and each slice is encoded again when its
+turn comes (Gao et al. 2021, GradCache): the memory of one slice, the result of the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from components.backbones.towers import checkpointed
+from components.config import Training
+from components.methods.base import Method
+from components.training.collective import gather
+from components.training.gradients import TreeSum, sum_over_processes, take_gradients
+from components.training.loader import Batch, Slice
+from components.training.loss import multi_positive_nce
+
+# Embeddings of a slice's videos and captions: float[b, E], float[c, E].
+Pair = tuple[Tensor, Tensor]
+
+
+class StepGradients:
+    """Gives each trainable parameter the gradient of a batch's loss.
+
+    Args:
+        method: on the device to train on.
+        settings: precision, and what is kept for the backward pass.
+        seed: with the step and the slice fixes dropout.
+    """
+
+    def __init__(self, method: Method, settings: Training, seed: int) -> None:
+        self.method, self.settings, self.seed = method, settings, seed
+        self.parameters = list(method.trainable().values())
+
+    def backward(self, batch: Batch, step: int) -> Tensor:
+        """Sets ``grad`` of every trainable parameter, the same in each process; zero where the loss needs none.
+
+        Args:
+            batch: on the method's device.
+            step: finished steps.
+
+        Returns:
+            float[], the loss.
+        """
+        take_gradients(self.parameters)
+        slices = batch.slices()
+        with torch.set_grad_enabled(not self.settings.cached_gradients):
+            pairs: deque[Pair] = deque(self._encode(part, step) for part in slices)
+        loss, gradients = self._loss(batch, list(pairs))
+        # What the loss reaches without an embedding (the logit scale): complete in every process.
+        direct = take_gradients(self.parameters)
+        tree = TreeSum()
+        for part, of_pair in zip(slices, gradients, strict=True):
+            pair = pairs.popleft()
+            _send_back(self._encode(part, step) if self.settings.cached_gradients else pair, of_pair)
+            tree.add(take_gradients(self.parameters))
+        totals = sum_over_processes(self.parameters, tree.total() if slices else take_gradients(self.parameters))
+        for parameter, total, more in zip(self.parameters, totals, direct, strict=True):
+            parameter.grad = total if more is None else total.add_(more)
+        return loss
+
+    def _encode(self, part: Slice, step: int) -> Pair:
+        """Both embeddings of a slice; dropout falls the same way each time."""
+        torch.manual_seed(_slice_seed(self.seed, step, part.number))
+        autocast = torch.autocast(part.frames.device.type, torch.bfloat16, self.settings.precision == "bfloat16")
+        with autocast, checkpointed(self.method.backbone, self.settings.checkpoint_activations):
+            frames = self.method.backbone.normalize(part.frames)
+            video, text = self.method(frames, part.mask, part.tokens)
+        return video.float(), text.float()
+
+    def _loss(self, batch: Batch, pairs: list[Pair]) -> tuple[Tensor, list[Pair]]:
+        """The loss of the whole batch, and its gradient with respect to each of this process's pairs."""
+        videos = self._gathered(batch, [video for video, _ in pairs], batch.videos)
+        texts = self._gathered(batch, [text for _, text in pairs], batch.captions)
+        loss = multi_positive_nce(videos, texts, self.method.logit_scale, batch.owner)
+        loss.backward()
+        of_videos = _rows_of_slices(videos, batch, batch.videos)
+        of_texts = _rows_of_slices(texts, batch, batch.captions)
+        return loss.detach(), list(zip(of_videos, of_texts, strict=True))
+
+    def _gathered(self, batch: Batch, own: list[Tensor], sizes: tuple[int, ...]) -> Tensor:
+        """Embeddings of the whole batch as the beginning of a graph."""
+        # A process may have none.
+        none = torch.zeros(0, self.method.spec.embed_dim, device=batch.owner.device)
+        rows = torch.cat([none, *(part.detach() for part in own)])
+        return gather(rows, batch.shares(sizes)).requires_grad_()
+
+
+def _rows_of_slices(embeddings: Tensor, batch: Batch, sizes: tuple[int, ...]) -> list[Tensor]:
+    """The gradients of this process's slices that are not empty."""
+    assert embeddings.grad is not None
+    parts = embeddings.grad.split(list(sizes))
+    return [parts[index] for index in batch.own if sizes[index]]
+
+
+def _send_back(pair: Pair, gradients: Pair) -> None:
+    """Back-propagates into what the embeddings depend on; frozen towers have no graph."""
+    ends = [(out, gradient) for out, gradient in zip(pair, gradients, strict=True) if out.requires_grad]
+    if ends:
+        torch.autograd.backward([out for out, _ in ends], [gradient for _, gradient in ends])
+
+
+def _slice_seed(seed: int, step: int, number: int) -> int:
+    return int(np.random.SeedSequence([seed, step, number]).generate_state(1, np.uint64)[0] >> 1)

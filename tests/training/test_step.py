@@ -1,0 +1,227 @@
+"""A step's gradients against those of the whole batch in one graph, however it is cut, kept or recomputed."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gloo
+import pytest
+import tiny_world
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from components.backbones.clip import load_backbone
+from components.backbones.towers import Chain, Flow, Hooks
+from components.frames.store import FrameStore
+from components.methods.base import Method, build
+from components.training.gradients import TreeSum, sum_over_processes
+from components.training.loader import Batch, make_loader
+from components.training.loss import multi_positive_nce
+from components.training.reader import FrameReader
+from components.training.step import StepGradients
+
+SEED = 5
+Gradients = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    tiny_world.write_project(folder, train=14)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make(root: Path, name: str, **changes: Any) -> Method:
+    """A method whose parameters are shaken, so that zeros at the start hide nothing."""
+    params = tiny_world.params(root)
+    torch.manual_seed(1)
+    raw = {**params.method(name), **changes}
+    method = build(name, raw, load_backbone(params.backbone, root), frames=tiny_world.FRAMES, words=16)
+    with torch.no_grad():
+        for parameter in method.trainable().values():
+            parameter.add_(torch.randn_like(parameter), alpha=0.02)
+    return method.train()
+
+
+def batch_and_step(root: Path, method: Method, **changes: Any) -> tuple[Batch, StepGradients]:
+    """The first batch, of seven videos."""
+    settings = tiny_world.training(root, batch_size=7, batching="random", **{"workers": 1, **changes})
+    store = FrameStore(root / "outputs" / "frames" / tiny_world.TASK)
+    reader = FrameReader(store, method.backbone.resize, method.frames, cache_mib=1)
+    batch = next(make_loader(method, store, settings, SEED, reader).batches(0, 1))
+    return batch, StepGradients(method, settings, SEED)
+
+
+def gradients(root: Path, name: str, raw: dict[str, Any] | None = None, **changes: Any) -> tuple[float, Gradients]:
+    """Loss and gradients of the first step; also what the processes of a group run."""
+    method = make(root, name, **raw or {})
+    batch, step = batch_and_step(root, method, **changes)
+    loss = step.backward(batch, 0)
+    return float(loss), found_gradients(method)
+
+
+def found_gradients(method: Method) -> Gradients:
+    return {key: p.grad for key, p in method.trainable().items() if p.grad is not None}
+
+
+def expected_gradients(root: Path, name: str, raw: dict[str, Any], **changes: Any) -> tuple[float, Gradients]:
+    """By autograd through the whole batch at once."""
+    method = make(root, name, **raw)
+    batch, _ = batch_and_step(root, method, slices=1, **changes)
+    video, text = method(method.backbone.normalize(batch.frames), batch.mask, batch.tokens)
+    loss = multi_positive_nce(video, text, method.logit_scale, batch.owner)
+    loss.backward()
+    return float(loss.detach()), found_gradients(method)
+
+
+def compare(found: tuple[float, Gradients], expected: tuple[float, Gradients]) -> None:
+    assert found[0] == pytest.approx(expected[0], abs=1e-6)
+    assert expected[1].keys() <= found[1].keys()
+    for key, gradient in found[1].items():
+        wanted = expected[1].get(key, torch.zeros_like(gradient))
+        torch.testing.assert_close(gradient, wanted, atol=1e-6, rtol=1e-4)
+    assert max(float(gradient.abs().max()) for gradient in expected[1].values()) > 1e-4
+
+
+METHODS = [("mv_adapter", {}), ("vop", {"text_prompts": 0}), ("full", {}), ("bias", {"train_logit_scale": True})]
+
+
+@pytest.mark.parametrize(("name", "raw"), METHODS)
+@pytest.mark.parametrize("captions", [1, 2])
+def test_slices_have_the_gradients_of_the_whole_batch(
+    root: Path, name: str, raw: dict[str, Any], captions: int
+) -> None:
+    expected = expected_gradients(root, name, raw, captions_per_video=captions)
+    for changes in ({}, {"cached_gradients": True, "slices": 7}, {"checkpoint_activations": True}):
+        compare(gradients(root, name, raw, captions_per_video=captions, **changes), expected)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_have_the_gradients_of_the_whole_batch(root: Path, tmp_path: Path, world: int) -> None:
+    """Not those divided by the number of processes; the logit scale's not multiplied by it."""
+    expected = expected_gradients(root, "bias", {"train_logit_scale": True})
+    for found in gloo.spawn(world, with_bias, tmp_path, root):
+        compare(found, expected)
+
+
+def with_bias(root: Path) -> tuple[float, Gradients]:
+    return gradients(root, "bias", {"train_logit_scale": True}, slices=6)
+
+
+@pytest.mark.parametrize("keeping", ["cached_gradients", "checkpoint_activations"])
+def test_recomputation_repeats_dropout(root: Path, keeping: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Method.pool
+    monkeypatch.setattr(Method, "pool", lambda self, x, mask: original(self, F.dropout(x, 0.3), mask))
+    plain = gradients(root, "bias")
+    again = gradients(root, "bias", **{keeping: True})
+    assert plain[0] == again[0]
+    assert all(torch.equal(plain[1][key], again[1][key]) for key in plain[1])
+    monkeypatch.undo()
+    assert plain[0] != gradients(root, "bias")[0]
+
+
+class Live:
+    """Bytes that autograd holds for backward passes, now and at most."""
+
+    def __init__(self) -> None:
+        self.now = self.peak = 0
+
+    @contextmanager
+    def counted(self, method: Method) -> Iterator[None]:
+        parameters = {p.data_ptr() for p in method.parameters()}
+
+        def pack(tensor: Tensor) -> Any:
+            if tensor.data_ptr() in parameters:
+                return tensor
+            self.now += tensor.nbytes
+            self.peak = max(self.peak, self.now)
+            held = _Held(tensor)
+            weakref.finalize(held, self._free, tensor.nbytes)
+            return held
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda held: getattr(held, "tensor", held)):
+            yield
+
+    def _free(self, size: int) -> None:
+        self.now -= size
+
+
+class _Held:
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+def peak(root: Path, name: str, **changes: Any) -> int:
+    method, live = make(root, name), Live()
+    batch, step = batch_and_step(root, method, **changes)
+    with live.counted(method):
+        step.backward(batch, 0)
+    assert live.now == 0
+    return live.peak
+
+
+def test_cached_gradients_hold_one_slice(root: Path) -> None:
+    plain = peak(root, "full", slices=7)
+    cached = peak(root, "full", slices=7, cached_gradients=True)
+    assert cached < plain / 6
+
+
+def test_nothing_is_kept_below_the_first_trained_layer(root: Path) -> None:
+    """An adapter in the last layer of both towers: the frozen layers below make no graph."""
+    seen: dict[str, list[bool]] = {"vision": [], "text": []}
+
+    class Recorder(Hooks):
+        def __init__(self, side: str) -> None:
+            self.side = side
+
+        def before_layer(self, i: int, x: Tensor, flow: Flow) -> Tensor:
+            seen[self.side].append(x.requires_grad)
+            return x
+
+    method = make(root, "adapter_ffn", vision_layers=[-1], text_layers=[-1])
+    spec = method.spec
+    hooks = {"vision": method.vision_hooks(), "text": method.text_hooks()}
+    method.vision_hooks = lambda: Chain([Recorder("vision"), hooks["vision"]])  # type: ignore[method-assign]
+    method.text_hooks = lambda: Chain([Recorder("text"), hooks["text"]])  # type: ignore[method-assign]
+    batch, step = batch_and_step(root, method, slices=1)
+    step.backward(batch, 0)
+    assert seen == {"vision": [False] * spec.vision_layers, "text": [False] * spec.text_layers}
+    assert found_gradients(method)
+
+
+def test_the_tree_adds_in_one_order() -> None:
+    """Numbers whose sum depends on the order: ((a + b) + (c + d)) + (e + f), alone and from the halves of a tree."""
+    numbers = [torch.tensor([value]) for value in (1e8, 2.0, -1e8, 5.0, 7.0, 1.5)]
+
+    def total(terms: list[Tensor | None]) -> float:
+        tree = TreeSum()
+        for term in terms:
+            tree.add([None if term is None else term.clone()])
+        (found,) = tree.total()
+        assert found is not None
+        return float(found)
+
+    a, b, c, d, e, f = (number.clone() for number in numbers)
+    assert total(list(numbers)) == float(((a + b) + (c + d)) + (e + f))
+    assert total(list(numbers)) != float(sum(number.double() for number in numbers))
+    assert total([a + b, c + d, e + f]) == total(list(numbers))
+    assert total([None, b, None, d]) == float(b + d)
+
+
+def test_a_parameter_without_gradient_counts_as_zero() -> None:
+    parameters = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))]
+    sums = sum_over_processes(parameters, [None, torch.full((3,), 2.0)])
+    assert [grad.tolist() for grad in sums] == [[0, 0], [2, 2, 2]]
