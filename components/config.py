@@ -72,6 +72,7 @@ class Frames:
     row_group_videos: Count
     time_limit_seconds: Seconds
     max_failed_share: Share
+    store: str
 
 
 @dataclass(frozen=True, config=STRICT)
