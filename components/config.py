@@ -73,6 +73,7 @@ class Frames:
     time_limit_seconds: Seconds
     memory_limit_mib: Annotated[int, Field(ge=256)]
     max_failed_share: Share
+    store: str
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
 
 from pyarrow import fs
 
 from components.errors import DataError
 
 Location = str | Path
+
+PIECE_BYTES = 1 << 20
 
 
 def is_uri(location: Location) -> bool:
@@ -33,21 +37,47 @@ def relative(root: Path, location: str) -> str:
 
 
 def join(folder: Location, *names: str) -> str:
-    """``names`` below ``folder``, which may be a URI."""
+    """``names`` below ``folder``, which may be a URI; the part of a URI after ``?`` stays at its end."""
     if is_uri(folder):
-        return "/".join([str(folder).rstrip("/"), *names])
+        place, mark, query = str(folder).partition("?")
+        return "/".join([place.rstrip("/"), *(quote(name) for name in names)]) + mark + query
     return str(Path(folder).joinpath(*names))
+
+
+def split(location: str) -> tuple[str, str]:
+    """The folder and the name of a file: the inverse of :func:`join` with one name."""
+    if not is_uri(location):
+        folder, _, name = location.rpartition("/")
+        return folder, name
+    place, mark, query = location.partition("?")
+    folder, _, name = place.rpartition("/")
+    return folder + mark + query, unquote(name)
+
+
+def plain(location: str) -> str:
+    """A location without the part of a URI after ``?``, which says how to get there but not what lies there."""
+    return location.partition("?")[0] if is_uri(location) else location
 
 
 def filesystem(location: Location) -> tuple[fs.FileSystem, str]:
     """The file system of ``location`` and the path inside it.
 
     Raises:
-        DataError: a URI of an unknown kind or without its credentials.
+        DataError: a URI of an unknown kind, one that holds credentials, or one without them in the environment.
     """
     if not is_uri(location):
         return fs.LocalFileSystem(), os.path.abspath(location)
+    parts = urlsplit(str(location))
+    if parts.password is not None or ("@" in parts.netloc and parts.scheme in ("s3", "gs")):
+        raise DataError(
+            "credentials in a URI, which is written into cards and ledgers",
+            where=f"{parts.scheme}://***@{parts.netloc.rpartition('@')[2]}{parts.path}",
+            expected="a URI without them",
+            cure="set them in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)",
+        )
     try:
+        if parts.scheme in ("s3", "gs") and parts.netloc:
+            return _bucket(parts.scheme, parts.netloc, parts.query), parts.netloc + unquote(parts.path)
         found, path = fs.FileSystem.from_uri(str(location))
     except (OSError, ValueError) as error:
         raise DataError(
@@ -56,16 +86,35 @@ def filesystem(location: Location) -> tuple[fs.FileSystem, str]:
     return found, path
 
 
+@functools.lru_cache(maxsize=64)
+def _bucket(scheme: str, bucket: str, query: str) -> fs.FileSystem:
+    """Kept, since opening one may ask the network for the bucket's region, and connections are its own."""
+    return fs.FileSystem.from_uri(f"{scheme}://{bucket}/?{query}")[0]
+
+
 def exists(location: Location) -> bool:
     """Whether a file or folder is there."""
     return size(location) is not None
 
 
 def size(location: Location) -> int | None:
-    """Length of a file in bytes, 0 for a folder, None where nothing is."""
+    """Length of a file in bytes, 0 for a folder, None where nothing is.
+
+    Raises:
+        DataError: the storage does not answer.
+    """
     files, path = filesystem(location)
-    info = files.get_file_info(path)
+    with _answering(location):
+        info = files.get_file_info(path)
     return None if info.type == fs.FileType.NotFound else int(info.size or 0)
+
+
+@contextlib.contextmanager
+def _answering(location: Location) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError("the storage does not answer", where=location, cure=str(error)) from None
 
 
 def read_bytes(location: Location) -> bytes:
@@ -106,9 +155,58 @@ def read_text(location: Location) -> str:
 
 def list_files(folder: Location) -> list[str]:
     """Sorted names of what lies directly in ``folder`` and is no folder itself; empty where there is no folder."""
+    return sorted(info.base_name for info in file_infos(folder))
+
+
+def file_infos(folder: Location) -> list[fs.FileInfo]:
+    """Name, size and time of what lies directly in ``folder`` and is no folder itself.
+
+    Raises:
+        DataError: the storage does not answer.
+    """
     files, path = filesystem(folder)
-    infos = files.get_file_info(fs.FileSelector(path, allow_not_found=True))
-    return sorted(info.base_name for info in infos if info.type != fs.FileType.Directory)
+    with _answering(folder):
+        infos = files.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return [info for info in infos if info.type != fs.FileType.Directory]
+
+
+def download(location: str, target: Path) -> None:
+    """Copies a file to a local path, in pieces.
+
+    Raises:
+        FileNotFoundError: no such file.
+        OSError: the storage does not give it.
+    """
+    files, path = filesystem(location)
+    with files.open_input_stream(path) as source, target.open("wb") as sink:
+        shutil.copyfileobj(source, sink, PIECE_BYTES)
+
+
+def upload(source: Path, target: Location) -> None:
+    """Copies a local file to a path or URI; it appears there whole or not at all.
+
+    Raises:
+        DataError: the storage does not take it.
+    """
+    files, path = filesystem(target)
+    if isinstance(files, fs.LocalFileSystem):
+        with atomic_file(Path(path)) as aside:
+            shutil.copyfile(source, aside)
+        return
+    with _answering(target), source.open("rb") as stream, files.open_output_stream(path) as sink:
+        # An object appears when its stream is closed.
+        shutil.copyfileobj(stream, sink, PIECE_BYTES)
+
+
+def delete_file(location: Location) -> None:
+    """Removes a file.
+
+    Raises:
+        DataError: the storage does not answer.
+    """
+    files, path = filesystem(location)
+    with _answering(location):
+        files.delete_file(path)
 
 
 @contextlib.contextmanager

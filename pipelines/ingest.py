@@ -6,16 +6,24 @@ import argparse
 
 from components import cli
 from components.frames.ingest import ingest
+from components.frames.progress import status
+from components.frames.state import task_folder
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The script's own arguments."""
     parser.add_argument("--task", required=True, help="key of `tasks` in params.yaml")
+    parser.add_argument("--status", action="store_true", help="only say how far the last run is, or how it ended")
+    parser.add_argument("--overwrite", action="store_true", help="decode everything, whatever earlier runs decoded")
 
 
 def body(stage: cli.Stage) -> None:
     """The stage."""
-    print(ingest(stage.root, stage.args.task, stage.params).text())
+    if stage.args.status:
+        stage.params.task(stage.args.task)
+        cli.show(status(task_folder(stage.root, stage.args.task)))
+        return
+    print(ingest(stage.root, stage.args.task, stage.params, overwrite=stage.args.overwrite).text())
 
 
 if __name__ == "__main__":

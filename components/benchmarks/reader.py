@@ -128,7 +128,7 @@ def read_manifest(task_name: str, task: config.Task, root: Path) -> Manifest:
 def present(uris: Iterable[str]) -> set[str]:
     """Those of ``uris`` at which a file lies; every folder is listed once."""
     wanted = set(uris)
-    folders = {uri.rpartition("/")[0] for uri in wanted}
+    folders = {storage.split(uri)[0] for uri in wanted}
     return wanted & {storage.join(folder, name) for folder in folders for name in storage.list_files(folder)}
 
 
@@ -140,7 +140,7 @@ def require_some_file(folder: str, manifest: Manifest) -> None:
     """
     uris = sorted(video.uri for video in manifest.videos)
     if not present(uris):
-        folders = sorted({uri.rpartition("/")[0] for uri in uris})
+        folders = sorted({storage.split(uri)[0] for uri in uris})
         raise DataError(
             "no listed video has a file",
             where=folder,

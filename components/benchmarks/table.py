@@ -1,8 +1,9 @@
 """One's own collection: a table of videos and captions, or a folder of videos alone.
 
 ``captions.csv``, ``captions.jsonl`` or ``captions.parquet``: columns ``video`` (path below ``videos/`` or below the
-collection's folder) and ``caption``; several rows of one video are several captions. Optional columns: ``split``
-(train, val or test), ``start`` and ``end`` (seconds; a part of a file is a video of its own).
+collection's folder, or a URI such as ``s3://bucket/key.mp4``) and ``caption``; several rows of one video are several
+captions. Optional columns: ``split`` (train, val or test), ``start`` and ``end`` (seconds; a part of a file is a video
+of its own).
 
 Without ``split`` the file's name decides, by a hash: the same for ever, whatever else comes into the table. All parts
 of one file stand in one split. Without a table the videos in ``videos/`` are a collection to search: they stand in the
@@ -66,7 +67,7 @@ def read(task: str, folder: str, options: dict[str, Any]) -> Manifest:
     for place, fields in rows:
         path, span = _path(place, fields["video"]), (_seconds(place, fields, "start"), _seconds(place, fields, "end"))
         _check_span(place, span)
-        split = _given_split(place, fields["split"]) if given else split_of(path, *shares)
+        split = _given_split(place, fields["split"]) if given else split_of(storage.plain(path), *shares)
         if splits.setdefault(path, split) != split:
             raise DataError(
                 "file stands in two splits", where=place, found=f"{path} in {split}", expected=splits[path],
@@ -74,7 +75,7 @@ def read(task: str, folder: str, options: dict[str, Any]) -> Manifest:
             )  # fmt: skip
         texts_of.setdefault((path, span), []).append(_caption(place, fields["caption"]))
     videos = [
-        Video(video_id(path, span), found[path], splits[path], tuple(texts), *span)
+        Video(video_id(storage.plain(path), span), found[path], splits[path], tuple(texts), *span)
         for (path, span), texts in texts_of.items()
     ]
     _check_clashes(where, videos)
@@ -185,14 +186,16 @@ def _parquet_rows(where: str) -> Iterator[Row]:
 
 
 def _path(place: str, value: Any) -> str:
-    """The path of a row, below the folder of videos."""
-    path = PurePosixPath(str(value).strip())
+    """The path of a row below the folder of videos, or its URI, its name quoted as in those of listed files."""
+    if storage.is_uri(uri := str(value).strip()):
+        return storage.join(*storage.split(uri))
+    path = PurePosixPath(uri)
     if str(path) in ("", ".") or path.is_absolute() or ".." in path.parts or set(str(path)) & set("\\\0\n\r"):
         raise DataError(
             "not a path below the collection's folder",
             where=place,
             found=value,
-            expected="a relative path without ..",
+            expected="a relative path without .., or a URI",
             cure=f"put or link the file into {files.VIDEO_FOLDER}",
         )
     return str(path.relative_to(files.VIDEO_FOLDER) if path.parts[0] == files.VIDEO_FOLDER else path)
@@ -201,8 +204,9 @@ def _path(place: str, value: Any) -> str:
 def _files_below(folder: str, paths: set[str]) -> dict[str, str]:
     """The uri of each path: below ``videos`` unless the file lies only below the folder itself."""
     inside, beside = (storage.join(folder, files.VIDEO_FOLDER), folder)
+    uris = {path: path for path in paths if storage.is_uri(path)}
+    paths = paths - set(uris)
     here = present([storage.join(place, path) for place in (inside, beside) for path in paths])
-    uris = {}
     for path in paths:
         candidates = [storage.join(inside, path), storage.join(beside, path)]
         uris[path] = next((uri for uri in candidates if uri in here), candidates[0])

@@ -51,6 +51,7 @@ LEDGER_SCHEMA = pa.schema(
 # Why a video has no frames; `detail` in the ledger holds the exception's type, the signal or the limit.
 REASONS = {
     "missing_file": "no file under the manifest's uri",
+    "not_fetched": "its storage did not give the file; tried again by the next run",
     "not_regular_file": "a folder, pipe or device",
     "empty_file": "zero bytes",
     "unreadable": "not a video, or damaged so that the decoder cannot open it",

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from components import storage
 from components.benchmarks.base import SPLITS, Manifest, Video
-from components.frames import schema
+from components.frames import schema, sources
 from components.frames.isolation import DecodeProcess, Outcome, Recipe
-from components.frames.store import write_shard
+from components.frames.reuse import Earlier
+from components.frames.store import shard_writer
 from components.provenance import sha256_file
+
+# Called after every video with its ledger row and whether its frames were taken from an earlier store.
+Note = Callable[[dict[str, Any], bool], None]
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,10 @@ class Settings:
         flat = asdict(self)
         return {**flat.pop("recipe"), **flat}
 
+    def row_key(self) -> str:
+        """The part that a video's row depends on, as text: shards may be cut anew without decoding."""
+        return json.dumps([asdict(self.recipe), self.decoder])
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -42,17 +50,38 @@ class Shard:
     videos: tuple[Video, ...]
 
     def to_row(self) -> dict[str, Any]:
-        """A row of a Ray data set; as text, since Arrow would guess another type for every mix of absent values."""
-        return {"number": self.number, "videos": json.dumps([asdict(video) for video in self.videos])}
+        """A row of a Ray data set, without captions, which its task does not need.
+
+        As text, since Arrow would guess another type for every mix of absent values.
+        """
+        videos = [(v.video_id, v.uri, v.split, v.start_seconds, v.end_seconds) for v in self.videos]
+        return {"number": self.number, "videos": json.dumps(videos)}
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Shard:
-        """The inverse of :meth:`to_row`."""
-        videos = [
-            Video(**{**video, "captions": tuple(video["captions"]), "subsets": tuple(video["subsets"])})
-            for video in json.loads(row["videos"])
-        ]
+        """The inverse of :meth:`to_row`, but for captions."""
+        videos = (
+            Video(video_id, uri, split, (), start, end)
+            for video_id, uri, split, start, end in json.loads(row["videos"])
+        )
         return cls(int(row["number"]), tuple(videos))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a video's frames were made from.
+
+    Args:
+        uri, start_seconds, end_seconds: as in the manifest.
+        identity: size in bytes and modification time in ns of the file when it was read; None: no file.
+        sha256: of its content; None where it could not be read.
+    """
+
+    uri: str
+    start_seconds: float | None
+    end_seconds: float | None
+    identity: tuple[int, int] | None
+    sha256: str | None
 
 
 @dataclass(frozen=True)
@@ -62,18 +91,28 @@ class DoneShard:
     Args:
         number: of the shard.
         sha256: of its bytes.
-        bytes: length.
+        bytes, mtime_ns: length and modification time of its file.
         ledger: a row of :data:`components.frames.schema.LEDGER_SCHEMA` per video, as mappings.
-        sources: size in bytes and modification time in ns of every source file when it was read; None: no file.
+        origins: an :class:`Origin` per video, as mappings.
+        tried: videos that were decoded, or failed to be; the others' frames come from an earlier run.
+        time_limit_seconds: under which they were decoded.
         seconds: wall clock of its making.
     """
 
     number: int
     sha256: str
     bytes: int
+    mtime_ns: int
     ledger: list[dict[str, Any]]
-    sources: list[list[int] | None]
+    origins: list[dict[str, Any]]
+    tried: int
+    time_limit_seconds: float
     seconds: float
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no video waits for its storage to answer."""
+        return all(row["reason"] != sources.NOT_FETCHED for row in self.ledger)
 
 
 def plan_shards(manifest: Manifest, shard_videos: int) -> list[Shard]:
@@ -86,36 +125,82 @@ def plan_shards(manifest: Manifest, shard_videos: int) -> list[Shard]:
     return [Shard(number, videos) for number, videos in enumerate(groups)]
 
 
-def make_shard(shard: Shard, root: Path, folder: Path, settings: Settings) -> DoneShard:
+def make_shard(
+    shard: Shard,
+    root: Path,
+    folder: Path,
+    settings: Settings,
+    earlier: Earlier | None = None,
+    note: Note = lambda row, reused: None,
+) -> DoneShard:
     """Decodes the videos of a shard one after the other and writes them as ``folder/shard-<number>.parquet``.
+
+    Args:
+        shard: which videos.
+        root: the project's folder.
+        folder: of the shard.
+        settings: how.
+        earlier: rows that need not be decoded again.
+        note: told of every video.
 
     Raises:
         DataError: the decoding process does not start. Nothing a video does raises.
     """
     start = time.monotonic()
-    rows: list[dict[str, Any]] = []
     ledger: list[dict[str, Any]] = []
-    sources = [source_identity(root, video) for video in shard.videos]
-    with DecodeProcess(settings.recipe, settings.time_limit_seconds, settings.memory_limit_mib) as process:
-        for video in shard.videos:
-            path = storage.resolve(root, video.uri)
-            outcome = process.decode(path, video.start_seconds, video.end_seconds)
-            ledger.append(_ledger_row(video, outcome, settings.decoder, shard.number, len(rows)))
-            if outcome.reason is None:
-                rows.append({"video_id": video.video_id, **outcome.row})
+    origins: list[Origin] = []
+    tried = 0
     file = folder / schema.shard_name(shard.number)
-    write_shard(file, rows, settings.row_group_videos)
-    seconds = round(time.monotonic() - start, 3)
-    return DoneShard(shard.number, sha256_file(file), file.stat().st_size, ledger, sources, seconds)
+    with (
+        DecodeProcess(settings.recipe, settings.time_limit_seconds, settings.memory_limit_mib) as process,
+        shard_writer(file, settings.row_group_videos) as writer,
+    ):
+        for video in shard.videos:
+            outcome, origin, reused = _frames_of(video, root, process, earlier)
+            ledger.append(_ledger_row(video, outcome, settings.decoder, shard.number, writer.rows))
+            if outcome.reason is None:
+                writer.add({**outcome.row, "video_id": video.video_id})
+            origins.append(origin)
+            tried += not reused
+            note(ledger[-1], reused)
+    found = file.stat()
+    return DoneShard(
+        number=shard.number,
+        sha256=sha256_file(file),
+        bytes=found.st_size,
+        mtime_ns=found.st_mtime_ns,
+        ledger=ledger,
+        origins=[asdict(origin) for origin in origins],
+        tried=tried,
+        time_limit_seconds=settings.time_limit_seconds,
+        seconds=round(time.monotonic() - start, 3),
+    )
 
 
-def source_identity(root: Path, video: Video) -> list[int] | None:
-    """Size in bytes and modification time in ns of a video's file, None where there is none."""
+def _frames_of(
+    video: Video, root: Path, process: DecodeProcess, earlier: Earlier | None
+) -> tuple[Outcome, Origin, bool]:
+    """A video's frames, where they come from, and whether they were decoded by an earlier run."""
+    location = storage.resolve(root, video.uri)
+    identity, sha256 = None, None
     try:
-        found = os.stat(storage.resolve(root, video.uri))
-    except OSError:
-        return None
-    return [found.st_size, found.st_mtime_ns]
+        # Before the file is read: one that changes meanwhile has another identity afterwards.
+        identity = sources.identity(location)
+        if earlier is not None and identity is not None and (found := earlier.by_identity(video, identity)):
+            return found.outcome, _origin(video, identity, found.sha256), True
+        with sources.local_file(location) as path:
+            sha256 = sources.content_hash(path) if earlier is not None else None
+            if earlier is not None and sha256 is not None and (found := earlier.by_content(video, sha256)):
+                return found.outcome, _origin(video, identity, sha256), True
+            outcome = process.decode(path, video.start_seconds, video.end_seconds)
+            sha256 = outcome.row.get("content_sha256") or sha256 or sources.content_hash(path)
+    except sources.FetchError as failure:
+        outcome = Outcome(failure.reason, failure.detail)
+    return outcome, _origin(video, identity, sha256), False
+
+
+def _origin(video: Video, identity: sources.Identity | None, sha256: str | None) -> Origin:
+    return Origin(video.uri, video.start_seconds, video.end_seconds, identity, sha256)
 
 
 def _ledger_row(video: Video, outcome: Outcome, decoder: str, shard: int, row: int) -> dict[str, Any]:

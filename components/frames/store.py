@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,21 +61,22 @@ class FrameStore:
     """Read access to a published store.
 
     Args:
-        uri: folder or URI of the store.
+        uri: folder or URI of the store, or a folder with the card of a store elsewhere (``uri`` in the card).
 
     Raises:
         DataError: no store there, one of another format, or one that lacks a shard.
     """
 
     def __init__(self, uri: str | Path) -> None:
-        self.uri = str(uri)
         self.card: dict[str, Any] = read_card(uri)
+        self.uri = str(self.card.get("uri", uri))
+        sizes = self._sizes()
         for shard in self.card["shards"]:
-            found = storage.size(storage.join(uri, shard["name"]))
+            found = sizes.get(self._name(shard["name"]))
             if found != shard["bytes"]:
                 raise DataError(
                     "shard is missing" if found is None else "shard is damaged",
-                    where=storage.join(uri, shard["name"]),
+                    where=storage.join(self.uri, self._name(shard["name"])),
                     found=found,
                     expected=f"{shard['bytes']} bytes",
                     cure="run the ingest stage again",
@@ -162,8 +164,16 @@ class FrameStore:
         rows = zip(columns["video_id"], columns["split"], columns["status"], strict=True)
         return [video_id for video_id, its_split, its in rows if split in ("all", its_split) and its == status]
 
+    def _sizes(self) -> dict[str, int]:
+        """Length in bytes of every file of the store; one request lists what would be one each."""
+        return {info.base_name: info.size for info in storage.file_infos(self.uri)}
+
+    def _name(self, name: str) -> str:
+        """What a file of the store is called at its place: see :func:`components.frames.publish.publish`."""
+        return str(self.card.get("names", {}).get(name, name))
+
     def _open(self, name: str) -> pq.ParquetFile:
-        files, path = storage.filesystem(storage.join(self.uri, name))
+        files, path = storage.filesystem(storage.join(self.uri, self._name(name)))
         return pq.ParquetFile(files.open_input_file(path))
 
     def _table(self, name: str) -> pa.Table:
@@ -189,23 +199,58 @@ def read_card(uri: str | Path) -> dict[str, Any]:
     return dict(card)
 
 
+# JPEG gains nothing from compression, dictionaries or statistics.
+PARQUET = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+
+
+class ShardWriter:
+    """Rows of one shard on their way to its file: written a row group at a time, so that only one is held.
+
+    Args:
+        writer: of the file.
+        row_group_videos: videos per row group.
+    """
+
+    def __init__(self, writer: pq.ParquetWriter, row_group_videos: int) -> None:
+        self.rows = 0
+        self._writer = writer
+        self._row_group_videos = row_group_videos
+        self._held: list[Mapping[str, Any]] = []
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Appends a video's row: the columns of :data:`components.frames.schema.FRAMES_SCHEMA`."""
+        self._held.append(row)
+        self.rows += 1
+        if len(self._held) == self._row_group_videos:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes the rows that are held as a row group."""
+        if self._held:
+            self._writer.write_table(pa.Table.from_pylist(self._held, schema=schema.FRAMES_SCHEMA))
+            self._held = []
+
+
+@contextlib.contextmanager
+def shard_writer(path: Path, row_group_videos: int) -> Iterator[ShardWriter]:
+    """A shard that appears at the end of the block, whole; the same bytes for the same rows."""
+    with storage.atomic_file(path) as aside, pq.ParquetWriter(aside, schema.FRAMES_SCHEMA, **PARQUET) as parquet:
+        writer = ShardWriter(parquet, row_group_videos)
+        yield writer
+        writer.flush()
+
+
 def write_shard(path: Path, rows: Sequence[Mapping[str, Any]], row_group_videos: int) -> None:
     """Writes decoded videos as one shard, the same bytes for the same rows."""
-    table = pa.Table.from_pylist(list(rows), schema=schema.FRAMES_SCHEMA)
-    write_table(path, table, row_group_videos)
+    with shard_writer(path, row_group_videos) as writer:
+        for row in rows:
+            writer.add(row)
 
 
-def write_table(path: Path, table: pa.Table, row_group_rows: int | None = None) -> None:
-    """Writes a table as one file. JPEG gains nothing from compression, dictionaries or statistics."""
+def write_table(path: Path, table: pa.Table) -> None:
+    """Writes a table as one file."""
     with storage.atomic_file(path) as aside:
-        pq.write_table(
-            table,
-            aside,
-            row_group_size=row_group_rows,
-            compression="none",
-            use_dictionary=False,
-            write_statistics=False,
-        )
+        pq.write_table(table, aside, **PARQUET)
 
 
 def _stored_video(row: dict[str, Any]) -> StoredVideo:

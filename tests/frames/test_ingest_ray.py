@@ -135,7 +135,7 @@ def test_a_killed_ingest_goes_on_where_it_was(
     kept = {f"video{2 * number + k}" for number in finished for k in (0, 1)}
     assert not kept & set(again)
     # A shard in work when the driver died may still have been finished by its worker.
-    found = re.search(r"(\d+) found finished", done.stdout)
+    found = re.search(r"(\d+) reused from earlier runs", done.stdout)
     assert found is not None
     assert 2 * len(finished) <= int(found[1]) < 14
     assert tree_bytes(store_folder(root, "small")) == tree_bytes(store_folder(undisturbed[0], "small"))

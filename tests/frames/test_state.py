@@ -12,7 +12,8 @@ from components.benchmarks.base import Manifest
 from components.benchmarks.reader import read_manifest
 from components.errors import DataError
 from components.frames import schema
-from components.frames.ingest import check_failures, read_settings
+from components.frames.ingest import read_settings
+from components.frames.publish import check_failures
 from components.frames.shards import Settings, Shard, make_shard, plan_shards
 from components.frames.state import WorkingState
 

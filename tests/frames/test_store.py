@@ -13,8 +13,8 @@ from video_files import tree_bytes
 from components.benchmarks.base import Manifest, Protocol, Video
 from components.errors import DataError
 from components.frames import schema
-from components.frames.ingest import write_store
 from components.frames.isolation import Recipe
+from components.frames.publish import write_store
 from components.frames.shards import DoneShard, Settings, flat_ledger, plan_shards
 from components.frames.store import FrameStore, StoredVideo, write_shard
 from components.provenance import sha256_file
@@ -78,7 +78,15 @@ def make_store(folder: Path) -> Manifest:
                 rows.append(row_of(video.video_id))
         file = folder / schema.shard_name(shard.number)
         write_shard(file, rows, SETTINGS.row_group_videos)
-        records.append(DoneShard(shard.number, sha256_file(file), file.stat().st_size, ledger, [], 0.1))
+        found = file.stat()
+        records.append(
+            DoneShard(
+                *(shard.number, sha256_file(file), found.st_size, found.st_mtime_ns, ledger, []),
+                tried=len(ledger),
+                time_limit_seconds=5,
+                seconds=0.1,
+            )
+        )
     write_store(folder, manifest, SETTINGS, records, flat_ledger(records, manifest))
     return manifest
 

@@ -29,7 +29,7 @@ def test_videos_become_a_store_and_again_is_quick(tmp_path: Path) -> None:
     assert store.ids("train") == ["video0", "video1", "video2"]
     again = run(tmp_path, "--task", "small")
     assert again.returncode == 0
-    assert "this run: 0 videos in 0.0 s; 6 found finished" in again.stdout
+    assert "this run: 0 videos in 0.0 s; 6 reused from earlier runs" in again.stdout
     assert "ray" not in again.stderr.lower()
 
 
