@@ -87,7 +87,9 @@ class Training:
     clip_norm: Annotated[float, Field(gt=0)]
     validation_every: Count
     select_on: Literal["last", "val", "test"]
-    checkpoint_every: Count
+    checkpoint_steps: Count
+    keep_checkpoints: Count
+    storage: str
     workers: Count
     precision: Literal["float32", "bfloat16"]
     cache_mib: Annotated[int, Field(ge=0)]

@@ -33,9 +33,10 @@ def relative(root: Path, location: str) -> str:
 
 
 def join(folder: Location, *names: str) -> str:
-    """``names`` below ``folder``, which may be a URI."""
+    """``names`` below ``folder``, which may be a URI; its options (``?endpoint_override=...``) stay at the end."""
     if is_uri(folder):
-        return "/".join([str(folder).rstrip("/"), *names])
+        place, mark, options = str(folder).partition("?")
+        return "/".join([place.rstrip("/"), *names]) + mark + options
     return str(Path(folder).joinpath(*names))
 
 
