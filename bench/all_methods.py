@@ -37,7 +37,7 @@ def one(root: Path, task: str, method: str, seed: int, done: dict[str, dict[str,
     if plan.key in done:
         return done[plan.key]
     outcome = run(job, plan, torch.device("cpu"), None, None)
-    work = job.work_folder(plan.key)
+    work = Path(job.work_folder(plan.key))
     adapter = load_adapter(work / "adapter", load_backbone(params.backbone, root))
     card = read_card(work / "adapter")
     store = job.store()

@@ -92,7 +92,9 @@ class Training:
     clip_norm: Annotated[float, Field(gt=0)]
     validation_every: Count
     select_on: Literal["last", "val", "test"]
-    checkpoint_every: Count
+    checkpoint_steps: Count
+    keep_checkpoints: Count
+    storage: str
     workers: Count
     slices: Count
     cached_gradients: bool

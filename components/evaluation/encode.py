@@ -13,6 +13,7 @@ from components.benchmarks.base import Video
 from components.errors import EvaluationError
 from components.frames.store import FrameStore
 from components.methods.base import Method
+from components.training import watchdog
 from components.training.collective import share_out
 from components.training.reader import FrameReader
 
@@ -46,6 +47,7 @@ def encode_videos(method: Method, reader: FrameReader, ids: Sequence[str], batch
     device = _device(method)
 
     def encode(rows: slice) -> Tensor:
+        watchdog.mark()
         frames, mask = reader.batch(ids[rows])
         return method.encode_video(method.backbone.normalize(frames.to(device)), mask.to(device))
 
@@ -58,6 +60,7 @@ def encode_texts(method: Method, texts: Sequence[str], batch_size: int) -> Tenso
     device = _device(method)
 
     def encode(rows: slice) -> Tensor:
+        watchdog.mark()
         return method.encode_text(method.backbone.tokenize(texts[rows], method.words).to(device))
 
     return share_out(len(texts), batch_size, encode)

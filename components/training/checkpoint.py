@@ -1,74 +1,162 @@
-"""Checkpoints that are never half there: written aside, renamed, the last ones kept, damaged ones passed over."""
+"""Checkpoints that are never half there: put in place at once, the last ones kept, damaged ones passed over.
+
+One holds the whole state of a training: trainable parameters, AdamW's moments and step counts, the number of finished
+steps, the running loss, the curve, and the selected epoch with its parameters. The rest follows from the number of
+steps: the learning rate, the position in the data and every random draw are functions of (seed, step, rank). There is
+no scaler to keep, since bfloat16 has float32's range and needs none.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import logging
 import re
-import shutil
-import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from pyarrow import fs
+from torch import Tensor
 
 from components import storage
+from components.errors import TrainingError
 
 logger = logging.getLogger(__name__)
 
-KEPT = 2
+PARTS = frozenset({"parameters", "optimiser", "progress", "best"})
 _NAME = re.compile(r"step-(\d{9})\.pt")
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class Checkpoints:
     """The checkpoints of one training in one folder, by number of finished steps.
 
     Args:
-        folder: a path that every process of the training can read; made on the first save.
+        folder: a path or URI that every process of the training can read; made on the first save.
+        keep: how many of the newest stay.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: storage.Location, keep: int) -> None:
         self.folder = folder
+        self.keep = keep
 
-    def save(self, step: int, state: dict[str, Any]) -> None:
-        """Writes ``state`` (tensors, numbers, strings, lists, dicts) so that a reader sees all of it or nothing."""
-        with storage.atomic_file(self._path(step)) as aside:
-            torch.save(state, aside)
-        for old in self.steps()[KEPT:]:
-            self._path(old).unlink(missing_ok=True)
+    def save(self, step: int, state: Mapping[str, Any]) -> None:
+        """Writes ``state`` (tensors, numbers, strings, lists, dicts) so that a reader sees all of it or nothing.
+
+        Those of later steps go: a training that saves step 10 has passed over a damaged one of step 20.
+
+        Raises:
+            TrainingError: the storage refuses.
+        """
+        content = io.BytesIO()
+        torch.save(dict(state), content)
+        # PyTorch itself would take changed bytes for numbers.
+        content.write(hashlib.sha256(content.getbuffer()).digest())
+        try:
+            put(self.path(step), content.getvalue())
+            others = [other for other in self.steps() if other != step]
+            older = [other for other in others if other < step]
+            for other in {*others} - {*older[: self.keep - 1]}:
+                files, path = storage.filesystem(self.path(other))
+                files.delete_file(path)
+        except OSError as error:
+            raise TrainingError("checkpoint cannot be written", where=self.path(step), found=str(error)) from error
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, newest first."""
-        if not self.folder.is_dir():
-            return []
-        found = (_NAME.fullmatch(path.name) for path in self.folder.iterdir())
+        found = (_NAME.fullmatch(name) for name in storage.list_files(self.folder))
         return sorted((int(match[1]) for match in found if match), reverse=True)
 
-    def latest(self) -> tuple[int, dict[str, Any]] | None:
-        """The newest readable checkpoint and its step; a damaged one costs a warning and the steps since the last."""
+    def latest(self, check: Callable[[dict[str, Any]], None] | None = None) -> tuple[int, dict[str, Any]] | None:
+        """The newest usable checkpoint and its step; a damaged one costs a warning and the steps since the last.
+
+        Args:
+            check: raises ValueError if a state does not belong to this training.
+        """
         for step in self.steps():
             try:
-                return step, self.load(step)
+                state = self.load(step)
+                if check is not None:
+                    check(state)
             except Exception as error:  # whatever the damaged bytes lead to
-                logger.warning("checkpoint %s is damaged (%s), trying the one before", self._path(step), error)
+                logger.warning("checkpoint %s is damaged (%s), trying the one before", self.path(step), error)
+            else:
+                return step, state
         return None
 
     def load(self, step: int) -> dict[str, Any]:
         """The state saved after ``step`` steps, on the CPU.
 
         Raises:
-            Exception: of many kinds, if the file is damaged.
+            ValueError: the file is damaged.
+            DataError: it cannot be read.
         """
-        # torch.load itself would take changed bytes for numbers.
-        with zipfile.ZipFile(self._path(step)) as archive:
-            broken = archive.testzip()
-        if broken is not None:
-            raise zipfile.BadZipFile(f"checksum of {broken} is wrong")
-        state: dict[str, Any] = torch.load(self._path(step), map_location="cpu", weights_only=True)
+        content = memoryview(storage.read_bytes(self.path(step)))
+        body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
+        if not body or hashlib.sha256(body).digest() != digest:
+            raise ValueError(f"the checksum of {len(content)} bytes is wrong")
+        state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
         return state
 
     def clear(self) -> None:
         """Deletes the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder)
 
-    def _path(self, step: int) -> Path:
-        return self.folder / f"step-{step:09d}.pt"
+    def path(self, step: int) -> str:
+        """Where the checkpoint of ``step`` lies."""
+        return storage.join(self.folder, f"step-{step:09d}.pt")
+
+
+def check_state(
+    state: Mapping[str, Any], parameters: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, progress: set[str]
+) -> None:
+    """Whether a checkpoint belongs to a training of ``parameters``.
+
+    Args:
+        state: as loaded.
+        parameters: name to trainable parameter.
+        optimiser: over ``parameters``.
+        progress: names of the counters.
+
+    Raises:
+        ValueError: a part, name, shape or dtype differs.
+    """
+    if state.keys() != PARTS or state["progress"].keys() != progress:
+        raise ValueError(f"it holds {sorted(state)}")
+    expected = {name: (parameter.shape, parameter.dtype) for name, parameter in parameters.items()}
+    for part in ("parameters", "best"):
+        if part == "best" and state[part] is None:
+            continue
+        found = {name: (tensor.shape, tensor.dtype) for name, tensor in state[part].items()}
+        if found != expected:
+            differing = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
+            raise ValueError(f"{part} differ in {', '.join(differing[:3])}")
+    saved = state["optimiser"]
+    sizes = [len(group["params"]) for group in saved["param_groups"]]
+    if sizes != [len(group["params"]) for group in optimiser.param_groups]:
+        raise ValueError(f"the optimiser has groups of {sizes} parameters")
+    for group, own in zip(saved["param_groups"], optimiser.param_groups, strict=True):
+        for number, parameter in zip(group["params"], own["params"], strict=True):
+            moments = saved["state"].get(number)
+            # A parameter without any gradient so far has none.
+            if moments and any(moments[name].shape != parameter.shape for name in ("exp_avg", "exp_avg_sq")):
+                raise ValueError(f"the optimiser's moments of parameter {number} have another shape")
+
+
+def put(location: storage.Location, content: bytes) -> None:
+    """Writes a whole file: on a local file system by renaming, on an object store as one object, both at once."""
+    files, path = storage.filesystem(location)
+    if isinstance(files, fs.LocalFileSystem):
+        storage.write_bytes(Path(path), content)
+        return
+    with files.open_output_stream(path) as stream:
+        stream.write(content)
+
+
+def remove_folder(location: storage.Location) -> None:
+    """Deletes a folder and what is in it, if it is there."""
+    files, path = storage.filesystem(location)
+    if files.get_file_info(path).type != fs.FileType.NotFound:
+        files.delete_dir(path)

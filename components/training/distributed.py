@@ -1,8 +1,8 @@
 """Ray Train around the loop: workers, their replacement after a crash, and the publication of the adapter.
 
-The loop keeps its own checkpoints and progress in a folder that all workers share, so Ray's part is to place workers,
-connect them and start them again. What Ray stores of its own is thrown away: a Ray run of the same name would otherwise
-count as finished and train nothing.
+The loop keeps its own checkpoints where all workers see them, so Ray's part is to place workers, connect them, start
+them again and carry what they tell. What Ray stores of its own is thrown away: a Ray run of the same name would
+otherwise count as finished and train nothing.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from typing import Any
 
 import torch
 
-from components import provenance, storage
+from components import storage
 from components.adapters.card import read_card
 from components.cluster import ray_session
 from components.errors import ReelTuneError, TrainingError
-from components.training.job import Job, Plan, run
+from components.training.checkpoint import remove_folder
+from components.training.job import DEFAULT_STORAGE, Job, Plan, run
 from components.training.loop import Log, Validate
-from components.training.progress import ProgressFollower, ProgressWriter
+from components.training.progress import Mailbox, ProgressFollower, ProgressWriter
+from components.training.watchdog import COLLECTIVE_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +48,6 @@ LEAN = {
 
 CURVE_FILE = "curves.csv"
 RECORD_FILE = "training.json"
-PROGRESS_FILE = "progress.jsonl"
-FAULT_FILE = "fault.txt"
 
 
 def train(job: Job, plan: Plan, validate: Validate, log: Log, extra: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -75,60 +75,73 @@ def train(job: Job, plan: Plan, validate: Validate, log: Log, extra: dict[str, A
     else:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         outcome = {**run(job, plan, device, validate, log), "workers": 1}
-    record = _record(
-        job, folder / "adapter", outcome, time.perf_counter() - started, {"training_key": plan.key, **(extra or {})}
-    )
-    storage.publish_folder(folder / "adapter", job.adapter_folder)
-    for left_over in folder.parent.glob(f"{job.name}-{'[0-9a-f]' * 12}"):
+    local = job.root / DEFAULT_STORAGE
+    adapter = local / f"{job.name}-{plan.key[:12]}" / "published"
+    for name in storage.list_files(storage.join(folder, "adapter")):
+        storage.write_bytes(adapter / name, storage.read_bytes(storage.join(folder, "adapter", name)))
+    record = _record(job, plan, adapter, outcome, time.perf_counter() - started, extra or {})
+    storage.publish_folder(adapter, job.adapter_folder)
+    remove_folder(folder)
+    # Those of other settings too, but only the project's own: elsewhere they may be somebody's.
+    for left_over in local.glob(f"{job.name}-{'[0-9a-f]' * 12}"):
         shutil.rmtree(left_over)
     return record
 
 
 def _with_ray(job: Job, plan: Plan, validate: Validate, log: Log) -> dict[str, Any]:
-    folder = job.work_folder(plan.key)
     for key, value in LEAN.items():
         os.environ.setdefault(key, value)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / FAULT_FILE).unlink(missing_ok=True)
-    # Messages come through the progress file; Ray's copies of the workers' output would double them.
-    with (
-        ray_session(job.root, job.params.ray, log_to_driver=False),
-        ProgressFollower(folder / PROGRESS_FILE, log),
-    ):
-        return _fit(job, plan, validate)
+    # Messages come through the mailbox; Ray's copies of the workers' output would double them.
+    with ray_session(job.root, job.params.ray, log_to_driver=False):
+        import ray
+
+        mailbox = _mailbox()
+        with ProgressFollower(lambda: ray.get(mailbox.take.remote()), log):
+            return _fit(job, plan, validate, mailbox)
 
 
-def _fit(job: Job, plan: Plan, validate: Validate) -> dict[str, Any]:
+def _mailbox() -> Any:
+    """A mailbox on this machine, which no lost one takes along."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+
+
+def _fit(job: Job, plan: Plan, validate: Validate, mailbox: Any) -> dict[str, Any]:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    settings, folder = job.params.training, job.work_folder(plan.key)
+    settings = job.params.training
+    rays_own = storage.join(job.work_folder(plan.key), "ray")
+    files, path = storage.filesystem(rays_own)
     gpus = int(ray.cluster_resources().get("GPU", 0))
     workers = min(settings.workers, gpus) if gpus else settings.workers
     if workers < settings.workers:
         logger.warning("%d GPUs for %d workers: training with %d", gpus, settings.workers, workers)
     trainer = TorchTrainer(
         _worker,  # type: ignore[arg-type]  # Ray's annotation has no return value, its Result has
-        train_loop_config={"job": job, "plan": plan, "validate": validate},
+        train_loop_config={"job": job, "plan": plan, "validate": validate, "mailbox": mailbox},
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=gpus > 0,
             resources_per_worker={"CPU": WORKER_CPUS, **({"GPU": 1} if gpus else {})},
         ),
-        torch_config=TorchConfig(timeout_s=max(1, round(settings.timeout_seconds))),
+        torch_config=TorchConfig(timeout_s=round(settings.timeout_seconds + COLLECTIVE_SECONDS)),
         run_config=RunConfig(
             name=f"{os.getpid()}-{time.time_ns()}",
-            storage_path=str(folder / "ray"),
+            storage_path=path,
+            storage_filesystem=files,
             failure_config=FailureConfig(max_failures=settings.max_failures),
         ),
     )
     try:
         result: Any = trainer.fit()
     except TrainingFailedError as error:
-        fault = folder / FAULT_FILE
-        if fault.exists():
-            raise TrainingError(fault.read_text(encoding="utf-8")) from None
+        if fault := ray.get(mailbox.fault.remote()):
+            raise TrainingError(fault) from None
         raise TrainingError(
             "training workers were lost",
             where=job.name,
@@ -136,38 +149,46 @@ def _fit(job: Job, plan: Plan, validate: Validate) -> dict[str, Any]:
             cure="run it again: it continues from the last checkpoint",
         ) from error
     finally:
-        shutil.rmtree(folder / "ray", ignore_errors=True)
+        remove_folder(rays_own)
     return {**result.return_value, "workers": workers}
 
 
 def _worker(settings: dict[str, Any]) -> dict[str, Any]:
     """What Ray runs in each worker."""
-    import ray.train
+    import ray
     import ray.train.torch
 
-    job, plan, validate = settings["job"], settings["plan"], settings["validate"]
-    folder = job.work_folder(plan.key)
-    fault = folder / FAULT_FILE
-    if fault.exists():
+    mailbox = settings["mailbox"]
+    if fault := ray.get(mailbox.fault.remote()):
         # A fault of the data or the settings would only happen again.
-        raise TrainingError(fault.read_text(encoding="utf-8"))
+        raise TrainingError(fault)
     context = ray.train.get_context()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
-    writer = None
+    figures = None
     if context.get_world_rank() == 0:
-        writer = ProgressWriter(folder / PROGRESS_FILE)
+        writer = ProgressWriter(mailbox.post.remote)
+        figures = writer.figures
         package = logging.getLogger("components")
         package.setLevel(logging.INFO)
         package.addHandler(writer)
+
+    def report(text: str) -> None:
+        ray.get(mailbox.report.remote(text))
+
     try:
         device = ray.train.torch.get_device()
-        return run(job, plan, device, validate, writer.figures if writer else None)
+        return run(settings["job"], settings["plan"], device, settings["validate"], figures, report)
     except ReelTuneError as error:
-        storage.write_bytes(fault, str(error).encode())
+        report(str(error))
         raise
+    finally:
+        # Calls arrive in order: after an answer to this one, all that was posted is there.
+        ray.get(mailbox.fault.remote())
 
 
-def _record(job: Job, adapter: Path, outcome: dict[str, Any], seconds: float, extra: dict[str, Any]) -> dict[str, Any]:
+def _record(
+    job: Job, plan: Plan, adapter: Path, outcome: dict[str, Any], seconds: float, extra: dict[str, Any]
+) -> dict[str, Any]:
     """Completes the adapter folder with training.json and the validation curve."""
     curve = outcome.pop("curve")
     card = read_card(adapter)
@@ -181,7 +202,8 @@ def _record(job: Job, adapter: Path, outcome: dict[str, Any], seconds: float, ex
         "total_seconds": round(seconds, 3),
         "artifact_bytes": card["bytes"],
         "validation": curve[-1] if curve else {},
-        "provenance": provenance.collect(job.root),
+        "provenance": plan.came_from,
+        "training_key": plan.key,
         **extra,
     }
     storage.write_bytes(adapter / RECORD_FILE, (json.dumps(record, indent=1) + "\n").encode())

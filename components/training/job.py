@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from components import config, provenance
+from components import config, provenance, storage
 from components.adapters.file import save_adapter
 from components.backbones.clip import load_backbone, parameter_total
 from components.frames.store import FrameStore
 from components.methods.base import Method, build
 from components.methods.code import code_hash
-from components.training.checkpoint import Checkpoints
+from components.training.checkpoint import Checkpoints, put
 from components.training.collective import rank_and_world
 from components.training.loader import training_videos
 from components.training.loop import Log, Result, Validate, fit
+from components.training.watchdog import Watchdog
 
 # Settings that change how long a training takes or how often it may fail, not what comes out.
-OPERATIONAL = ("workers", "cache_mib", "timeout_seconds", "max_failures", "checkpoint_every")
+OPERATIONAL = (
+    "workers", "cache_mib", "timeout_seconds", "max_failures", "checkpoint_steps", "keep_checkpoints", "storage",
+)  # fmt: skip
+
+# Where unfinished trainings lie if `training.storage` names no other place, under the root.
+DEFAULT_STORAGE = ".reeltune/train"
 
 # The code whose change makes a half-done training worthless, beside the method's own.
 CODE = ("backbones", "frames", "training")
@@ -30,17 +38,21 @@ CODE = ("backbones", "frames", "training")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is known of a training before it starts.
+    """What is known of a training before it starts; found out once, for all machines that take part.
 
     Args:
         key: hex SHA-256 of everything that decides about the result.
         trains: whether the method has trainable parameters.
         store: fingerprint of the frame store.
+        frames: path or URI of the frame store.
+        came_from: as :func:`components.provenance.collect` gives it.
     """
 
     key: str
     trains: bool
     store: str
+    frames: str
+    came_from: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -48,7 +60,8 @@ class Job:
     """What is trained, and where.
 
     Args:
-        root: the project's folder, absolute and the same on every machine that takes part.
+        root: the project's folder, absolute. Workers only read it, and of it only the backbone's files and, unless that
+            is at a URI, the frame store.
         task: key in params.yaml.
         method: key in params.yaml.
         seed: fixes the initial parameters, the batches and every other draw.
@@ -122,22 +135,43 @@ class Job:
             "torch": torch.__version__,
         }
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        return Plan(key, trains, store.fingerprint)
+        return Plan(key, trains, store.fingerprint, store.uri, provenance.collect(self.root))
 
-    def work_folder(self, key: str) -> Path:
-        """Where checkpoints and the unpublished adapter lie: a training with other settings never finds them."""
-        return self.root / ".reeltune" / "train" / f"{self.name}-{key[:12]}"
+    def work_folder(self, key: str) -> str:
+        """Where checkpoints and the unpublished adapter lie, as a path or URI that all processes of the training see.
+
+        A training with other settings never finds them.
+        """
+        place = storage.resolve(self.root, self.params.training.storage or DEFAULT_STORAGE)
+        return storage.join(place, f"{self.name}-{key[:12]}")
 
 
-def run(job: Job, plan: Plan, device: torch.device, validate: Validate | None, log: Log | None) -> dict[str, Any]:
+def run(
+    job: Job,
+    plan: Plan,
+    device: torch.device,
+    validate: Validate | None,
+    log: Log | None,
+    report: Callable[[str], object] = str,
+) -> dict[str, Any]:
     """Trains in this process (one of a group, or alone); rank 0 writes ``adapter/`` in the work folder.
+
+    Args:
+        job: what to train.
+        plan: of the job.
+        device: to train on.
+        validate: as for :func:`components.training.loop.fit`.
+        log: the same.
+        report: gets the text of the error if this process, or one that it waits for, is stuck and has to be ended.
 
     Returns:
         The figures of training.json that only the training knows, and the curve.
     """
     method, folder, settings = job.build().to(device), job.work_folder(plan.key), job.params.training
-    checkpoints = Checkpoints(folder / "checkpoints")
-    result = fit(method, job.store(), settings, job.seed, validate=validate, checkpoints=checkpoints, log=log)
+    checkpoints = Checkpoints(storage.join(folder, "checkpoints"), settings.keep_checkpoints)
+    store = FrameStore(plan.frames)
+    with Watchdog(settings.timeout_seconds, report):
+        result = fit(method, store, settings, job.seed, validate=validate, checkpoints=checkpoints, log=log)
     total = parameter_total(method.backbone)
     if rank_and_world()[0] == 0:
         extra = {
@@ -148,8 +182,10 @@ def run(job: Job, plan: Plan, device: torch.device, validate: Validate | None, l
             "store": plan.store,
             "training_key": plan.key,
         }
-        came_from = provenance.collect(job.root)
-        save_adapter(folder / "adapter", method, task=job.task, provenance=came_from, label=job.method, extra=extra)
+        with tempfile.TemporaryDirectory() as aside:
+            save_adapter(Path(aside), method, task=job.task, provenance=plan.came_from, label=job.method, extra=extra)
+            for file in Path(aside).iterdir():
+                put(storage.join(folder, "adapter", file.name), file.read_bytes())
     return _figures(method, result, total)
 
 

@@ -1,7 +1,7 @@
 """The training loop: plain PyTorch, one process or many, the same result after any interruption.
 
-Everything random at a step is a function of (seed, step, slice), so a checkpoint needs no generator states: trainable
-parameters, optimiser moments and the number of finished steps are the whole of it.
+Everything random at a step is a function of (seed, step, slice), so a checkpoint after any step needs no generator
+states (:mod:`components.training.checkpoint` says what it holds).
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from components.config import Training
 from components.errors import TrainingError
 from components.frames.store import FrameStore
 from components.methods.base import Method
-from components.training.checkpoint import Checkpoints
+from components.training import watchdog
+from components.training.checkpoint import Checkpoints, check_state
 from components.training.collective import rank_and_world
 from components.training.loader import Batch, make_loader
 from components.training.optimiser import build_optimiser, lr_factor
+from components.training.pace import TimeLeft, peak_memory_mib
 from components.training.reader import FrameReader
 from components.training.step import StepGradients
 
@@ -104,6 +106,7 @@ def fit(
     reader = FrameReader(store, method.backbone.resize, method.frames, settings.cache_mib)
     if not method.trainable():
         method.eval()
+        watchdog.mark("the validation")
         figures = validate(method, store, reader) if validate else {}
         if log and figures and rank_and_world()[0] == 0:
             log(0, _named(settings, figures))
@@ -141,8 +144,9 @@ class _Run:
         self.total = self.steps_per_epoch * settings.epochs
         self.progress = _Progress()
         self.best: dict[str, Tensor] | None = None
-        self.window: list[tuple[float, float]] = []
+        self.window: list[tuple[float, float, int]] = []
         self.window_start = (0.0, 0.0)
+        self.time_left = TimeLeft()
 
     def train(self) -> Result:
         self.resume()
@@ -151,14 +155,14 @@ class _Run:
         batches = self.loader.batches(progress.step, self.total)
         self.method.train()
         while progress.step < self.total:
+            watchdog.mark(f"step {progress.step + 1}")
             started = time.perf_counter()
             batch = next(batches)
             progress.wait_seconds += time.perf_counter() - started
             loss, norm = self.step(batch)
             progress.seconds += time.perf_counter() - started
-            self.note(loss, norm)
-            if progress.step % self.steps_per_epoch == 0:
-                self.end_epoch(progress.step // self.steps_per_epoch)
+            self.note(loss, norm, int(batch.mask.sum()))
+            self.after_step()
         batches.close()
         return self.finish()
 
@@ -183,12 +187,14 @@ class _Run:
         progress.step += 1
         return values
 
-    def note(self, loss: float, norm: float) -> None:
-        """Adds a step to the running figures and logs them every few steps."""
+    def note(self, loss: float, norm: float, frames: int) -> None:
+        """Adds a step with its share of the real frames to the running figures and logs them every few steps."""
         progress = self.progress
         progress.loss_sum += loss
         progress.loss_count += 1
-        self.window.append((loss, norm))
+        self.window.append((loss, norm, frames))
+        if self.rank == 0 and (left := self.time_left.after(progress.step, self.total)):
+            logger.info("step %d/%d  loss %.4f  %s left", progress.step, self.total, loss, left)
         if progress.step % LOG_EVERY and progress.step != self.total:
             return
         seconds = progress.seconds - self.window_start[0]
@@ -202,16 +208,24 @@ class _Run:
                 "lr": self.optimiser.param_groups[0]["lr"],
                 "logit_scale": float(self.method.logit_scale.detach()),
                 "samples_per_second": (pairs(progress.step) - pairs(progress.step - len(self.window))) / seconds,
+                # All shares are of one size but for a video.
+                "frames_per_second": sum(entry[2] for entry in self.window) * self.world / seconds,
                 "data_wait_share": waited / seconds,
+                "peak_memory_mib": peak_memory_mib(self.device),
             },
         )
         self.window, self.window_start = [], (progress.seconds, progress.wait_seconds)
 
-    def end_epoch(self, epoch: int) -> None:
-        last = epoch == self.settings.epochs
-        if last or epoch % self.settings.validation_every == 0:
+    def after_step(self) -> None:
+        """Validation at the end of an epoch, and a checkpoint where one is due; a validation is never done twice."""
+        step = self.progress.step
+        epoch, within = divmod(step, self.steps_per_epoch)
+        validated = within == 0 and (step == self.total or epoch % self.settings.validation_every == 0)
+        if validated:
+            watchdog.mark(f"the validation after step {step}")
             self.measure(epoch)
-        if self.checkpoints and (last or epoch % self.settings.checkpoint_every == 0):
+        if validated or step % self.settings.checkpoint_steps == 0:
+            watchdog.mark(f"the checkpoint after step {step}")
             self.save()
 
     def measure(self, epoch: int) -> None:
@@ -251,7 +265,7 @@ class _Run:
         """Continues from the newest checkpoint that rank 0 can read, if there is one."""
         if self.checkpoints is None:
             return
-        found = self.checkpoints.latest() if self.rank == 0 else None
+        found = self.checkpoints.latest(self.check) if self.rank == 0 else None
         if self.world > 1:
             # All must start from the same one, whatever a shared file system shows to each.
             chosen: list[Any] = [found[0] if found else None]
@@ -267,6 +281,9 @@ class _Run:
         self.best = state["best"]
         if self.rank == 0:
             logger.info("resumed after step %d of %d", self.progress.step, self.total)
+
+    def check(self, state: dict[str, Any]) -> None:
+        check_state(state, self.parameters, self.optimiser, set(vars(self.progress)))
 
     def finish(self) -> Result:
         progress = self.progress

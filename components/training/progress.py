@@ -1,15 +1,14 @@
-"""What a training tells while it runs: rank 0 appends lines to a file, the driver follows it.
+"""What a training tells while it runs: rank 0 posts lines to a mailbox, the driver empties it.
 
-So workers need neither the tracking store nor a terminal, and a slow store never delays a step.
+So workers need neither the tracking store nor a terminal nor a folder shared with the driver, and a slow store never
+delays a step. The mailbox is a process of its own: nothing here imports PyTorch.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -17,48 +16,65 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 
+Line = dict[str, Any]
+
+
+class Mailbox:
+    """Lines on their way from workers to the driver, and the first fault; run as a Ray actor beside the driver."""
+
+    def __init__(self) -> None:
+        self._lines: list[Line] = []
+        self._fault = ""
+
+    def post(self, line: Line) -> None:
+        """Adds a line."""
+        self._lines.append(line)
+
+    def take(self) -> list[Line]:
+        """The lines since the last call."""
+        lines, self._lines = self._lines, []
+        return lines
+
+    def report(self, fault: str) -> None:
+        """Keeps the first fault: those after it are its consequences."""
+        self._fault = self._fault or fault
+
+    def fault(self) -> str:
+        """What was reported first, or nothing."""
+        return self._fault
+
 
 class ProgressWriter(logging.Handler):
-    """Appends figures and log messages as JSON lines.
+    """Passes figures and log messages on as lines.
 
     Args:
-        path: read by a :class:`ProgressFollower`.
+        post: of a :class:`Mailbox`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, post: Callable[[Line], object]) -> None:
         super().__init__(logging.INFO)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A killed writer may have left half a line, which must not swallow ours.
-        torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
-        self._stream = path.open("a", encoding="utf-8")
-        if torn:
-            self._stream.write("\n")
+        self._post = post
 
     def figures(self, step: int, figures: dict[str, float]) -> None:
         """Passes figures on to the driver's log."""
-        self._write({"step": step, "figures": figures})
+        self._post({"step": step, "figures": figures})
 
     def emit(self, record: logging.LogRecord) -> None:
         """Passes a message on to the driver's terminal."""
-        self._write({"message": record.getMessage(), "level": record.levelno})
-
-    def _write(self, line: dict[str, Any]) -> None:
-        self._stream.write(json.dumps(line) + "\n")
-        self._stream.flush()
+        self._post({"message": record.getMessage(), "level": record.levelno})
 
 
 class ProgressFollower:
-    """Follows a progress file for the length of a ``with`` block, from what is already there on.
+    """Empties a mailbox again and again for the length of a ``with`` block, and once more at its end.
 
     Args:
-        path: written by a :class:`ProgressWriter`, maybe later, maybe by several in turn.
+        take: of a :class:`Mailbox`.
         log: gets the figures; a failure in it ends the block with its error.
     """
 
-    def __init__(self, path: Path, log: Callable[[int, dict[str, float]], None]) -> None:
-        self._path = path
+    def __init__(self, take: Callable[[], list[Line]], log: Callable[[int, dict[str, float]], None]) -> None:
+        self._take = take
         self._log = log
-        self._offset = path.stat().st_size if path.exists() else 0
         self._done = threading.Event()
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
@@ -76,30 +92,15 @@ class ProgressFollower:
     def _follow(self) -> None:
         try:
             while not self._done.wait(POLL_SECONDS):
-                self._read()
-            self._read()
+                self._pass_on()
+            self._pass_on()
         except Exception as error:  # handed to the thread that waits for the training
             logger.error("figures are no longer logged: %s", error)
             self._error = error
 
-    def _read(self) -> None:
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as stream:
-            stream.seek(self._offset)
-            # A line without its end is still being written.
-            whole, newline, _ = stream.read().rpartition(b"\n")
-        self._offset += len(whole) + len(newline)
-        for line in whole.splitlines():
-            self._pass_on(line)
-
-    def _pass_on(self, line: bytes) -> None:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            logger.warning("unreadable progress line: %r", line[:80])
-            return
-        if "message" in entry:
-            logger.log(entry["level"], "%s", entry["message"])
-        else:
-            self._log(entry["step"], entry["figures"])
+    def _pass_on(self) -> None:
+        for line in self._take():
+            if "message" in line:
+                logger.log(line["level"], "%s", line["message"])
+            else:
+                self._log(line["step"], line["figures"])

@@ -86,7 +86,13 @@ def test_the_curve_and_the_log(root: Path) -> None:
     assert [step for step, row in lines if "loss" in row] == [10, 15]
     assert [step for step, row in lines if "val_t2v_R@1" in row] == [6, 12, 15]
     steps = [row for _, row in lines if "loss" in row]
-    assert steps[0].keys() == {"loss", "gradient_norm", "lr", "logit_scale", "samples_per_second", "data_wait_share"}
+    assert steps[0].keys() == {
+        "loss", "gradient_norm", "lr", "logit_scale", "samples_per_second", "frames_per_second", "data_wait_share",
+        "peak_memory_mib",
+    }  # fmt: skip
+    # Each fifth video has three frames instead of four.
+    assert steps[0]["frames_per_second"] == pytest.approx(3.8 * steps[0]["samples_per_second"], rel=0.1)
+    assert 50 < steps[0]["peak_memory_mib"] < 50_000
     assert result.figures["steps"] == 15
     assert result.epoch == 5
 
@@ -113,10 +119,10 @@ class StopError(Exception):
 
 @pytest.mark.parametrize(("select_on", "stop_after"), [("last", 1), ("val", 3)])
 def test_resumed_equals_uninterrupted(root: Path, tmp_path: Path, select_on: str, stop_after: int) -> None:
-    settings = tiny_world.training(root, epochs=4, select_on=select_on, validation_every=1, checkpoint_every=1)
+    settings = tiny_world.training(root, epochs=4, select_on=select_on, validation_every=1, checkpoint_steps=100)
     whole = make(root)
     expected = train(root, whole, settings, validate=VALIDATION)
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = Checkpoints(tmp_path, keep=2)
 
     def stop(step: int, figures: dict[str, float]) -> None:
         # Within the epoch after a checkpoint, so that some steps are done twice.

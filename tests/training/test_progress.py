@@ -1,39 +1,70 @@
-"""What rank 0 writes reaches the driver: figures, messages, nothing twice."""
+"""What rank 0 posts reaches the driver: figures, messages, nothing twice, the first fault; the time left."""
 
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+import subprocess
+import sys
+import time
 
 import pytest
 
-from components.training.progress import ProgressFollower, ProgressWriter
+from components.training import pace
+from components.training.pace import TimeLeft
+from components.training.progress import Mailbox, ProgressFollower, ProgressWriter
 
 
-def test_figures_and_messages_arrive_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = tmp_path / "progress.jsonl"
-    ProgressWriter(path).figures(1, {"loss": 9.0})
+def test_figures_and_messages_arrive_once(caplog: pytest.LogCaptureFixture) -> None:
+    box = Mailbox()
     seen: list[tuple[int, dict[str, float]]] = []
     with (
         caplog.at_level(logging.INFO, logger="components.training.progress"),
-        ProgressFollower(path, lambda step, figures: seen.append((step, figures))),
+        ProgressFollower(box.take, lambda step, figures: seen.append((step, figures))),
     ):
-        writer = ProgressWriter(path)
+        writer = ProgressWriter(box.post)
         writer.figures(10, {"loss": 1.5})
         writer.emit(logging.LogRecord("x", logging.INFO, "", 0, "epoch %d", (3,), None))
-        # A replaced worker goes on in the same file, after the half line of the killed one.
-        with path.open("a") as stream:
-            stream.write('{"step": 11, "fig')
-        ProgressWriter(path).figures(11, {"loss": 1.0})
-        ProgressWriter(path).figures(12, {"loss": 0.5})
-    assert seen == [(10, {"loss": 1.5}), (11, {"loss": 1.0}), (12, {"loss": 0.5})]
-    assert "epoch 3" in caplog.text
-    assert "unreadable progress line" in caplog.text
+        deadline = time.monotonic() + 30
+        while not seen and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert seen == [(10, {"loss": 1.5})]
+        # A replaced worker goes on in the same box.
+        ProgressWriter(box.post).figures(11, {"loss": 1.0})
+    assert seen == [(10, {"loss": 1.5}), (11, {"loss": 1.0})]
+    assert [record.getMessage() for record in caplog.records] == ["epoch 3"]
 
 
-def test_a_failing_log_is_an_error(tmp_path: Path) -> None:
+def test_a_failing_log_is_an_error() -> None:
     def refuse(step: int, figures: dict[str, float]) -> None:
         raise ConnectionError("store is gone")
 
-    with pytest.raises(ConnectionError, match="store is gone"), ProgressFollower(tmp_path / "p", refuse):
-        ProgressWriter(tmp_path / "p").figures(1, {"loss": 1.0})
+    box = Mailbox()
+    with pytest.raises(ConnectionError, match="store is gone"), ProgressFollower(box.take, refuse):
+        ProgressWriter(box.post).figures(1, {"loss": 1.0})
+
+
+def test_the_first_fault_is_the_one() -> None:
+    box = Mailbox()
+    assert box.fault() == ""
+    box.report("rank 1 is stuck")
+    box.report("rank 0 waits for rank 1")
+    assert box.fault() == "rank 1 is stuck"
+
+
+def test_the_mailbox_imports_no_torch() -> None:
+    program = "import components.training.progress, sys; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(pace.time, "monotonic", lambda: now[0])
+    left = TimeLeft(interval_seconds=15)
+    said = {}
+    for step in range(41, 101):
+        # The first step warms up, the others take two seconds.
+        now[0] += 60 if step == 41 else 2
+        said[step] = left.after(step, 100)
+    assert {step: text for step, text in said.items() if text} == {
+        49: "0:01:42", 57: "0:01:26", 65: "0:01:10", 73: "0:00:54", 81: "0:00:38", 89: "0:00:22", 97: "0:00:06",
+    }  # fmt: skip
