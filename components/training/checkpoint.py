@@ -2,7 +2,7 @@
 
 One holds the whole state of a training: trainable parameters, AdamW's moments and step counts, the number of finished
 steps, the running loss, the curve, and the selected epoch with its parameters. The rest follows from the number of
-steps: the learning rate, the position in the data and every random draw are functions of (seed, step, rank). There is
+steps: the learning rate, the position in the data and every random draw are functions of (seed, step, slice). There is
 no scaler to keep, since bfloat16 has float32's range and needs none.
 """
 
