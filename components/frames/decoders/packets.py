@@ -205,11 +205,11 @@ def read_packets(container: InputContainer, stream: VideoStream) -> PacketTable:
                 )
             else:
                 empty += 1  # shows nothing, though an index may list it
-    if not packets:
-        raise DecodeError("no_frames")
     listed = len(stream.index_entries) if container.format.name == MOV else 0
     if len(packets) + empty < LEAST_SHARE * listed:
         raise DecodeError("truncated", f"{len(packets)} of {listed} frames")
+    if not packets:
+        raise DecodeError("no_frames")
     context = stream.codec_context
     return PacketTable(
         container=container.format.name,
