@@ -33,6 +33,7 @@ FRAMES_SCHEMA = pa.schema(
 )
 
 # One row per manifest row, in manifest order. Nothing in it depends on the machine's speed or on the order of work.
+# `decoder` is name and version of what made the frames; of a failed row, the setting's name.
 LEDGER_SCHEMA = pa.schema(
     [
         pa.field("video_id", pa.string(), nullable=False),

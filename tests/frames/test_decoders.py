@@ -170,6 +170,7 @@ NOT_PLAIN: dict[str, tuple[Callable[[Path], Path], str, int]] = {
         "key frames too close",
         0,
     ),
+    "deep.mp4": (lambda path: write_counted(path, codec="libx265", frames=60, pixels="yuv420p10le"), "pixel format", 0),
     "narrow.mp4": (lambda path: write_counted(path, width=48), "narrow", 0),
 }
 
@@ -193,7 +194,7 @@ def test_auto_gives_the_frame_that_the_number_says(tmp_path: Path, name: str) ->
 def test_what_else_is_not_plain() -> None:
     def table(*packets: tuple[int | None, int | None, bool], streams: int = 1) -> PacketTable:
         made = [Packet(pts, dts, 1, key, False) for pts, dts, key in packets]
-        return PacketTable("matroska,webm", "h264", 320, 240, streams, Fraction(1, 25), Fraction(25), made)
+        return PacketTable("matroska,webm", "h264", "yuv420p", 320, 240, streams, Fraction(1, 25), Fraction(25), made)
 
     assert auto.why_not_plain(table((0, 0, True), (1, 1, False))) is None
     assert auto.why_not_plain(table((0, 0, True), (1, 1, False), streams=2)) == "several video streams"
