@@ -33,6 +33,7 @@ FRAMES_SCHEMA = pa.schema(
 )
 
 # One row per manifest row, in manifest order. Nothing in it depends on the machine's speed or on the order of work.
+# `decoder` is name and version of what made the frames; of a failed row, the setting's name.
 LEDGER_SCHEMA = pa.schema(
     [
         pa.field("video_id", pa.string(), nullable=False),
@@ -57,12 +58,12 @@ REASONS = {
     "unreadable": "not a video, or damaged so that the decoder cannot open it",
     "no_video_stream": "a media file without pictures",
     "no_frames": "a video stream without frames",
-    "truncated": "the file breaks off before nine tenths of the frames that it lists",
+    "truncated": "less than nine tenths of the frames that the file lists are in it",
     "empty_segment": "no frame between the segment's start and end",
     "outside_file": "the segment ends more than a second after the file",
     "decode_error": "opened, but the sampled frames could not be decoded, resized or stored",
     "timeout": "not done within frames.time_limit_seconds",
-    "out_of_memory": "the decoding process came to hold more than frames.memory_limit_mib",
+    "out_of_memory": "the decoding process wanted more than frames.memory_limit_mib, or than there is",
     "crashed": "the decoding process died",
 }
 

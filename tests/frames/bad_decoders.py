@@ -6,12 +6,15 @@ Runs in decoding processes, which import it by this module's name.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import signal
 from pathlib import Path
 
 from components.frames.decoders.base import Choose, DecodedFrames
 from components.frames.decoders.decord import decode as decord
+
+KEPT: list[object] = []
 
 
 def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
@@ -25,6 +28,14 @@ def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
         ctypes.string_at(0)
     if name.startswith("leave"):
         os._exit(7)
+    if name.startswith("leak"):
+        held = []
+        while True:
+            held.append(b"x" * (8 << 20))
+    if name.startswith("keep"):
+        KEPT.append(b"x" * (300 << 20))
+    if name.startswith("map"):
+        KEPT.append(mmap.mmap(-1, 64 << 30, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ))
     if name.startswith("raise"):
         raise ZeroDivisionError("a text that may hold addresses")
     return decord(path, choose, side)

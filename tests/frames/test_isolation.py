@@ -16,6 +16,7 @@ import av
 import numpy as np
 import psutil
 import pytest
+from corpus import write_hidden_start
 from video_files import SHARED, grey_of, write_audio_mp4, write_frames, write_mp4
 
 from components.errors import DataError
@@ -164,40 +165,9 @@ def test_hangs_and_crashes_cost_their_own_video(video: Path, tmp_path: Path) -> 
 
 
 def test_a_valid_file_on_which_decord_hangs_is_a_timeout(tmp_path: Path) -> None:
-    write_mp4_with_hidden_start(tmp_path / "cut.mp4")
+    write_hidden_start(tmp_path / "cut.mp4")
     with DecodeProcess(recipe(sampling="uniform", frames=12), time_limit_seconds=3) as process:
         assert process.decode(str(tmp_path / "cut.mp4"), None, None) == Outcome("timeout", "3 s")
-
-
-def write_mp4_with_hidden_start(path: Path) -> None:
-    """A cut without re-encoding, as many tools make it: an edit list hides the frames between key frame and cut."""
-    write_mp4_for_cutting(path.with_suffix(".whole.mp4"))
-    with (
-        av.open(str(path.with_suffix(".whole.mp4"))) as whole,
-        av.open(str(path), "w", options={"avoid_negative_ts": "disabled", "use_editlist": "1"}) as cut,
-    ):
-        source = whole.streams.video[0]
-        target = cut.add_stream_from_template(source)
-        assert source.time_base is not None
-        frame = round(1 / (30 * source.time_base))
-        for packet in whole.demux(source):
-            if packet.dts is None or packet.pts is None:
-                continue
-            packet.pts, packet.dts, packet.stream = packet.pts - 156 * frame, packet.dts - 156 * frame, target
-            cut.mux(packet)
-
-
-def write_mp4_for_cutting(path: Path) -> None:
-    """458 frames with two key frames."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=30, options={"g": "250", "sc_threshold": "0"})
-        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
-        for index in range(458):
-            picture = np.full((240, 320, 3), grey_of(index), np.uint8)
-            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
-                container.mux(packet)
-        for packet in stream.encode(None):
-            container.mux(packet)
 
 
 def test_a_decoder_that_cannot_be_imported_is_one_error() -> None:
@@ -211,9 +181,8 @@ def test_a_decoder_that_cannot_be_imported_is_one_error() -> None:
 
 
 def test_the_child_loads_neither_torch_nor_ray_nor_arrow() -> None:
-    code = (
-        "import sys, components.frames.child, components.frames.decoders.decord; print(json.dumps(sorted(sys.modules)))"
-    )
+    modules = "components.frames.child, components.frames.decoders.decord, components.frames.decoders.auto"
+    code = f"import sys, {modules}; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", f"import json; {code}"], capture_output=True, check=True)
     loaded = set(json.loads(done.stdout))
     assert not loaded & {"torch", "ray", "pyarrow", "pandas", "mlflow", "pydantic"}

@@ -186,7 +186,7 @@ def test_incomplete_stores_are_refused(tmp_path: Path) -> None:
         FrameStore(tmp_path)
     card = json.loads((tmp_path / schema.CARD).read_text())
     (tmp_path / schema.CARD).write_text(json.dumps({**card, "format": 99}))
-    with pytest.raises(DataError, match="another format; found 99; expected 1"):
+    with pytest.raises(DataError, match="another format; found 99; expected 2"):
         FrameStore(tmp_path)
     (tmp_path / schema.CARD).write_text("{")
     with pytest.raises(DataError, match="not JSON"):

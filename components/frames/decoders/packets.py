@@ -88,6 +88,7 @@ class PacketTable:
     Args:
         container: name of the container's format in FFmpeg.
         codec: name of the codec in FFmpeg.
+        pixels: name of the pixel format in FFmpeg, None if the header does not tell.
         width, height: pixels, before any rotation.
         video_streams: how many there are, still pictures not counted.
         time_base: seconds per unit of the packets' times.
@@ -97,6 +98,7 @@ class PacketTable:
 
     container: str
     codec: str
+    pixels: str | None
     width: int
     height: int
     video_streams: int
@@ -205,15 +207,16 @@ def read_packets(container: InputContainer, stream: VideoStream) -> PacketTable:
                 )
             else:
                 empty += 1  # shows nothing, though an index may list it
-    if not packets:
-        raise DecodeError("no_frames")
     listed = len(stream.index_entries) if container.format.name == MOV else 0
     if len(packets) + empty < LEAST_SHARE * listed:
         raise DecodeError("truncated", f"{len(packets)} of {listed} frames")
+    if not packets:
+        raise DecodeError("no_frames")
     context = stream.codec_context
     return PacketTable(
         container=container.format.name,
         codec=context.name,
+        pixels=context.pix_fmt,
         width=context.width,
         height=context.height,
         video_streams=len(_video_streams(container)),

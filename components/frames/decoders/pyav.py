@@ -128,23 +128,21 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Pack
 
 
 def _groups(table: PacketTable, indices: Sequence[int]) -> list[tuple[int, list[int]]] | None:
-    """Where to seek, and the presentation times wanted from there; None where seeking cannot be relied on."""
+    """Key frames, and what is wanted from each on, as presentation times; None where seeking cannot be relied on."""
     pts = table.timeline.pts
     if table.container not in (MOV, MATROSKA) or pts is None or not table.packets[0].key:
         return None
     wanted = {pts[index] for index in indices}
     groups: dict[int, list[int]] = {}
-    keys: list[tuple[int, int]] = []  # presentation time and place to seek to, of the keys so far
+    keys: list[int] = []
     for packet in table.packets:
+        if packet.pts is None:
+            continue
         if packet.key:
-            if packet.pts is None:
-                return None
-            # Matroska's index holds presentation times, MOV's holds times of decoding.
-            by_dts = table.container == MOV and packet.dts is not None
-            keys.append((packet.pts, packet.dts if by_dts and packet.dts is not None else packet.pts))
+            keys.append(packet.pts)
         if packet.pts in wanted and not packet.hidden:
             # Frames that follow a key frame but are shown before it (open GOP) need the group before.
-            start = next((place for shown, place in reversed(keys) if shown <= packet.pts), None)
+            start = next((key for key in reversed(keys) if key <= packet.pts), None)
             if start is None:
                 return None
             groups.setdefault(start, []).append(packet.pts)
