@@ -42,17 +42,18 @@ def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
 
 
 def journal(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
-    """decord; notes every call, and kills the process named in ``kill`` beside ``journal`` when told to.
+    """decord; notes every call, and sends a signal when told to.
 
-    ``REELTUNE_TEST_JOURNAL`` names a folder: ``journal`` has a line per call, ``kill`` holds a process id and the
-    number of calls after which it dies.
+    ``REELTUNE_TEST_JOURNAL`` names a folder: ``journal`` has a line per call, ``kill`` holds a process id (or
+    ``worker``: the one that this process decodes for), the number of calls after which it gets a signal, and which
+    one if not SIGKILL.
     """
     folder = Path(os.environ["REELTUNE_TEST_JOURNAL"])
     with (folder / "journal").open("a") as stream:
         stream.write(Path(path).stem + "\n")
     if (folder / "kill").exists():
-        victim, calls = (int(word) for word in (folder / "kill").read_text().split())
-        if len((folder / "journal").read_text().split()) >= calls:
+        victim, calls, *name = (folder / "kill").read_text().split()
+        if len((folder / "journal").read_text().split()) >= int(calls):
             (folder / "kill").unlink()
-            os.kill(victim, signal.SIGKILL)
+            os.kill(os.getppid() if victim == "worker" else int(victim), signal.Signals[(*name, "SIGKILL")[0]])
     return decord(path, choose, side)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_videos_become_a_store_and_again_is_quick(tmp_path: Path) -> None:
     write_collection(tmp_path / "data" / "small", train=3, val=1, test=2)
+    assert run(tmp_path, "--task", "small", "--status").stdout == "small: never ingested here\n"
     done = run(tmp_path, "--task", "small")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("small: 6 of 6 videos decoded, 0 failed; ")
@@ -31,6 +33,16 @@ def test_videos_become_a_store_and_again_is_quick(tmp_path: Path) -> None:
     assert again.returncode == 0
     assert "this run: 0 videos in 0.0 s; 6 reused from earlier runs" in again.stdout
     assert "ray" not in again.stderr.lower()
+    anew = run(tmp_path, "--task", "small", "--overwrite")
+    assert "this run: 6 videos in " in anew.stdout
+    status = run(tmp_path, "--task", "small", "--status")
+    assert status.stdout.startswith("small: finished; 6 of 6 videos, 0 failed, ")
+    lines = (tmp_path / ".reeltune" / "ingest" / "small" / "events.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in lines] == [
+        *("started", "decoding", *["shard done"] * 4, "finished"),
+        *("started", "finished"),
+        *("started", "decoding", *["shard done"] * 4, "finished"),
+    ]
 
 
 def test_faults_are_one_line_without_a_traceback(tmp_path: Path) -> None:

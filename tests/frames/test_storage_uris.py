@@ -1,0 +1,167 @@
+"""Videos and stores on a real S3 API: read and written by URI, whole or not at all, and the same bytes as on a disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import object_store
+import pytest
+from test_reuse import run
+from test_store import make_store
+from video_files import small_params, tree_bytes, write_collection, write_msrvtt
+
+from components import storage
+from components.benchmarks.base import Video
+from components.benchmarks.reader import read_manifest
+from components.frames import schema, sources
+from components.frames.decoders import DECODERS
+from components.frames.ingest import ingest, read_settings, store_folder
+from components.frames.isolation import DecodeProcess
+from components.frames.progress import Notes
+from components.frames.publish import publish
+from components.frames.shards import Shard, make_shard
+from components.frames.store import FrameStore
+
+s3, s3_server = object_store.s3, object_store.s3_server
+
+DECODERS.register("journal", "bad_decoders:journal")
+
+
+@pytest.fixture
+def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    monkeypatch.setenv("REELTUNE_TEST_JOURNAL", str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return folder / "journal"
+
+
+def put(folder: Path, uri: str) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            storage.upload(path, storage.join(uri, path.relative_to(folder).as_posix()))
+
+
+@pytest.mark.slow
+def test_videos_and_store_at_uris_give_the_bytes_of_a_disk(
+    s3: str,
+    tmp_path: Path,
+    journal: Path,
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    data, bucket = here / "data" / "small", storage.join(s3, "data", "small")
+    write_collection(data, train=3, val=1, test=2)
+    write_msrvtt(data, ["video0", "video1", "video2", "no such video"], ["video3"], ["video4", "video5"])
+    put(data, bucket)
+    local = ["frames.decoder=journal", "frames.max_failed_share=0.5"]
+    remote = [*local, f"tasks.small.root='{bucket}'", f"frames.store='{storage.join(s3, 'stores')}'"]
+
+    summary = ingest(there, "small", small_params(there, *remote))
+    assert summary.failed == {"missing_file": ["no such video"]}
+    assert summary.store == storage.join(s3, "stores", "small")
+    plain = small_params(here, *local)
+    settings = read_settings(plain.task("small"), plain.frames)
+    expected = FrameStore(run(here, read_manifest("small", plain.task("small"), here), settings))
+    for store in (FrameStore(store_folder(there, "small")), FrameStore(summary.store)):
+        assert list(store.read(store.ids("all"))) == list(expected.read(expected.ids("all")))
+        assert store.ledger().equals(expected.ledger())
+        assert [shard["sha256"] for shard in store.card["shards"]] == [s["sha256"] for s in expected.card["shards"]]
+    assert [path.name for path in store_folder(there, "small").iterdir()] == [schema.CARD]
+
+    # Again nothing is decoded; a changed object is, and only its shard's object is replaced.
+    before = storage.list_files(summary.store), len(journal.read_text().split())
+    assert ingest(there, "small", small_params(there, *remote)).videos_made == 0
+    assert storage.list_files(summary.store) == before[0]
+    shutil.copyfile(data / "videos" / "video5.mp4", data / "videos" / "video1.mp4")
+    storage.upload(data / "videos" / "video1.mp4", storage.join(bucket, "videos", "video1.mp4"))
+    again = ingest(there, "small", small_params(there, *remote))
+    # The content is known from video5, so that not even it is decoded.
+    assert (again.videos_made, len(journal.read_text().split())) == (0, before[1])
+    (video,) = FrameStore(again.store).read(["video1"])
+    assert video.source_frames == 25
+
+
+def test_a_store_at_a_uri_is_replaced_by_its_card(s3: str, tmp_path: Path) -> None:
+    folder, target, place = tmp_path / "state" / "store", tmp_path / "out" / "small", storage.join(s3, "stores/small")
+    make_store(folder)
+    assert publish(folder, target, place) == place
+    old = FrameStore(place)
+    first = set(storage.list_files(place))
+    (tmp_path / "mine").write_text("mine")
+    storage.upload(tmp_path / "mine", storage.join(place, "notes.txt"))
+
+    # A publication that ends before its card leaves the old store as it was.
+    card = json.loads((folder / schema.CARD).read_text())
+    shard = folder / schema.shard_name(0)
+    shard.write_bytes((folder / schema.shard_name(1)).read_bytes())
+    card["shards"][0] |= {"bytes": shard.stat().st_size, "sha256": "0" * 64}
+    (folder / schema.CARD).write_text(json.dumps(card))
+    (folder / schema.LEDGER).rename(folder / "ledger elsewhere")
+    with pytest.raises(FileNotFoundError):
+        publish(folder, target, place)
+    assert FrameStore(target).card == old.card
+
+    (folder / "ledger elsewhere").rename(folder / schema.LEDGER)
+    publish(folder, target, place)
+    assert FrameStore(target).card["shards"][0]["sha256"] == "0" * 64
+    # Who has read the old card still finds its files; they go with the publication after this one.
+    assert len(list(old.read(old.ids("all")))) == 15
+    assert first <= set(storage.list_files(place))
+    publish(folder, target, place)
+    assert len(set(storage.list_files(place)) - first) == 2
+    assert first - set(storage.list_files(place)) == {f"shard-00000-{old.card['shards'][0]['sha256'][:16]}.parquet"}
+    assert "notes.txt" in storage.list_files(place)
+
+
+def test_a_store_may_lie_in_another_folder(tmp_path: Path) -> None:
+    folder, target = tmp_path / "state" / "store", tmp_path / "out" / "small"
+    make_store(folder)
+    publish(folder, target, str(tmp_path / "big disk" / "small"))
+    store = FrameStore(target)
+    assert store.uri == str(tmp_path / "big disk" / "small")
+    assert len(list(store.read(store.ids("all")))) == 15
+    publish(folder, target, None)
+    assert FrameStore(target).uri == str(target)
+    assert tree_bytes(target) == tree_bytes(folder)
+
+
+def test_a_storage_that_does_not_answer_is_a_reason_of_its_own(
+    s3: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_collection(tmp_path / "videos", train=1, val=0, test=0)
+    place = storage.join(s3, "a b.mp4")
+    storage.upload(tmp_path / "videos" / "videos" / "video0.mp4", place)
+    nobody = "s3://bucket/a.mp4?endpoint_override=127.0.0.1:9&scheme=http"
+    params = small_params(tmp_path)
+    settings = read_settings(params.task("small"), params.frames)
+    videos = (Video("good", place, "train", ()), Video("away", nobody, "train", ()))
+    notes = tmp_path / "notes.jsonl"
+    with Notes(notes) as note:
+        done = make_shard(Shard(0, videos), tmp_path, tmp_path / "out", settings, note=note)
+    assert [(row["reason"], row["detail"]) for row in done.ledger] == [("", ""), ("not_fetched", "OSError")]
+    assert not done.is_complete
+    assert [json.loads(line)["reason"] for line in notes.read_text().splitlines()] == ["", "not_fetched"]
+
+    # A download that breaks off is tried again.
+    attempts: list[str] = []
+    whole = storage.download
+
+    def breaking(location: str, target: Path) -> None:
+        attempts.append(location)
+        if len(attempts) < sources.TRIES:
+            target.write_bytes(b"half")
+            raise OSError("connection reset")
+        whole(location, target)
+
+    monkeypatch.setattr("components.storage.download", breaking)
+    monkeypatch.setattr("components.frames.sources.time.sleep", lambda seconds: None)
+    with DecodeProcess(settings.recipe, 30) as process, sources.local_file(place) as path:
+        assert process.decode(path, None, None).reason is None
+        assert Path(path).name == "a b.mp4"
+    assert not Path(path).exists()
+    assert len(attempts) == sources.TRIES
