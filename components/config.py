@@ -99,6 +99,7 @@ class Training:
     slices: Count
     cached_gradients: bool
     checkpoint_activations: bool
+    cache_frozen: bool
     precision: Literal["float32", "bfloat16"]
     cache_mib: Annotated[int, Field(ge=0)]
     timeout_seconds: Seconds

@@ -210,19 +210,25 @@ class Layers(nn.Module):
         self.causal = causal
         self.checkpointed = False
 
-    def forward(self, x: Tensor, hooks: Hooks, flow: Flow) -> Tensor:
+    def forward(self, x: Tensor, hooks: Hooks, flow: Flow, start: int = 0) -> Tensor:
         """The read-out tokens of every sequence after the last layer.
 
         Args:
-            x: ``float[n, L, D]``.
+            x: ``float[n, L, D]``, the input of layer ``start``.
+            start: layers that ``x`` has passed.
 
         Returns:
             ``float[n, D]``: one per frame or text, in a joint layout too.
         """
-        run = self._hooked_again if self.checkpointed and torch.is_grad_enabled() else self._hooked
-        for i in range(len(self.blocks)):
-            x = run(i, x, hooks, flow)
+        x = self.through(x, hooks, flow, range(start, len(self.blocks)))
         return (x if flow.alone else pick(x, flow.readout)).flatten(0, 1)
+
+    def through(self, x: Tensor, hooks: Hooks, flow: Flow, layers: range) -> Tensor:
+        """The output of the last of ``layers`` for the input of the first: ``float[n, L, D]``."""
+        run = self._hooked_again if self.checkpointed and torch.is_grad_enabled() else self._hooked
+        for i in layers:
+            x = run(i, x, hooks, flow)
+        return x
 
     def _hooked(self, i: int, x: Tensor, hooks: Hooks, flow: Flow) -> Tensor:
         """Layer ``i`` with the hooks before and behind it."""
@@ -342,11 +348,18 @@ class VisionTower(nn.Module):
             ``float[B*T, E]``.
         """
         flow = Flow() if flow is None else flow
+        return self.project(self.layers(self.embed(frames, hooks, flow), hooks, flow))
+
+    def embed(self, frames: Tensor, hooks: Hooks, flow: Flow) -> Tensor:
+        """The input of the first layer: ``float[B*T, 3, S, S] -> float[B*T, 1+N, D]``, or more tokens by the hooks."""
         x = self.conv1(frames).flatten(2).transpose(1, 2)
         x = torch.cat([self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
         x = hooks.before_positions(x, flow) + self.positional_embedding.to(x.dtype)
-        x = self.ln_pre(hooks.after_positions(x, flow))
-        return self.ln_post(self.layers(x, hooks, flow)) @ self.proj
+        return self.ln_pre(hooks.after_positions(x, flow))
+
+    def project(self, x: Tensor) -> Tensor:
+        """Read-out tokens to features: ``float[B*T, D] -> float[B*T, E]``."""
+        return self.ln_post(x) @ self.proj
 
 
 class TextTower(nn.Module):

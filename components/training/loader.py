@@ -38,12 +38,14 @@ class Slice:
 
     Attributes:
         number: which slice of the global batch.
+        ids: the video ids.
         frames: uint8[b, T, 3, S, S].
         mask: bool[b, T], true where a frame is real.
         tokens: int64[c, L], the videos' captions, c at least b.
     """
 
     number: int
+    ids: tuple[str, ...]
     frames: Tensor
     mask: Tensor
     tokens: Tensor
@@ -85,8 +87,9 @@ class Batch:
         """This process's slices that are not empty."""
         videos = [self.videos[index] for index in self.own]
         texts = self.tokens.split([self.captions[index] for index in self.own])
-        parts = zip(self.own, self.frames.split(videos), self.mask.split(videos), texts, strict=True)
-        return [Slice(*part) for part in parts if len(part[1])]
+        ids = [self.ids[index :: len(self.videos)] for index in self.own]
+        parts = zip(self.own, ids, self.frames.split(videos), self.mask.split(videos), texts, strict=True)
+        return [Slice(*part) for part in parts if part[1]]
 
     def shares(self, sizes: tuple[int, ...]) -> list[int]:
         """``sizes`` of slices added up per process."""
@@ -194,12 +197,19 @@ def training_videos(store: FrameStore, settings: Training) -> list[Video]:
     """The decoded videos of the train split, if the settings make batches of them.
 
     Raises:
-        TrainingError: none, or as :func:`check_sizes`.
+        TrainingError: none; as :func:`check_sizes`; or cached layers of frames that augmentation changes.
     """
     videos = split_videos(store, "train")
     if not videos:
         raise TrainingError("no training videos", where=store.uri, expected="a decoded train split")
     check_sizes(len(videos), settings)
+    if settings.cache_frozen and settings.augmentation != "none":
+        raise TrainingError(
+            "frozen layers cannot be kept for frames that change",
+            where="training.cache_frozen",
+            found=f"true with augmentation: {settings.augmentation}",
+            expected="one of the two",
+        )
     return videos
 
 

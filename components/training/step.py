@@ -19,6 +19,7 @@ from components.backbones.towers import checkpointed
 from components.config import Training
 from components.methods.base import Method
 from components.training.collective import gather
+from components.training.frozen import FrozenLayers
 from components.training.gradients import TreeSum, sum_over_processes, take_gradients
 from components.training.loader import Batch, Slice
 from components.training.loss import multi_positive_nce
@@ -39,6 +40,7 @@ class StepGradients:
     def __init__(self, method: Method, settings: Training, seed: int) -> None:
         self.method, self.settings, self.seed = method, settings, seed
         self.parameters = list(method.trainable().values())
+        self.frozen = FrozenLayers(method, settings.cache_mib) if settings.cache_frozen else None
 
     def backward(self, batch: Batch, step: int) -> Tensor:
         """Sets ``grad`` of every trainable parameter, the same in each process; zero where the loss needs none.
@@ -73,7 +75,11 @@ class StepGradients:
         autocast = torch.autocast(part.frames.device.type, torch.bfloat16, self.settings.precision == "bfloat16")
         with autocast, checkpointed(self.method.backbone, self.settings.checkpoint_activations):
             frames = self.method.backbone.normalize(part.frames)
-            video, text = self.method(frames, part.mask, part.tokens)
+            if self.frozen is None:
+                video, text = self.method(frames, part.mask, part.tokens)
+            else:
+                video = self.method.pool(self.frozen.frame_features(part.ids, frames, part.mask), part.mask)
+                text = self.method.encode_text(part.tokens)
         return video.float(), text.float()
 
     def _loss(self, batch: Batch, pairs: list[Pair]) -> tuple[Tensor, list[Pair]]:

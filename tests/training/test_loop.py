@@ -196,6 +196,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("vop", {}, {"augmentation": "crop_flip"}),
     ("full", {}, {"captions_per_video": 2, "cached_gradients": True}),
     ("bias", {"train_logit_scale": True}, {"precision": "bfloat16"}),
+    ("seq_transf", {}, {"cache_frozen": True, "checkpoint_activations": True}),
 ]
 
 

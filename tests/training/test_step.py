@@ -17,8 +17,10 @@ from torch.nn import functional as F
 
 from components.backbones.clip import load_backbone
 from components.backbones.towers import Chain, Flow, Hooks
+from components.errors import TrainingError
 from components.frames.store import FrameStore
 from components.methods.base import Method, build
+from components.training.frozen import first_trained_layer
 from components.training.gradients import TreeSum, sum_over_processes
 from components.training.loader import Batch, make_loader
 from components.training.loss import multi_positive_nce
@@ -200,6 +202,43 @@ def test_nothing_is_kept_below_the_first_trained_layer(root: Path) -> None:
     step.backward(batch, 0)
     assert seen == {"vision": [False] * spec.vision_layers, "text": [False] * spec.text_layers}
     assert found_gradients(method)
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "skipped"),
+    [
+        ("seq_transf", {}, 4),
+        ("coop", {}, 4),
+        ("proj", {}, 4),
+        ("adapter_ffn", {"vision_layers": [1, 3]}, 1),
+        ("partial", {"layers": 2}, 2),
+        ("vop", {"video_layers": [2]}, 2),
+        ("mv_adapter", {}, 0),
+        ("vop_f", {"intra_layers": 2, "video_prompts": 0}, 2),
+    ],
+)
+def test_frozen_layers_are_computed_once(root: Path, name: str, raw: dict[str, Any], skipped: int) -> None:
+    """The gradients stay what they are, in the second step too, when all comes from the cache, or has no room in it."""
+    method = make(root, name, **raw)
+    assert first_trained_layer(method) == skipped <= method.spec.vision_layers == 4
+    batch, plain = batch_and_step(root, method)
+    loss = float(plain.backward(batch, 0))
+    expected = loss, found_gradients(method)
+    found = {}
+    for cache_mib in (100, 0):
+        _, step = batch_and_step(root, method, cache_frozen=True, cache_mib=cache_mib, cached_gradients=True)
+        for _ in range(2):
+            found[cache_mib] = float(step.backward(batch, 0)), found_gradients(method)
+            compare(found[cache_mib], expected)
+        assert step.frozen is not None
+        assert len(step.frozen._cache) == (len(batch.ids) if skipped and cache_mib else 0)
+    assert found[100][0] == found[0][0]
+    assert all(torch.equal(gradient, found[0][1][key]) for key, gradient in found[100][1].items())
+
+
+def test_changing_frames_have_no_frozen_layers(root: Path) -> None:
+    with pytest.raises(TrainingError, match=r"training\.cache_frozen.*found 'true with augmentation: crop_flip'"):
+        batch_and_step(root, make(root, "proj"), cache_frozen=True, augmentation="crop_flip")
 
 
 def test_the_tree_adds_in_one_order() -> None:

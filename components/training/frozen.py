@@ -1,0 +1,84 @@
+"""The frozen layers below the first trained one, computed once per video.
+
+Where training starts at a deeper layer (an adapter in the last ones, a head on frame features), what enters that layer
+is the same in every epoch. Which layer that is shows a pass of one video: the last one whose input has no gradient and
+is still laid out as CLIP's own, a row per frame. Each video goes through the frozen layers alone, so that its
+activations are the same bits whatever it shares a batch with and whether the cache had room for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from components.backbones.towers import Flow
+from components.methods.base import Method
+
+
+class FrozenLayers:
+    """Frame features of a method, from cached activations.
+
+    Args:
+        method: with the parameters that will train marked as such.
+        cache_mib: memory for activations; once full, nothing is evicted, and the rest is computed again.
+    """
+
+    def __init__(self, method: Method, cache_mib: int) -> None:
+        self.method = method
+        self._depth = first_trained_layer(method)
+        self._free_bytes = cache_mib * 2**20
+        self._cache: dict[str, Tensor] = {}
+
+    def frame_features(self, ids: Sequence[str], frames: Tensor, mask: Tensor) -> Tensor:
+        """:meth:`Method.frame_features` of the videos ``ids``, whose frames never change.
+
+        Args:
+            ids: B video ids.
+            frames: ``float[B, T, 3, S, S]``, normalised pixels.
+            mask: ``bool[B, T]``.
+
+        Returns:
+            ``float[B, T, E]``.
+        """
+        if self._depth == 0:
+            return self.method.frame_features(frames, mask)
+        rows = [self._below(name, clip, own) for name, clip, own in zip(ids, frames, mask, strict=True)]
+        vision, hooks, flow = self.method.backbone.vision, self.method.vision_hooks(), Flow(mask.shape[1], mask)
+        x = torch.cat(rows)
+        if self._depth < self.method.spec.vision_layers:
+            x = vision.layers(x, hooks, flow, self._depth)
+        return vision.project(x).view(*mask.shape, -1)
+
+    @torch.no_grad()
+    def _below(self, name: str, clip: Tensor, mask: Tensor) -> Tensor:
+        """What one video's frames are where training starts: ``float[T, L, D]``, or ``float[T, D]`` after the last."""
+        if name in self._cache:
+            return self._cache[name]
+        vision, hooks, flow = self.method.backbone.vision, self.method.vision_hooks(), Flow(len(mask), mask[None])
+        x = vision.embed(clip, hooks, flow)
+        if self._depth == self.method.spec.vision_layers:
+            x = vision.layers(x, hooks, flow)
+        else:
+            x = vision.layers.through(x, hooks, flow, range(self._depth))
+        if x.nbytes <= self._free_bytes:
+            self._free_bytes -= x.nbytes
+            self._cache[name] = x
+        return x
+
+
+@torch.enable_grad()
+def first_trained_layer(method: Method) -> int:
+    """Layers of the vision tower that a training can skip; all of them where nothing before the projection trains."""
+    spec, device = method.spec, method.backbone.logit_scale.device
+    frames = torch.zeros(method.frames, 3, spec.image_size, spec.image_size, device=device)
+    flow = Flow(method.frames, torch.ones(1, method.frames, dtype=torch.bool, device=device))
+    vision, hooks = method.backbone.vision, method.vision_hooks()
+    x, passed = vision.embed(frames, hooks, flow), 0
+    while not x.requires_grad and flow.own is flow.readout is flow.attention is None and not flow.joint:
+        if passed == spec.vision_layers:
+            return passed
+        x = vision.layers.through(x, hooks, flow, range(passed, passed + 1))
+        passed += 1
+    return max(0, passed - 1)
