@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,30 @@ multiprocessing.set_forkserver_preload(["components.training.job", "components.e
 
 def spawn(world: int, function: Callable[..., Any], folder: Path, *args: Any) -> list[Any]:
     """What ``function(*args)`` returned in each rank; it must be importable. ``folder`` is for the results."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
     folder.mkdir(parents=True, exist_ok=True)
-    arguments = (world, port, function, folder, args)
+    arguments = (world, free_port(), function, folder, args)
     multiprocessing.start_processes(_rank, arguments, nprocs=world, start_method="forkserver")
     return [torch.load(folder / f"result-{rank}.pt", weights_only=False) for rank in range(world)]
+
+
+def launch(world: int, function: Callable[..., Any], folder: Path, *args: Any) -> list[BaseProcess]:
+    """The processes that :func:`spawn` would wait for, for a test that ends some of them; errors go to stderr only."""
+    folder.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("forkserver")
+    port = free_port()
+    ranks = [
+        context.Process(target=_rank, args=(rank, world, port, function, folder, args), daemon=True)
+        for rank in range(world)
+    ]
+    for process in ranks:
+        process.start()
+    return ranks
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def _rank(rank: int, world: int, port: int, function: Callable[..., Any], folder: Path, args: tuple[Any, ...]) -> None:

@@ -128,6 +128,8 @@ def _fit(job: Job, plan: Plan, validate: Validate, mailbox: Any) -> dict[str, An
             num_workers=workers,
             use_gpu=gpus > 0,
             resources_per_worker={"CPU": WORKER_CPUS, **({"GPU": 1} if gpus else {})},
+            # GPUs of one machine are the closest; half a CPU is only asked for, and packed workers would share it.
+            placement_strategy="PACK" if gpus else "SPREAD",
         ),
         torch_config=TorchConfig(timeout_s=round(settings.timeout_seconds + COLLECTIVE_SECONDS)),
         run_config=RunConfig(
