@@ -5,7 +5,7 @@
 decode   12 frames at 224: (a) OpenCV seeking to every second, as the extractor of the CLIP4Clip family does, with its
          resize; (b) decord in a loop; (c) PyAV decoding every frame and keeping none, the limit where key frames are
          rare; against the project's decoders, resize and JPEG in this process, and the same in an isolated one
-ingest   the whole of `pipelines/ingest.py` on a running Ray, all processes counted, over many copies of the files
+ingest   the whole of `pipelines/ingest.py`, all processes counted: what a video adds, and the start of Ray apart
 long     a long 1080p file with a key frame every two seconds, 12 frames
 scaling  wall clock of the whole with one process and with two
 read     shuffled frames from the store, read and decoded
@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
+import struct
 import sys
 import tempfile
 import time
@@ -38,7 +38,6 @@ from interleaved import Times
 from PIL import Image
 
 from components import config
-from components.cluster import ray_session
 from components.frames.decoders import DECODERS
 from components.frames.ingest import ingest, read_settings
 from components.frames.isolation import DecodeProcess
@@ -129,11 +128,11 @@ def isolated(decoder: str) -> Callable[[str], None]:
     return one
 
 
-def task_params(cpus: int = 1) -> config.Params:
+def task_params(cpus: int = 1, shard: int = 128) -> config.Params:
     """The project's settings with one task of 12 frames at 224."""
     params = config.load(ROOT / "params.yaml")
     task = config.Task(benchmark="table", root=f"data/{TASK}", frames=FRAMES, words=32, options={})
-    frames = replace(params.frames, size=SIZE, sampling="uniform", shard_videos=8)
+    frames = replace(params.frames, size=SIZE, sampling="uniform", shard_videos=shard)
     ray = replace(params.ray, num_cpus=cpus)
     return replace(params, tasks={TASK: task}, frames=frames, ray=ray)
 
@@ -150,23 +149,24 @@ DECODE: dict[str, Callable[[], Callable[[str], None]]] = {
 
 
 def copies(folder: Path, files: Sequence[str], count: int) -> Path:
-    """A project whose one task has ``count`` hard links to the files."""
+    """A project whose one task has ``count`` copies of the files, no two of the same content."""
     videos = folder / "data" / TASK / "videos"
     videos.mkdir(parents=True)
     for number in range(count):
-        os.link(files[number % len(files)], videos / f"video{number:04d}.mp4")
+        # A box that players skip: what was decoded once would otherwise not be decoded again.
+        box = struct.pack(">I4sQ", 16, b"free", number)
+        content = Path(files[number % len(files)]).read_bytes() + box
+        (videos / f"video{number:04d}.mp4").write_bytes(content)
     return folder
 
 
-def whole(root: Path, cpus: int) -> Callable[[], object]:
-    """The whole ingest of a project, from nothing, on a Ray that runs already."""
-    session = ray_session(root, task_params(cpus).ray, log_to_driver=False)
-    session.__enter__()
+def whole(root: Path, cpus: int, shard: int) -> Callable[[], object]:
+    """The whole ingest of a project, from nothing."""
 
     def turn() -> None:
         for folder in (".reeltune", "outputs"):
             shutil.rmtree(root / folder, ignore_errors=True)
-        ingest(root, TASK, task_params(cpus))
+        ingest(root, TASK, task_params(cpus, shard))
 
     return turn
 
@@ -174,7 +174,8 @@ def whole(root: Path, cpus: int) -> Callable[[], object]:
 def prepare(name: str, arguments: dict[str, Any]) -> Callable[[], object]:
     """What one turn of candidate ``name`` does."""
     if name.startswith("ingest"):
-        return whole(Path(arguments["roots"][name]), arguments.get("cpus", {}).get(name, 1))
+        cpus = arguments.get("cpus", {}).get(name, 1)
+        return whole(Path(arguments["roots"][name]), cpus, arguments["shard"])
     files, one = arguments["files"], DECODE[name]()
 
     def turn() -> None:
@@ -212,25 +213,35 @@ def decode(files: list[str], rounds: int) -> None:
     print(f"check and isolation: {statistics.median(ratios) - 1:+.1%} of decord in process")
 
 
-def ingest_whole(files: list[str], rounds: int, count: int) -> None:
-    """The whole, all processes counted."""
+def ingest_whole(files: list[str], rounds: int, few: int = 128, count: int = 384) -> None:
+    """The whole, all processes counted: what each video adds, and what the start costs once."""
     with tempfile.TemporaryDirectory(dir=Path(files[0]).parent) as folder:
-        root = copies(Path(folder), files, count)
-        names = [*decode_names(list(DECODE)[:1]), "(c) every frame, none kept", "ingest"]
-        arguments = {"files": files, "roots": {"ingest": str(root)}}
+        roots = {f"ingest {number}": str(copies(Path(folder) / str(number), files, number)) for number in (few, count)}
+        names = [*decode_names(list(DECODE)[:1]), "(c) every frame, none kept", *roots]
+        times = interleaved.measure(__file__, names, rounds, {"files": files, "roots": roots, "shard": few})
+    less, more = (times.pop(name).cpu for name in roots)
+    gains = [big - small for small, big in zip(less, more, strict=True)]
+    own = Times(cpu=gains)
+    table(
+        f"ingest, what each video adds ({few} to {count} videos)",
+        {**times, "ingest": own},
+        {**dict.fromkeys(times, len(files)), "ingest": count - few},
+    )
+    start = statistics.median(less) - few * own.seconds / (count - few)
+    print(f"start of Ray and its processes: {start:.1f} s of processor time, once")
+
+
+def scaling(files: list[str], rounds: int, few: int = 64, count: int = 256) -> None:
+    """Wall clock of decoding with one process and with two, without the start of Ray."""
+    with tempfile.TemporaryDirectory(dir=Path(files[0]).parent) as folder:
+        names = [f"ingest {number} by {cpus}" for number in (few, count) for cpus in (1, 2)]
+        roots = {name: str(copies(Path(folder) / name, files, int(name.split()[1]))) for name in names}
+        cpus = {name: int(name.split()[3]) for name in names}
+        arguments = {"files": files, "roots": roots, "cpus": cpus, "shard": few // 2}
         times = interleaved.measure(__file__, names, rounds, arguments)
-    per_turn = {**dict.fromkeys(names, len(files)), "ingest": count}
-    table(f"ingest of {count} videos, Ray already running", times, per_turn)
-
-
-def scaling(files: list[str], rounds: int, count: int) -> None:
-    """Wall clock with one process and with two."""
-    with tempfile.TemporaryDirectory(dir=Path(files[0]).parent) as folder:
-        roots = {f"ingest {cpus}": str(copies(Path(folder) / str(cpus), files, count)) for cpus in (1, 2)}
-        arguments = {"files": files, "roots": roots, "cpus": {"ingest 1": 1, "ingest 2": 2}}
-        times = interleaved.measure(__file__, list(roots), rounds, arguments)
-    one, two = (statistics.median(own.wall) for own in times.values())
-    print(f"\nscaling, {count} videos: {one:.2f} s with one process, {two:.2f} s with two, {one / two:.2f} times")
+    wall = {name: statistics.median(own.wall) for name, own in times.items()}
+    one, two = (wall[f"ingest {count} by {cpus}"] - wall[f"ingest {few} by {cpus}"] for cpus in (1, 2))
+    print(f"\nscaling, {count - few} videos: {one:.2f} s by one process, {two:.2f} s by two, {one / two:.2f} times")
 
 
 def long(folder: Path, rounds: int, seconds: int) -> None:
@@ -269,7 +280,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="counted turns of each candidate")
     parser.add_argument("--clips", type=Path, help="folder of MP4 files that are measured too")
     parser.add_argument("--generated", type=int, default=8, help="number of generated files")
-    parser.add_argument("--copies", type=int, default=96, help="videos of a whole ingest")
     parser.add_argument("--minutes", type=float, default=2.0, help="length of the long file")
     parser.add_argument("--candidate", help=argparse.SUPPRESS)
     parser.add_argument("--arguments", help=argparse.SUPPRESS)
@@ -288,9 +298,9 @@ def main() -> None:
         if "decode" in args.parts:
             decode(files, args.rounds)
         if "ingest" in args.parts:
-            ingest_whole(files, args.rounds, args.copies)
+            ingest_whole(files, args.rounds)
         if "scaling" in args.parts:
-            scaling(files, args.rounds, args.copies)
+            scaling(files, args.rounds)
         if "long" in args.parts:
             long(folder, args.rounds, round(60 * args.minutes))
         if "read" in args.parts:

@@ -13,12 +13,16 @@ import resource
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import psutil
+
+# Between two looks at the processes below: what one uses after the last look at it is lost.
+LOOK_SECONDS = 0.2
 
 # Prepares a candidate and returns what one turn does.
 Prepare = Callable[[], Callable[[], object]]
@@ -51,15 +55,32 @@ class Times:
         return self.peak_mib - self.base_mib
 
 
-def _cpu() -> float:
-    """Processor seconds of this process and all below it, of those that have ended too."""
-    own = psutil.Process()
-    total = 0.0
-    for process in [own, *own.children(recursive=True)]:
-        with contextlib.suppress(psutil.NoSuchProcess):  # it ended just now; its parent counts it from here on
-            used = process.cpu_times()
-            total += used.user + used.system + used.children_user + used.children_system
-    return total
+class _Processor(threading.Thread):
+    """Adds up the processor seconds of this process and all below it, of those that have ended too.
+
+    A process is counted by what it had used when it was last seen, for what nobody waits for counts for nobody.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._used: dict[tuple[int, float], float] = {}
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        while True:
+            self.seconds()
+            time.sleep(LOOK_SECONDS)
+
+    def seconds(self) -> float:
+        """Up to now, from the start of everything."""
+        own = psutil.Process()
+        with self._lock:
+            for process in [own, *own.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess):  # it ended just now
+                    used, key = process.cpu_times(), (process.pid, process.create_time())
+                    # Children that ended are in here again if their parent waited for them: only own time counts.
+                    self._used[key] = used.user + used.system
+            return sum(self._used.values())
 
 
 def _resident_mib() -> float:
@@ -73,11 +94,13 @@ def serve(prepare: Prepare) -> None:
     # What a library prints must not come between the answers.
     os.dup2(2, 1)
     turn = prepare()
+    processor = _Processor()
+    processor.start()
     base = _resident_mib()
     for _ in sys.stdin:
-        cpu, wall = _cpu(), time.perf_counter()
+        cpu, wall = processor.seconds(), time.perf_counter()
         turn()
-        row = {"wall": time.perf_counter() - wall, "cpu": _cpu() - cpu, "base": base}
+        row = {"wall": time.perf_counter() - wall, "cpu": processor.seconds() - cpu, "base": base}
         row["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps(row), file=answers, flush=True)
 
