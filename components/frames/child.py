@@ -6,6 +6,7 @@ started again after every hang or crash: no torch, no Ray, no Arrow.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import importlib
@@ -61,8 +62,9 @@ def die_with(parent: int) -> None:
     """Asks the kernel to kill this process when its supervisor dies: a hung decoder would never see a closed pipe."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        # Where the machine runs out of memory, this process is the one to end.
-        Path("/proc/self/oom_score_adj").write_text("1000")
+        # Where the machine runs out of memory, this process is the one to end. Some sandboxes have it read-only.
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("1000")
     if os.getppid() != parent:
         sys.exit(1)
 

@@ -25,7 +25,8 @@ from components.frames import child, pipe
 
 START_LIMIT_SECONDS = 60.0
 
-# A child that still holds this share of its limit after a video starts anew: the next one is not to pay for a leak.
+# A child that after a video still holds this share of what videos may take starts anew: the next one is not to pay for
+# a leak.
 RECYCLE_SHARE = 0.5
 
 
@@ -73,7 +74,7 @@ class DecodeProcess:
     Args:
         recipe: sent to every child.
         time_limit_seconds: wall clock per video.
-        memory_limit_mib: memory of the child, of which it takes some 100 MiB for itself.
+        memory_limit_mib: memory of the child, with what it takes for itself.
     """
 
     def __init__(self, recipe: Recipe, time_limit_seconds: float, memory_limit_mib: int = 4096) -> None:
@@ -83,6 +84,7 @@ class DecodeProcess:
         self.starts = 0
         self._child: subprocess.Popen[bytes] | None = None
         self._requests = self._answers = -1
+        self._idle_mib = 0.0
 
     def __enter__(self) -> DecodeProcess:
         return self
@@ -118,7 +120,7 @@ class DecodeProcess:
         except pipe.BrokenMessageError:
             self._end(grace_seconds=0)
             return Outcome("crashed", "BrokenMessageError")
-        if self._held_mib() > RECYCLE_SHARE * self.memory_limit_mib:
+        if self._held_mib() - self._idle_mib > RECYCLE_SHARE * (self.memory_limit_mib - self._idle_mib):
             self.close()
         if header["reason"] is not None:
             return Outcome(header["reason"], header["detail"])
@@ -154,7 +156,7 @@ class DecodeProcess:
         """Starts the child; :meth:`decode` does it by itself.
 
         Raises:
-            DataError: the child does not start, or cannot import the decoder.
+            DataError: the child does not start, cannot import the decoder, or needs more memory than it may have.
         """
         child_reads, self._requests = os.pipe()
         self._answers, child_writes = os.pipe()
@@ -181,6 +183,15 @@ class DecodeProcess:
         if problem:
             self.close()
             raise DataError("decoding process does not start", where=f"decoder {self.recipe.decoder}", found=problem)
+        self._idle_mib = self._held_mib()
+        if self._idle_mib >= self.memory_limit_mib:
+            self.close()
+            raise DataError(
+                "frames.memory_limit_mib is less than the decoding process takes for itself",
+                where=f"decoder {self.recipe.decoder}",
+                found=self.memory_limit_mib,
+                expected=f"more than {self._idle_mib:.0f}",
+            )
 
 
 def _name_of_end(status: int) -> str:

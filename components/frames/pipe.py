@@ -89,7 +89,7 @@ def _wait(poll: select.poll, deadline: float | None, watch: Callable[[], None] |
             ready = poll.poll(min(left, WATCH_SECONDS) * 1000)
         if ready:
             return
-        if left <= WATCH_SECONDS and deadline is not None and time.monotonic() >= deadline:
+        if deadline is not None and time.monotonic() >= deadline:
             raise TimeoutError
         if watch is not None:
             watch()

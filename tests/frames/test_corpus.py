@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from corpus import DECODED, FAMILIES, Case, make_corpus
 
+from components.benchmarks.base import Video
+from components.errors import DataError
 from components.frames import schema
 from components.frames.decoders import DECODERS
 from components.frames.isolation import DecodeProcess, Outcome, Recipe, held_mib
+from components.frames.shards import Settings, Shard, make_shard
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +42,23 @@ def test_every_file_ends_as_its_family_does(family: str, cases: list[Case], by_a
         outcome = by_auto[case.path]
         assert outcome.reason is None or outcome.reason in schema.REASONS
         assert (outcome.reason or DECODED) in case.expected, (case.path.name, outcome.reason, outcome.detail)
+
+
+def test_every_file_is_a_row_of_the_ledger(cases: list[Case], tmp_path: Path) -> None:
+    videos = tuple(Video(f"v{k}", str(case.path), "test", ("c",)) for k, case in enumerate(cases))
+    settings = Settings(recipe(DECODERS.target("auto")), "auto", len(cases), 8, 60.0, 4096)
+    done = make_shard(Shard(0, videos), tmp_path, tmp_path, settings)
+    table = pa.Table.from_pylist(done.ledger, schema=schema.LEDGER_SCHEMA)
+    assert table["video_id"].to_pylist() == [video.video_id for video in videos]
+    for row in table.to_pylist():
+        failed = row["status"] == schema.FAILED
+        assert (row["reason"] in schema.REASONS) == failed
+        assert row["decoder"] == "auto" if failed else row["decoder"].split()[0] in ("decord", "decord2", "pyav")
+        assert (row["corrupt_frames"] is None) == (failed or row["decoder"].startswith("decord"))
+    stored = pq.read_table(tmp_path / schema.shard_name(0)).to_pylist()
+    decoded = [row for row in table.to_pylist() if row["status"] == schema.DECODED]
+    keys = ("video_id", "decoder", "corrupt_frames")
+    assert [[row[key] for key in keys] for row in stored] == [[row[key] for key in keys] for row in decoded]
 
 
 def test_damage_in_the_pictures_is_flagged_by_the_decoder_that_can_tell(cases: list[Case]) -> None:
@@ -70,7 +92,7 @@ def test_a_video_that_eats_memory_costs_itself(tmp_path: Path, cases: list[Case]
         "leak1": ("out_of_memory", "512 MiB", 1),
         "good1": (None, "", 2),
         "leak2": ("out_of_memory", "512 MiB", 2),
-        "keep1": (None, "", 3),
+        "keep1": (None, "", 3),  # and the process that kept it ends
         "keep2": (None, "", 4),
         "good2": (None, "", 5),
     }
@@ -81,3 +103,13 @@ def test_a_video_that_eats_memory_costs_itself(tmp_path: Path, cases: list[Case]
             assert (name, outcome.reason, outcome.detail, process.starts) == (name, reason, detail, starts)
         assert process._child is not None
         assert 10 < held_mib(process._child.pid) < 256
+
+
+def test_a_limit_below_the_process_itself_is_one_error() -> None:
+    with (
+        DecodeProcess(recipe(DECODERS.target("auto")), time_limit_seconds=60, memory_limit_mib=20) as process,
+        pytest.raises(
+            DataError, match=r"memory_limit_mib is less than .* takes for itself; found 20; expected more than"
+        ),
+    ):
+        process.decode("any", None, None)

@@ -204,10 +204,13 @@ def test_what_else_is_not_plain() -> None:
     assert auto.why_not_plain(table((0, 0, True), (None, 1, False))) == "times missing or doubled"
 
 
-def test_large_plain_files_go_to_pyav(tmp_path: Path) -> None:
-    path = write_counted(tmp_path / "large.mp4", frames=5, width=1280, height=720)
-    assert why_not_plain(path) is None
-    assert decoded("auto", path).decoder == pyav.VERSION
+def test_large_and_long_plain_files_go_to_pyav(tmp_path: Path) -> None:
+    for path in (
+        write_counted(tmp_path / "large.mp4", frames=5, width=1280, height=720),
+        write_counted(tmp_path / "long.mp4", frames=auto.MOST_FRAMES + 1, width=96),
+    ):
+        assert why_not_plain(path) is None
+        assert decoded("auto", path).decoder == pyav.VERSION
 
 
 def test_a_plain_file_that_decord_refuses_falls_back_to_pyav(tmp_path: Path) -> None:

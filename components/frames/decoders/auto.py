@@ -1,4 +1,4 @@
-"""The decoder that fits the file: decord for plain small ones, PyAV for all others.
+"""The decoder that fits the file: decord for plain short ones, PyAV for all others.
 
 decord answers wrongly, or never, for ordinary files whose packets are not plain: hidden frames before a cut (edit
 lists), AVI, transport and program streams, ASF, open groups of pictures, negative or doubled times. The packets tell
@@ -30,9 +30,10 @@ PLAIN_CODECS = ("h264", "hevc", "vp9", "mpeg4")
 PLAIN_PIXELS = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p")
 # Below it decord fails on some widths: its rows are padded.
 LEAST_WIDTH = 96
-# Above it PyAV is the cheaper one: decord converts every frame on its way to RGB, PyAV the wanted ones, so that a long
-# HD file takes two thirds of the time and a quarter of the memory.
+# Beyond either PyAV is the cheaper one, in long files by a third, and needs a quarter of the memory for HD: decord
+# converts every frame that it decodes to RGB, PyAV the wanted ones. Below it they are within an eighth of each other.
 MOST_PIXELS = 640 * 480
+MOST_FRAMES = 1500
 FALL_BACK_REASONS = ("unreadable", "no_video_stream", "no_frames", "decode_error")
 
 
@@ -56,7 +57,7 @@ def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
 
         if not HAS_DECORD or why_not_plain(table) is not None:
             return by_pyav()
-        small = table.width * table.height <= MOST_PIXELS
+        small = table.width * table.height <= MOST_PIXELS and len(table.packets) <= MOST_FRAMES
         return _first_of(by_decord, by_pyav) if small else _first_of(by_pyav, by_decord)
 
 

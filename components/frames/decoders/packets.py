@@ -15,9 +15,11 @@ from typing import NamedTuple
 
 import av
 import av.error
+import numpy as np
 from av.container import InputContainer
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from components.frames.decoders.base import Choose, DecodedFrames, DecodeError
 
@@ -66,7 +68,9 @@ class Timeline:
             raise DecodeError("empty_segment")
         return indices
 
-    def decoded(self, frames: Sequence, indices: list[int], decoder: str, corrupt: int | None = None) -> DecodedFrames:
+    def decoded(
+        self, frames: Sequence[NDArray[np.uint8]], indices: list[int], decoder: str, corrupt: int | None = None
+    ) -> DecodedFrames:
         """What a decoder returns that found ``frames`` under ``indices`` of this line."""
         total = len(self.times_seconds)
         return DecodedFrames(

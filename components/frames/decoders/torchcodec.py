@@ -1,6 +1,6 @@
 """torchcodec: https://github.com/meta-pytorch/torchcodec, the extra ``torchcodec``; it needs FFmpeg's libraries.
 
-The only decoder that loads torch into the decoding process: some 300 MB more, and seconds more after every crash.
+The only decoder that loads torch into the decoding process: up to 700 MB more, and seconds more after every crash.
 Frame times come from the file's packets; a file for which torchcodec answers with other frames is an error.
 """
 
