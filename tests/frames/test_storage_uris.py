@@ -196,3 +196,24 @@ def test_what_was_not_fetched_is_asked_for_again(
     run(tmp_path, manifest, settings)
     assert sorted(journal.read_text().split()) == names
     assert json.loads((store / schema.CARD).read_text())["failed"] == {}
+
+
+def test_a_table_on_a_disk_names_videos_at_uris(s3: str, tmp_path: Path) -> None:
+    write_collection(tmp_path / "made", train=2, val=0, test=1)
+    for number in range(3):
+        storage.upload(tmp_path / "made" / "videos" / f"video{number}.mp4", storage.join(s3, f"a video {number}.mp4"))
+    place, options = s3.split("?")
+    rows = [f"{place}/a video {number}.mp4?{options},a caption {number},{split}" for number, split in
+            enumerate(("train", "val", "test"))]  # fmt: skip
+    table = tmp_path / "data" / "small" / "captions.csv"
+    table.parent.mkdir(parents=True)
+    table.write_text("\n".join(["video,caption,split", *rows]))
+    task = "tasks={small: {benchmark: table, root: data/small, frames: 4, words: 16}}"
+    params = small_params(tmp_path, task)
+    manifest = read_manifest("small", params.task("small"), tmp_path)
+    # Where the bucket answers is no part of an id.
+    assert [video.video_id.rpartition("-")[0] for video in manifest.videos] == [
+        f"{place.replace('://', '-').replace('/', '-')}-a-video-{number}" for number in range(3)
+    ]
+    store = run(tmp_path, manifest, read_settings(params.task("small"), params.frames))
+    assert [video.source_frames for video in FrameStore(store).read(FrameStore(store).ids("all"))] == [20, 21, 22]
