@@ -55,8 +55,8 @@ def split(location: str) -> tuple[str, str]:
 
 
 def plain(location: str) -> str:
-    """A location without the part of a URI after ``?``, which says how to get there but not what lies there."""
-    return location.partition("?")[0] if is_uri(location) else location
+    """What a location names: of a URI without quoting, and without what follows ``?`` and says how to get there."""
+    return unquote(location.partition("?")[0]) if is_uri(location) else location
 
 
 def filesystem(location: Location) -> tuple[fs.FileSystem, str]:

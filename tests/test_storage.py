@@ -76,3 +76,20 @@ def test_published_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert (target / "a").read_bytes() == b"1"
     storage.publish_folder(source, target)
     assert (target / "a").read_bytes() == b"2"
+
+
+def test_what_leads_to_a_bucket_stays_at_the_end_of_a_uri() -> None:
+    folder = "s3://bucket/folder?endpoint_override=127.0.0.1:9&scheme=http"
+    file = storage.join(folder, "a #1?.mp4")
+    assert file == "s3://bucket/folder/a%20%231%3F.mp4?endpoint_override=127.0.0.1:9&scheme=http"
+    assert storage.split(file) == (folder, "a #1?.mp4")
+    assert storage.plain(file) == "s3://bucket/folder/a #1?.mp4"
+    assert storage.filesystem(file)[1] == "bucket/folder/a #1?.mp4"
+    assert storage.split("/folder/a?b.mp4") == ("/folder", "a?b.mp4")
+    assert storage.plain("/folder/a?b.mp4") == "/folder/a?b.mp4"
+
+
+def test_credentials_in_a_uri_are_refused_and_not_repeated() -> None:
+    with pytest.raises(DataError, match=r"s3://\*\*\*@bucket/key: credentials in a URI") as caught:
+        storage.size("s3://name:secret@bucket/key")
+    assert "secret" not in str(caught.value).replace("AWS_SECRET_ACCESS_KEY", "")

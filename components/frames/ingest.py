@@ -166,7 +166,7 @@ def make_all(
         with DecodeProcess(settings.recipe, settings.time_limit_seconds) as trial:
             trial.start()  # a decoder that does not load is better known before Ray is there
         state.set_aside(todo)
-        known = reuse.write_index(state.index, state.earlier(), settings.time_limit_seconds)
+        known = reuse.write_index(state.index, state.earlier(), settings.limits())
         with ray_session(state.root, ray_settings), _stoppable():
             progress.write_event(state.task_folder, "decoding", videos=count.total - count.found)
             watch = progress.Watch(state.task_folder, state.folder / "progress", count, manifest.task)

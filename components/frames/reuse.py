@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 # The one sampling rule that draws by the name of the file.
 DRAWN_BY_NAME = "segment_random"
 
+# Reasons that may be of the limits' making.
+LIMITED = ("timeout", "out_of_memory", "crashed")
+
 SCHEMA = """
 CREATE TABLE rows (uri TEXT, size INTEGER, mtime_ns INTEGER, sha256 TEXT, start REAL, end REAL, name TEXT,
                    file TEXT, row INTEGER, reason TEXT, detail TEXT);
@@ -45,16 +48,16 @@ class Found:
     sha256: str
 
 
-def write_index(path: Path, shards: Iterable[tuple[Path, DoneShard]], time_limit_seconds: float) -> int:
+def write_index(path: Path, shards: Iterable[tuple[Path, DoneShard]], limits: dict[str, float]) -> int:
     """Writes which videos the finished shards of earlier runs hold.
 
-    Failures count too, since the same content fails again; but for those that another time limit or another answer
-    of the storage would change.
+    Failures count too, since the same content fails again; but for those that other limits or another answer of the
+    storage would change.
 
     Args:
         path: of the index; replaced.
         shards: file and record, all with the rows' settings of this run.
-        time_limit_seconds: of this run.
+        limits: of this run.
 
     Returns:
         How many videos.
@@ -71,7 +74,7 @@ def write_index(path: Path, shards: Iterable[tuple[Path, DoneShard]], time_limit
                 )
                 for origin, row in zip(done.origins, done.ledger, strict=True)
                 if origin["identity"] is not None and origin["sha256"] is not None and row["reason"] != NOT_FETCHED
-                if row["reason"] != "timeout" or done.time_limit_seconds == time_limit_seconds
+                if row["reason"] not in LIMITED or done.limits == limits
             ]
             index.executemany(f"INSERT INTO rows VALUES ({', '.join('?' * 11)})", rows)
         count = index.execute("SELECT count(*) FROM rows").fetchone()[0]

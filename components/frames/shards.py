@@ -37,6 +37,10 @@ class Settings:
         flat = asdict(self)
         return {**flat.pop("recipe"), **flat}
 
+    def limits(self) -> dict[str, float]:
+        """What decides beside the file whether a video fails: under other limits such failures are tried again."""
+        return {"time_limit_seconds": self.time_limit_seconds}
+
     def row_key(self) -> str:
         """The part that a video's row depends on, as text: shards may be cut anew without decoding."""
         return json.dumps([asdict(self.recipe), self.decoder])
@@ -95,7 +99,7 @@ class DoneShard:
         ledger: a row of :data:`components.frames.schema.LEDGER_SCHEMA` per video, as mappings.
         origins: an :class:`Origin` per video, as mappings.
         tried: videos that were decoded, or failed to be; the others' frames come from an earlier run.
-        time_limit_seconds: under which they were decoded.
+        limits: :meth:`Settings.limits` under which they were decoded.
         seconds: wall clock of its making.
     """
 
@@ -106,7 +110,7 @@ class DoneShard:
     ledger: list[dict[str, Any]]
     origins: list[dict[str, Any]]
     tried: int
-    time_limit_seconds: float
+    limits: dict[str, float]
     seconds: float
 
     @property
@@ -172,7 +176,7 @@ def make_shard(
         ledger=ledger,
         origins=[asdict(origin) for origin in origins],
         tried=tried,
-        time_limit_seconds=settings.time_limit_seconds,
+        limits=settings.limits(),
         seconds=round(time.monotonic() - start, 3),
     )
 

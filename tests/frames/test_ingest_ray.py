@@ -73,11 +73,11 @@ def overrides(root: Path, decoder: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(collection: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[str]]]:
-    """Root of an ingest with two workers, and what it printed."""
+    """Root of an ingest with four workers, and what it printed."""
     os.environ["REELTUNE_TEST_JOURNAL"] = str(tmp_path_factory.mktemp("journal"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(HERE))
-        params = small_params(collection, *overrides(collection, "journal"), "ray.num_cpus=2")
+        params = small_params(collection, *overrides(collection, "journal"), "ray.num_cpus=4")
         yield collection, ingest(collection, "small", params).text().splitlines()
     del os.environ["REELTUNE_TEST_JOURNAL"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -20,6 +21,7 @@ from components.frames.shards import Settings, flat_ledger, make_shard, plan_sha
 from components.frames.state import WorkingState
 
 DECODERS.register("journal", "bad_decoders:journal")
+DECODERS.register("bad", "bad_decoders:decode")
 
 NAMES = [f"video{number}" for number in range(12)]
 
@@ -56,9 +58,9 @@ def run(root: Path, manifest: Manifest, settings: Settings) -> Path:
     state = WorkingState(root, manifest, settings)
     with state.locked():
         shards = plan_shards(manifest, settings.shard_videos)
-        todo = [shard for shard in shards if state.done(shard) is None]
+        todo = [shard for shard in shards if (done := state.done(shard)) is None or not done.is_complete]
         state.set_aside(todo)
-        known = reuse.write_index(state.index, state.earlier(), settings.time_limit_seconds)
+        known = reuse.write_index(state.index, state.earlier(), settings.limits())
         earlier = reuse.Earlier(state.index, settings.recipe.sampling) if known else None
         for shard in todo:
             state.finish(make_shard(shard, root, state.store, settings, earlier))
@@ -125,6 +127,9 @@ def test_other_shards_are_cut_without_decoding_other_pixels_are_not(root: Path, 
     assert len(decoded_since(journal, before)) == 12
 
 
+PROTOCOL = Protocol("table", "v", "c", "v")
+
+
 def segments(*uris: str) -> Manifest:
     spans = [(uri, start, end) for uri in uris for start, end in ((None, None), (0.0, 0.5), (0.5, None))]
     videos = [
@@ -132,7 +137,7 @@ def segments(*uris: str) -> Manifest:
         for split in ("train", "val", "test")
         for k, (uri, start, end) in enumerate(spans)
     ]
-    return Manifest("small", Protocol("table", "v", "c", "v"), tuple(videos))
+    return Manifest("small", PROTOCOL, tuple(videos))
 
 
 def test_segments_of_one_file_stay_apart(root: Path, journal: Path) -> None:
@@ -164,3 +169,27 @@ def test_a_rule_that_draws_by_name_takes_rows_of_that_name(root: Path, journal: 
 def _settings(root: Path, *overrides: str) -> tuple[config.Params, Settings]:
     params = small_params(root, "frames.decoder=journal", *overrides)
     return params, read_settings(params.task("small"), params.frames)
+
+
+def tried(store: Path) -> int:
+    records = (store.parent / "done").glob("[!.]*.json")
+    return sum(json.loads(record.read_text())["tried"] for record in records)
+
+
+def test_a_failure_is_tried_again_only_under_other_limits_or_for_another_file(root: Path, journal: Path) -> None:
+    videos = root / "data" / "small" / "videos"
+    shutil.copyfile(videos / "video1.mp4", videos / "hang.mp4")
+    (videos / "hang.mp4").open("ab").write(b"longer")
+    names = ("video4.mp4", "hang.mp4", "video1.mp4")
+
+    def run_with(limit: float, shard_videos: int, *names: str) -> int:
+        uris = [f"data/small/videos/{name}" for name in names]
+        manifest = Manifest("small", PROTOCOL, tuple(Video(uri[18:], uri, "test", ()) for uri in uris))
+        overrides = ("frames.decoder=bad", f"frames.time_limit_seconds={limit}", f"frames.shard_videos={shard_videos}")
+        return tried(run(root, manifest, _settings(root, *overrides)[1]))
+
+    assert run_with(1.5, 3, *names) == 3
+    assert run_with(1.5, 2, *names) == 0
+    assert run_with(1.0, 2, *names) == 1
+    write_mp4(videos / "video4.mp4")
+    assert run_with(1.0, 2, *names) == 1

@@ -77,11 +77,15 @@ def test_videos_and_store_at_uris_give_the_bytes_of_a_disk(
     assert storage.list_files(summary.store) == before[0]
     shutil.copyfile(data / "videos" / "video5.mp4", data / "videos" / "video1.mp4")
     storage.upload(data / "videos" / "video1.mp4", storage.join(bucket, "videos", "video1.mp4"))
-    again = ingest(there, "small", small_params(there, *remote))
+    params = small_params(there, *remote)
+    store = run(there, read_manifest("small", params.task("small"), there), settings)
     # The content is known from video5, so that not even it is decoded.
-    assert (again.videos_made, len(journal.read_text().split())) == (0, before[1])
-    (video,) = FrameStore(again.store).read(["video1"])
+    assert len(journal.read_text().split()) == before[1]
+    publish(store, store_folder(there, "small"), summary.store)
+    (video,) = FrameStore(summary.store).read(["video1"])
     assert video.source_frames == 25
+    # The ledger says the same of it as before.
+    assert len(set(storage.list_files(summary.store)) - set(before[0])) == 1
 
 
 def test_a_store_at_a_uri_is_replaced_by_its_card(s3: str, tmp_path: Path) -> None:
@@ -165,3 +169,51 @@ def test_a_storage_that_does_not_answer_is_a_reason_of_its_own(
         assert Path(path).name == "a b.mp4"
     assert not Path(path).exists()
     assert len(attempts) == sources.TRIES
+
+
+def test_what_was_not_fetched_is_asked_for_again(
+    s3: str,
+    tmp_path: Path,
+    journal: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = write_collection(tmp_path / "data" / "small", train=2, val=1, test=1)
+    data, bucket = tmp_path / "data" / "small", storage.join(s3, "data")
+    put(data, bucket)
+    params = small_params(tmp_path, "frames.decoder=journal", f"tasks.small.root='{bucket}'")
+    manifest = read_manifest("small", params.task("small"), tmp_path)
+    settings = read_settings(params.task("small"), params.frames)
+
+    def lose(location: str, target: Path) -> None:
+        raise OSError("connection reset")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("components.storage.download", lose)
+        patch.setattr("components.frames.sources.time.sleep", lambda seconds: None)
+        store = run(tmp_path, manifest, settings)
+    assert json.loads((store / schema.CARD).read_text())["failed"] == {"not_fetched": 4}
+    assert not journal.exists()
+    run(tmp_path, manifest, settings)
+    assert sorted(journal.read_text().split()) == names
+    assert json.loads((store / schema.CARD).read_text())["failed"] == {}
+
+
+def test_a_table_on_a_disk_names_videos_at_uris(s3: str, tmp_path: Path) -> None:
+    write_collection(tmp_path / "made", train=2, val=0, test=1)
+    for number in range(3):
+        storage.upload(tmp_path / "made" / "videos" / f"video{number}.mp4", storage.join(s3, f"a video {number}.mp4"))
+    place, options = s3.split("?")
+    rows = [f"{place}/a video {number}.mp4?{options},a caption {number},{split}" for number, split in
+            enumerate(("train", "val", "test"))]  # fmt: skip
+    table = tmp_path / "data" / "small" / "captions.csv"
+    table.parent.mkdir(parents=True)
+    table.write_text("\n".join(["video,caption,split", *rows]))
+    task = "tasks={small: {benchmark: table, root: data/small, frames: 4, words: 16}}"
+    params = small_params(tmp_path, task)
+    manifest = read_manifest("small", params.task("small"), tmp_path)
+    # Where the bucket answers is no part of an id.
+    assert [video.video_id.rpartition("-")[0] for video in manifest.videos] == [
+        f"{place.replace('://', '-').replace('/', '-')}-a-video-{number}" for number in range(3)
+    ]
+    store = run(tmp_path, manifest, read_settings(params.task("small"), params.frames))
+    assert [video.source_frames for video in FrameStore(store).read(FrameStore(store).ids("all"))] == [20, 21, 22]

@@ -83,7 +83,7 @@ def make_store(folder: Path) -> Manifest:
             DoneShard(
                 *(shard.number, sha256_file(file), found.st_size, found.st_mtime_ns, ledger, []),
                 tried=len(ledger),
-                time_limit_seconds=5,
+                limits=SETTINGS.limits(),
                 seconds=0.1,
             )
         )
