@@ -84,7 +84,9 @@ def check_batches(
             batch.
     """
     if last_batch == "keep" and videos < SHORTEST:
-        raise TrainingError("no negatives", where="training videos", found=videos, expected=f"at least {SHORTEST}")
+        raise TrainingError(
+            "no batch with a negative", where="the train split", found=videos, expected=f"at least {SHORTEST} videos"
+        )
     if last_batch == "drop" and videos < batch_size:
         raise TrainingError(
             "fewer training videos than one batch",

@@ -20,7 +20,7 @@ from components.config import Training
 from components.methods.base import Method
 from components.training.collective import gather
 from components.training.frozen import FrozenLayers
-from components.training.gradients import TreeSum, sum_over_processes, take_gradients
+from components.training.gradients import Gradients, TreeSum, sum_over_processes, take_gradients
 from components.training.loader import Batch, Slice
 from components.training.loss import multi_positive_nce
 
@@ -64,7 +64,8 @@ class StepGradients:
             pair = pairs.popleft()
             _send_back(self._encode(part, step) if self.settings.cached_gradients else pair, of_pair)
             tree.add(take_gradients(self.parameters))
-        totals = sum_over_processes(self.parameters, tree.total() if slices else take_gradients(self.parameters))
+        none: Gradients = [None] * len(self.parameters)
+        totals = sum_over_processes(self.parameters, tree.total() if slices else none)
         for parameter, total, more in zip(self.parameters, totals, direct, strict=True):
             parameter.grad = total if more is None else total.add_(more)
         return loss

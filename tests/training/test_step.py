@@ -123,16 +123,19 @@ def with_bias(root: Path) -> tuple[float, Gradients]:
     return gradients(root, "bias", {"train_logit_scale": True}, slices=6)
 
 
-@pytest.mark.parametrize("keeping", ["cached_gradients", "checkpoint_activations"])
-def test_recomputation_repeats_dropout(root: Path, keeping: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("keeping", [{"cached_gradients": True}, {"checkpoint_activations": True}])
+def test_recomputation_repeats_dropout(
+    root: Path, keeping: dict[str, Any], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = Method.pool
     monkeypatch.setattr(Method, "pool", lambda self, x, mask: original(self, F.dropout(x, 0.3), mask))
-    plain = gradients(root, "bias")
-    again = gradients(root, "bias", **{keeping: True})
+    plain = gradients(root, "bias", precision=precision)
+    again = gradients(root, "bias", precision=precision, **keeping)
     assert plain[0] == again[0]
     assert all(torch.equal(plain[1][key], again[1][key]) for key in plain[1])
     monkeypatch.undo()
-    assert plain[0] != gradients(root, "bias")[0]
+    assert plain[0] != gradients(root, "bias", precision=precision)[0]
 
 
 class Live:
