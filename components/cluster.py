@@ -13,10 +13,12 @@ from components.config import Ray as RaySettings
 from components.errors import ReelTuneError
 
 # Read by Ray at import or at start, hence set before either. The first one's name notwithstanding, it makes Ray
-# bind to 127.0.0.1 on Linux too.
+# bind to 127.0.0.1 on Linux too; other machines could not reach such a driver.
 LOOPBACK = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_AUTH_MODE": "token",
+}
+QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
@@ -35,9 +37,10 @@ def ray_session(root: Path, settings: RaySettings, *, log_to_driver: bool = True
     Raises:
         ReelTuneError: RAY_ADDRESS is set but nothing answers there. (Ray itself would wait for minutes.)
     """
-    for key, value in LOOPBACK.items():
-        os.environ.setdefault(key, value)
     address = os.environ.get("RAY_ADDRESS")
+    here = not address or address.startswith(("127.", "localhost:"))
+    for key, value in {**QUIET, **(LOOPBACK if here else {})}.items():
+        os.environ.setdefault(key, value)
     if address:
         _probe(address)
     import ray

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from components.cluster import LOOPBACK
+from components.cluster import LOOPBACK, QUIET
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def cluster(folders: list[Path], cpus: list[int], environment: Mapping[str, str]
     # Socket paths are limited to 107 bytes, which pytest's folders leave little of.
     temporary = Path(tempfile.mkdtemp(prefix="rt-", dir="/tmp"))
     (temporary / "token").write_text(secrets.token_hex(32))
-    own = {**environment, **LOOPBACK, "RAY_AUTH_TOKEN_PATH": str(temporary / "token"), "GLOO_SOCKET_IFNAME": "lo"}
+    own = {**environment, **QUIET, **LOOPBACK, "GLOO_SOCKET_IFNAME": "lo"}
+    own["RAY_AUTH_TOKEN_PATH"] = str(temporary / "token")
     spec = {"folders": [str(folder) for folder in folders], "cpus": cpus, "temporary": str(temporary)}
     with (temporary / "log").open("w") as log:
         process = subprocess.Popen(

@@ -66,7 +66,8 @@ def train(job: Job, plan: Plan, validate: Validate, log: Log, extra: dict[str, A
         training.json.
 
     Raises:
-        TrainingError: workers were lost more than ``max_failures`` times, or the loop or a reader raised.
+        TrainingError: ``training.storage`` is not usable, workers were lost more than ``max_failures`` times, a worker
+            was stuck, or the loop or a reader raised.
     """
     started = time.perf_counter()
     folder = job.work_folder(plan.key)
@@ -89,6 +90,17 @@ def train(job: Job, plan: Plan, validate: Validate, log: Log, extra: dict[str, A
 
 
 def _with_ray(job: Job, plan: Plan, validate: Validate, log: Log) -> dict[str, Any]:
+    files, path = storage.filesystem(job.work_folder(plan.key))
+    try:
+        files.create_dir(path, recursive=True)
+    except OSError as error:
+        raise TrainingError(
+            "not usable",
+            where="training.storage",
+            found=job.params.training.storage or DEFAULT_STORAGE,
+            expected="a folder or URI that can be written to",
+            cure=str(error),
+        ) from None
     for key, value in LEAN.items():
         os.environ.setdefault(key, value)
     # Messages come through the mailbox; Ray's copies of the workers' output would double them.

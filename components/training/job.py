@@ -152,7 +152,7 @@ def run(
     device: torch.device,
     validate: Validate | None,
     log: Log | None,
-    report: Callable[[str], object] = str,
+    report: Callable[[str], object] | None = None,
 ) -> dict[str, Any]:
     """Trains in this process (one of a group, or alone); rank 0 writes ``adapter/`` in the work folder.
 
@@ -162,7 +162,7 @@ def run(
         device: to train on.
         validate: as for :func:`components.training.loop.fit`.
         log: the same.
-        report: gets the text of the error if this process, or one that it waits for, is stuck and has to be ended.
+        report: as for :class:`components.training.watchdog.Watchdog`.
 
     Returns:
         The figures of training.json that only the training knows, and the curve.

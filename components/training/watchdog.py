@@ -65,10 +65,10 @@ class Watchdog:
 
     Args:
         seconds: how long one thing may take.
-        report: gets the error's text in each overdue process, before that ends.
+        report: gets the error's text in each overdue process, before that ends; None: it only goes to stderr.
     """
 
-    def __init__(self, seconds: float, report: Callable[[str], object]) -> None:
+    def __init__(self, seconds: float, report: Callable[[str], object] | None = None) -> None:
         self.seconds = seconds
         self.report = report
         self.rank, self.world = rank_and_world()
@@ -142,9 +142,11 @@ class Watchdog:
         message = str(TrainingError("; ".join(texts), cure="training.timeout_seconds is the limit"))
         faulthandler.dump_traceback(STDERR)
         os.write(STDERR, f"error: {message}\n".encode())
-        teller = threading.Thread(target=self.report, args=(message,), daemon=True)
-        teller.start()
-        teller.join(GRACE_SECONDS)
+        if self.report:
+            # Whom it goes to may hang too.
+            teller = threading.Thread(target=self.report, args=(message,), daemon=True)
+            teller.start()
+            teller.join(GRACE_SECONDS)
         for state in silent.values():
             if state["host"] == socket.gethostname():
                 with contextlib.suppress(ProcessLookupError):

@@ -24,6 +24,8 @@ import tiny_world
 from components.adapters.file import load_adapter
 from components.backbones.clip import load_backbone
 from components.errors import ReelTuneError
+from components.evaluation.validation import Validation
+from components.training.distributed import train
 from components.training.job import Job
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -91,12 +93,30 @@ def test_faults_show_before_anything_starts(root: Path, task: str, method: str, 
         Job(root, task, method, 0, tiny_world.params(root, override)).plan()
 
 
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("s4://bucket/train", "s4://bucket/train"),
+        (
+            "params.yaml",
+            "training.storage: not usable; found 'params.yaml'; expected a folder or URI that can",
+        ),
+    ],
+)
+def test_no_such_storage(root: Path, place: str, message: str) -> None:
+    job = Job(root, "tiny", "vop", 0, tiny_world.params(root, f"training.storage={place}"))
+    with pytest.raises(ReelTuneError, match=re.escape(message)):
+        train(job, job.plan(), Validation(5), lambda step, figures: None)
+
+
 def test_only_what_decides_about_the_result_makes_another_training(root: Path) -> None:
     def key(*overrides: str, seed: int = 0) -> str:
         return Job(root, "tiny", "vop", seed, tiny_world.params(root, *overrides)).plan().key
 
     first = key()
-    assert key("training.workers=1", "training.cache_mib=0", "methods.full.lr=0.5") == first
+    operational = ("workers=1", "cache_mib=0", "timeout_seconds=9.0", "max_failures=7", "checkpoint_steps=3")
+    operational += ("keep_checkpoints=9", "storage=elsewhere")
+    assert key(*(f"training.{setting}" for setting in operational), "methods.full.lr=0.5") == first
     assert (
         len({first, key(seed=1), key("methods.vop.lr=0.5"), key("training.epochs=3"), key("tasks.tiny.words=9")}) == 5
     )

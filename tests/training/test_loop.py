@@ -137,6 +137,27 @@ def test_resumed_equals_uninterrupted(root: Path, tmp_path: Path, select_on: str
     assert (result.curve, result.epoch) == (expected.curve, expected.epoch)
 
 
+def test_resumed_within_an_epoch(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = tiny_world.training(root, epochs=4, validation_every=4, checkpoint_steps=4)
+    whole = make(root)
+    expected = train(root, whole, settings, validate=VALIDATION)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+
+    def stop(step: int, figures: dict[str, float]) -> None:
+        raise StopError
+
+    with pytest.raises(StopError):
+        train(root, make(root), settings, validate=VALIDATION, checkpoints=checkpoints, log=stop)
+    # Epochs have three steps; figures come after ten.
+    assert checkpoints.steps() == [8]
+    resumed = make(root)
+    with caplog.at_level("INFO"):
+        result = train(root, resumed, settings, validate=VALIDATION, checkpoints=checkpoints)
+    assert "resumed after step 8 of 12" in caplog.text
+    assert equal(dict(resumed.trainable()), dict(whole.trainable()))
+    assert result.curve == expected.curve
+
+
 def test_selection_on_validation_keeps_the_best_epoch(root: Path) -> None:
     scores = iter([10.0, 30.0, 20.0, 30.0])
     states: list[dict[str, Tensor]] = []
