@@ -163,7 +163,7 @@ def make_all(
     seconds = 0.0
     if todo:
         log.info("%s: %d of %d shards to make", manifest.task, len(todo), len(shards))
-        with DecodeProcess(settings.recipe, settings.time_limit_seconds) as trial:
+        with DecodeProcess(settings.recipe, settings.time_limit_seconds, settings.memory_limit_mib) as trial:
             trial.start()  # a decoder that does not load is better known before Ray is there
         state.set_aside(todo)
         known = reuse.write_index(state.index, state.earlier(), settings.limits())

@@ -39,7 +39,7 @@ class Settings:
 
     def limits(self) -> dict[str, float]:
         """What decides beside the file whether a video fails: under other limits such failures are tried again."""
-        return {"time_limit_seconds": self.time_limit_seconds}
+        return {"time_limit_seconds": self.time_limit_seconds, "memory_limit_mib": self.memory_limit_mib}
 
     def row_key(self) -> str:
         """The part that a video's row depends on, as text: shards may be cut anew without decoding."""
