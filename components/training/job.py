@@ -122,13 +122,12 @@ class Job:
         trains = bool(method.trainable())
         if trains:
             training_videos(store, self.params.training)
-        training = {k: v for k, v in asdict(self.params.training).items() if k not in OPERATIONAL}
         content = {
             "name": self.name,
             "frames": method.frames,
             "words": method.words,
             "method": asdict(method.settings),
-            "training": training,
+            "training": _decisive(self.params.training),
             "backbone": method.spec.to_dict(),
             "store": store.fingerprint,
             "code": [_code_hash(), code_hash(method.name)],
@@ -178,7 +177,8 @@ def run(
             "seed": job.seed,
             "epoch": result.epoch,
             "parameters_total": total,
-            "training": asdict(settings),
+            # What decides about the result: the rest says more of this machine than of the adapter.
+            "training": _decisive(settings),
             "store": plan.store,
             "training_key": plan.key,
         }
@@ -198,6 +198,10 @@ def _figures(method: Method, result: Result, total: int) -> dict[str, Any]:
         "parameters": {"trainable": trainable, "total": total, "share": trainable / total},
         "curve": result.curve,
     }
+
+
+def _decisive(settings: config.Training) -> dict[str, Any]:
+    return {name: value for name, value in asdict(settings).items() if name not in OPERATIONAL}
 
 
 def _code_hash() -> str:
