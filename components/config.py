@@ -96,6 +96,7 @@ class Training:
     keep_checkpoints: Count
     storage: str
     workers: Count
+    threads: Count
     slices: Count
     cached_gradients: bool
     checkpoint_activations: bool

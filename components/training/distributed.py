@@ -130,7 +130,9 @@ def _fit(job: Job, plan: Plan, validate: Validate, mailbox: Any) -> dict[str, An
     rays_own = storage.join(job.work_folder(plan.key), "ray")
     files, path = storage.filesystem(rays_own)
     gpus = int(ray.cluster_resources().get("GPU", 0))
-    workers = min(settings.workers, gpus) if gpus else settings.workers
+    # Fewer GPUs than workers: as many as divide the slices, so that the adapter stays the same.
+    few = [count for count in range(1, min(settings.workers, gpus) + 1) if settings.slices % count == 0]
+    workers = max(few) if 0 < gpus < settings.workers else settings.workers
     if workers < settings.workers:
         logger.warning("%d GPUs for %d workers: training with %d", gpus, settings.workers, workers)
     trainer = TorchTrainer(
@@ -177,7 +179,8 @@ def _worker(settings: dict[str, Any]) -> dict[str, Any]:
         # A fault of the data or the settings would only happen again.
         raise TrainingError(fault)
     context = ray.train.get_context()
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+    # Not the cores there are: how a product is cut among threads decides about its rounding.
+    torch.set_num_threads(job.params.training.threads)
     figures = None
     if context.get_world_rank() == 0:
         writer = ProgressWriter(mailbox.post.remote)

@@ -310,7 +310,7 @@ def _train_once(values: dict[str, Any], plan: Search, validate: Validate) -> Non
     params = replace(params, training=replace(params.training, validation_every=1, workers=1, select_on="last"))
     job = replace(plan.job, params=params)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_num_threads(1)
+    torch.set_num_threads(params.training.threads)
     fit(job.build().to(device), job.store(), params.training, job.seed, validate=_Reporting(validate))
 
 
