@@ -180,7 +180,7 @@ def _worker(settings: dict[str, Any]) -> dict[str, Any]:
         raise TrainingError(fault)
     context = ray.train.get_context()
     # Not the cores there are: how a product is cut among threads decides about its rounding.
-    torch.set_num_threads(job.params.training.threads)
+    torch.set_num_threads(settings["job"].params.training.threads)
     figures = None
     if context.get_world_rank() == 0:
         writer = ProgressWriter(mailbox.post.remote)
