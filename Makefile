@@ -8,7 +8,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test lint types env ui pretrain results bench-ranks prerequisites chromium clean
+.PHONY: demo test lint types env ui pretrain results bench-ranks bench-ingest bench-train prerequisites chromium clean
 
 demo: env ## the whole pipeline on the embedded collections
 	dvc repro
@@ -60,6 +60,13 @@ results: env ## three seeds of everything, as in docs/results.md
 
 bench-ranks: env ## time and peak memory of ranking N texts against N videos
 	python bench/ranks.py
+
+bench-ingest: env ## cost of ingest against OpenCV, decord and PyAV in plain loops
+	python -c 'import cv2' 2>/dev/null || python -m pip install --quiet 'opencv-python-headless>=4.8'
+	python bench/ingest.py
+
+bench-train: env ## time and memory of a training step against open_clip's frozen towers
+	python bench/train.py
 
 clean: ## removes all outputs, keeps the environment
 	rm -rf data outputs reports .reeltune mlflow.db* mlartifacts

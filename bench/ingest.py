@@ -257,9 +257,9 @@ def long(folder: Path, rounds: int, seconds: int) -> None:
 def read(folder: Path, videos: int) -> None:
     """Shuffled reading of a store, for the qualities that measurements recommend."""
     print(f"\nread, {videos} videos x {FRAMES} frames of {SIZE} px, shuffled, one thread")
-    for quality in (90, 95):
-        store_folder = folder / f"store-{quality}"
-        synthetic.write_store(store_folder, videos, FRAMES, SIZE, quality)
+    for quality, chroma in ((95, 444), (90, 444), (90, 420)):
+        store_folder = folder / f"store-{quality}-{chroma}"
+        synthetic.write_store(store_folder, videos, FRAMES, SIZE, quality, chroma)
         store = FrameStore(store_folder)
         ids = store.ids("test")
         order = [ids[index] for index in np.random.default_rng(0).permutation(len(ids))]
@@ -269,7 +269,10 @@ def read(folder: Path, videos: int) -> None:
             count = sum(len(decode_frames(video.frames)) for video in store.read(order))
             rates.append(count / (time.process_time() - start))
         size = sum(shard["bytes"] for shard in store.card["shards"]) / videos / 1024
-        print(f"quality {quality}: {statistics.median(rates):.0f} frames/s/core, {size:.0f} KiB a video", flush=True)
+        print(
+            f"quality {quality}, {chroma}: {statistics.median(rates):.0f} frames/s/core, {size:.0f} KiB a video",
+            flush=True,
+        )
 
 
 def main() -> None:

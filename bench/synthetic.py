@@ -18,7 +18,7 @@ from components.frames.store import write_shard, write_table
 SHARD, GROUP = 128, 32
 
 
-def write_store(folder: Path, videos: int, frames: int, size: int, quality: int = 95) -> None:
+def write_store(folder: Path, videos: int, frames: int, size: int, quality: int = 95, chroma: int = 444) -> None:
     """``videos`` test videos of ``frames`` JPEGs, ``size`` pixels square, with one caption each."""
     made = [
         Video(f"video{number:06d}", f"video{number:06d}.mp4", "test", (f"somebody does thing number {number}",))
@@ -28,14 +28,14 @@ def write_store(folder: Path, videos: int, frames: int, size: int, quality: int 
     rng = np.random.default_rng(0)
     shards = []
     for number, start in enumerate(range(0, videos, SHARD)):
-        rows = [_row(video, rng, frames, size, quality) for video in made[start : start + SHARD]]
+        rows = [_row(video, rng, frames, size, quality, chroma) for video in made[start : start + SHARD]]
         file = folder / schema.shard_name(number)
         write_shard(file, rows, GROUP)
         shards.append({"name": file.name, "bytes": file.stat().st_size})
     ledger = [_ledger_row(video, number, frames) for number, video in enumerate(made)]
     write_table(folder / schema.MANIFEST, manifest.to_table())
     write_table(folder / schema.LEDGER, pa.Table.from_pylist(ledger, schema=schema.LEDGER_SCHEMA))
-    settings = {"row_group_videos": GROUP, "frames": frames, "size": size, "quality": quality}
+    settings = {"row_group_videos": GROUP, "frames": frames, "size": size, "quality": quality, "chroma": chroma}
     card = {
         "format": schema.FORMAT,
         "task": "synthetic",
@@ -46,10 +46,10 @@ def write_store(folder: Path, videos: int, frames: int, size: int, quality: int 
     (folder / schema.CARD).write_text(json.dumps(card), encoding="utf-8")
 
 
-def _row(video: Video, rng: np.random.Generator, frames: int, size: int, quality: int) -> dict[str, Any]:
+def _row(video: Video, rng: np.random.Generator, frames: int, size: int, quality: int, chroma: int) -> dict[str, Any]:
     known = {
         "video_id": video.video_id,
-        "frames": encode_frames(np.stack([_picture(rng, size) for _ in range(frames)]), quality),
+        "frames": encode_frames(np.stack([_picture(rng, size) for _ in range(frames)]), quality, chroma),
         "timestamps_seconds": [float(index) for index in range(frames)],
         "frame_indices": list(range(frames)),
         "width": size,

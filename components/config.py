@@ -68,6 +68,7 @@ class Frames:
     sampling: Literal["uniform", "segment_center", "segment_random", "clip4clip", "mv_adapter", "adaptive"]
     size: Annotated[int, Field(ge=16)]
     quality: Annotated[int, Field(ge=1, le=100)]
+    chroma: Literal[444, 420]
     shard_videos: Count
     row_group_videos: Count
     time_limit_seconds: Seconds

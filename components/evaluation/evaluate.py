@@ -68,7 +68,7 @@ def _identity(adapter: dict[str, Any], store: FrameStore, seed: int) -> dict[str
         "frames": adapter["frames"],
         "words": adapter["words"],
         "sampling": store.card["settings"]["sampling"],
-        "decoding": {key: store.card["settings"].get(key) for key in ("decoder", "size", "quality")},
+        "decoding": {key: store.card["settings"].get(key) for key in ("decoder", "size", "quality", "chroma")},
         "epoch": extra.get("epoch"),
         "selected_on": extra.get("training", {}).get("select_on"),
         "parameters": {

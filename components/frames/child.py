@@ -144,7 +144,7 @@ def _row(decoded: DecodedFrames, settings: dict[str, Any], path: str) -> tuple[d
         "decoder": decoded.decoder,
         "corrupt_frames": decoded.corrupt_frames,
     }
-    return {"reason": None, "row": row}, encode_frames(pictures, settings["quality"])
+    return {"reason": None, "row": row}, encode_frames(pictures, settings["quality"], settings["chroma"])
 
 
 def _sha256(path: str) -> str:

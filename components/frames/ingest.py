@@ -135,7 +135,7 @@ def read_settings(task: config.Task, frames: config.Frames) -> Settings:
     """
     decoder = DECODERS.target(frames.decoder, where="params.yaml frames.decoder")
     return Settings(
-        recipe=Recipe(decoder, frames.sampling, task.frames, frames.size, frames.quality),
+        recipe=Recipe(decoder, frames.sampling, task.frames, frames.size, frames.quality, frames.chroma),
         decoder=frames.decoder,
         shard_videos=frames.shard_videos,
         row_group_videos=frames.row_group_videos,

@@ -44,6 +44,7 @@ class Recipe:
         frames: frames per video.
         size: short side in pixels.
         quality: JPEG quality.
+        chroma: of the JPEGs, 444 or 420.
     """
 
     decoder: str
@@ -51,6 +52,7 @@ class Recipe:
     frames: int
     size: int
     quality: int
+    chroma: int = 444
 
 
 @dataclass(frozen=True)

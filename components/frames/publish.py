@@ -42,7 +42,7 @@ def write_store(
         "benchmark": manifest.protocol.benchmark,
         "fingerprint": hashlib.sha256(content.encode()).hexdigest(),
         "settings": settings.to_dict(),
-        "frames": "JPEG 4:4:4, RGB, PIL bicubic to the short side, uncropped, long side cut to whole pixels",
+        "frames": "JPEG, RGB, PIL bicubic to the short side, uncropped, long side cut to whole pixels",
         "videos": videos,
         "failed": {reason: len(ids) for reason, ids in failures(ledger).items()},
         "bytes": length,

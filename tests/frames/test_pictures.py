@@ -57,3 +57,13 @@ def test_damaged_empty_and_mixed_frames_are_refused() -> None:
         decode_frames([*good, *other])
     with pytest.raises(DataError, match="no frames"):
         decode_frames([])
+
+
+def test_full_chroma_keeps_saturated_edges_and_half_of_it_saves_bytes() -> None:
+    picture = np.zeros((96, 96, 3), np.uint8)
+    picture[..., 2] = 255
+    picture[:, 1::2] = (255, 0, 0)
+    full, half = (encode_frames(picture[None], 95, chroma)[0] for chroma in (444, 420))
+    errors = [np.abs(decode_frames([jpeg])[0].astype(int) - picture).mean() for jpeg in (full, half)]
+    assert len(half) < len(full)
+    assert errors[0] < 5 < 50 < errors[1]
