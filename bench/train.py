@@ -97,8 +97,8 @@ def limit_step(model: str) -> Callable[[], object]:
     scale = torch.tensor(100.0)
 
     def turn() -> None:
-        loss = info_nce(*limit(frames.float() / 127.5 - 1, texts), scale)
-        loss.backward()
+        video, text = limit(frames.float() / 127.5 - 1, texts)
+        info_nce(video, text, scale).backward()
         limit.zero_grad(set_to_none=True)
 
     return turn
