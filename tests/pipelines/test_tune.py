@@ -14,7 +14,7 @@ import tiny_world
 from mlflow import MlflowClient
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-COMMAND = ["--task", tiny_world.TASK, "--method", "vop", "--trials", "5", "--search", "lr=1e-4..1e-2"]
+COMMAND = ["--task", tiny_world.TASK, "--method", "vop", "--trials", "4", "--search", "lr=1e-4..1e-2"]
 
 
 def start(root: Path) -> subprocess.Popen[str]:
@@ -22,7 +22,7 @@ def start(root: Path) -> subprocess.Popen[str]:
     environment = {**own, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(REPOSITORY / "pipelines" / "tune.py"), "--root", str(root), *COMMAND]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*command, "training.epochs=3"], cwd=root, env=environment, **pipes)  # type: ignore[call-overload,no-any-return]
+    return subprocess.Popen([*command, "training.epochs=2"], cwd=root, env=environment, **pipes)  # type: ignore[call-overload,no-any-return]
 
 
 def finished_trials(client: MlflowClient) -> dict[str, str]:
@@ -60,13 +60,13 @@ def test_a_killed_search_goes_on(tmp_path: Path) -> None:
     after = finished_trials(client)
     assert done.keys() <= after.keys()
     # One more run where a trial ended between Ray Tune's last record of its state and the kill.
-    assert len(set(after.values())) == 5 <= len(after) <= 5 + len(done)
+    assert len(set(after.values())) == 4 <= len(after) <= 4 + len(done)
 
     record = json.loads((tmp_path / "reports" / "tune" / f"{tiny_world.TASK}-vop-0.json").read_text())
-    assert len(record) == 5
-    assert record[0]["epoch"] == 3
+    assert len(record) == 4
+    assert record[0]["epoch"] == 2
     assert tiny_world.LR in [trial["overrides"]["methods.vop.lr"] for trial in record]
-    best = max(trial["figures"]["t2v_R@1"] for trial in record if trial["epoch"] == 3)
+    best = max(trial["figures"]["t2v_R@1"] for trial in record if trial["epoch"] == 2)
     assert record[0]["figures"]["t2v_R@1"] == best
     assert f"best: methods.vop.lr={record[0]['overrides']['methods.vop.lr']:.3g}" in out
 
@@ -78,5 +78,5 @@ def test_a_killed_search_goes_on(tmp_path: Path) -> None:
     for run in trials:
         # A trial that was cut off starts again in its own run.
         steps = {point.step for point in client.get_metric_history(run.info.run_id, "val_t2v_R1")}
-        assert steps in ({1}, {1, 2}, {1, 2, 3})
+        assert steps in ({1}, {1, 2})
         assert float(run.data.params["search.methods.vop.lr"]) > 0
