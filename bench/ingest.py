@@ -144,11 +144,11 @@ def isolated(decoder: str) -> Callable[[str], None]:
     return one
 
 
-def task_params(cpus: int = 1, shard: int = 128) -> config.Params:
+def task_params(cpus: int = 1, shard: int = 128, decoder: str = "auto") -> config.Params:
     """The project's settings with one task of 12 frames at 224."""
     params = config.load(ROOT / "params.yaml")
     task = config.Task(benchmark="table", root=f"data/{TASK}", frames=FRAMES, words=32, options={})
-    frames = replace(params.frames, size=SIZE, sampling="uniform", shard_videos=shard)
+    frames = replace(params.frames, size=SIZE, sampling="uniform", shard_videos=shard, decoder=decoder)
     ray = replace(params.ray, num_cpus=cpus)
     return replace(params, tasks={TASK: task}, frames=frames, ray=ray)
 
@@ -179,13 +179,13 @@ def copies(folder: Path, files: Sequence[str], count: int) -> Path:
     return folder
 
 
-def whole(root: Path, cpus: int, shard: int) -> Callable[[], object]:
+def whole(root: Path, cpus: int, shard: int, decoder: str) -> Callable[[], object]:
     """The whole ingest of a project, from nothing."""
 
     def turn() -> None:
         for folder in (".reeltune", "outputs"):
             shutil.rmtree(root / folder, ignore_errors=True)
-        ingest(root, TASK, task_params(cpus, shard))
+        ingest(root, TASK, task_params(cpus, shard, decoder))
 
     return turn
 
@@ -194,7 +194,7 @@ def prepare(name: str, arguments: dict[str, Any]) -> Callable[[], object]:
     """What one turn of candidate ``name`` does."""
     if name.startswith("ingest"):
         cpus = arguments.get("cpus", {}).get(name, 1)
-        return whole(Path(arguments["roots"][name]), cpus, arguments["shard"])
+        return whole(Path(arguments["roots"][name]), cpus, arguments["shard"], arguments["decoder"])
     files, one = arguments["files"], DECODE[name]()
 
     def turn() -> None:
@@ -204,7 +204,7 @@ def prepare(name: str, arguments: dict[str, Any]) -> Callable[[], object]:
     return turn
 
 
-def decode_names(wanted: Sequence[str] = tuple(DECODE)) -> list[str]:
+def runnable(wanted: Sequence[str]) -> list[str]:
     """Candidates that can run here."""
     import importlib.util
 
@@ -225,24 +225,26 @@ def table(title: str, times: dict[str, Times], per_turn: dict[str, int]) -> None
 
 def decode(files: list[str], rounds: int) -> None:
     """Loops, decoders, isolation."""
-    names = decode_names()
+    names = runnable([name for name in DECODE if name != GROUPS])
     times = interleaved.measure(__file__, names, rounds, {"files": files})
     table(f"decode, {len(files)} videos", times, dict.fromkeys(names, len(files)))
     ratios = [x / y for x, y in zip(times["auto isolated"].cpu, times["decord in process"].cpu, strict=True)]
     print(f"check and isolation: {statistics.median(ratios) - 1:+.1%} of decord in process")
 
 
-def ingest_whole(files: list[str], rounds: int, few: int = 128, count: int = 384) -> None:
+def ingest_whole(files: list[str], rounds: int, decoder: str, few: int = 128, count: int = 384) -> None:
     """The whole, all processes counted: what each video adds, and what the start costs once."""
     with tempfile.TemporaryDirectory(dir=Path(files[0]).parent) as folder:
         roots = {f"ingest {number}": str(copies(Path(folder) / str(number), files, number)) for number in (few, count)}
-        names = [*decode_names(list(DECODE)[:1]), "(c) every frame, none kept", *roots]
-        times = interleaved.measure(__file__, names, rounds, {"files": files, "roots": roots, "shard": few})
+        names = [*runnable(list(DECODE)[:1]), "(c) every frame, none kept", *roots]
+        times = interleaved.measure(
+            __file__, names, rounds, {"files": files, "roots": roots, "shard": few, "decoder": decoder}
+        )
     less, more = (times.pop(name).cpu for name in roots)
     gains = [big - small for small, big in zip(less, more, strict=True)]
     own = Times(cpu=gains)
     table(
-        f"ingest, what each video adds ({few} to {count} videos)",
+        f"ingest by {decoder}, what each video adds ({few} to {count} videos)",
         {**times, "ingest": own},
         {**dict.fromkeys(times, len(files)), "ingest": count - few},
     )
@@ -250,13 +252,13 @@ def ingest_whole(files: list[str], rounds: int, few: int = 128, count: int = 384
     print(f"start of Ray and its processes: {start:.1f} s of processor time, once")
 
 
-def scaling(files: list[str], rounds: int, few: int = 64, count: int = 256) -> None:
+def scaling(files: list[str], rounds: int, decoder: str, few: int = 64, count: int = 256) -> None:
     """Wall clock of decoding with one process and with two, without the start of Ray."""
     with tempfile.TemporaryDirectory(dir=Path(files[0]).parent) as folder:
         names = [f"ingest {number} by {cpus}" for number in (few, count) for cpus in (1, 2)]
         roots = {name: str(copies(Path(folder) / name, files, int(name.split()[1]))) for name in names}
         cpus = {name: int(name.split()[3]) for name in names}
-        arguments = {"files": files, "roots": roots, "cpus": cpus, "shard": few // 2}
+        arguments = {"files": files, "roots": roots, "cpus": cpus, "shard": few // 2, "decoder": decoder}
         times = interleaved.measure(__file__, names, rounds, arguments)
     wall = {name: statistics.median(own.wall) for name, own in times.items()}
     one, two = (wall[f"ingest {count} by {cpus}"] - wall[f"ingest {few} by {cpus}"] for cpus in (1, 2))
@@ -321,6 +323,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--rounds", type=int, default=5, help="counted turns of each candidate")
     parser.add_argument("--clips", type=Path, help="folder of MP4 files that are measured too")
+    parser.add_argument("--decoder", choices=["auto", "decord", "pyav"], default="auto", help="of the whole ingest")
     parser.add_argument("--generated", type=int, default=8, help="number of generated files")
     parser.add_argument("--minutes", type=int, default=60, help="length of the long file")
     parser.add_argument("--candidate", help=argparse.SUPPRESS)
@@ -340,9 +343,9 @@ def main() -> None:
         if "decode" in args.parts:
             decode(files, args.rounds)
         if "ingest" in args.parts:
-            ingest_whole(files, args.rounds)
+            ingest_whole(files, args.rounds, args.decoder)
         if "scaling" in args.parts:
-            scaling(files, args.rounds)
+            scaling(files, args.rounds, args.decoder)
         if "long" in args.parts:
             long(folder, args.rounds, args.minutes)
         if "read" in args.parts:
