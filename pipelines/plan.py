@@ -14,8 +14,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", choices=sorted(SOURCES), default="240p", help="of video")
     parser.add_argument("--seconds", type=float, default=15.0, help="mean length of a video")
     parser.add_argument("--frames", type=int, default=12, help="stored per video")
-    parser.add_argument("--size", type=int, choices=sorted({size for size, _ in KIB_PER_FRAME}), default=224)
-    parser.add_argument("--quality", type=int, choices=sorted({quality for _, quality in KIB_PER_FRAME}), default=95)
+    parser.add_argument("--quality", type=int, choices=sorted(KIB_PER_FRAME), default=95, help="of JPEGs at 224 px")
     parser.add_argument("--cores", type=int, nargs="+", default=[16, 256, 4096], help="one row each")
     parser.add_argument("--network", type=float, default=10.0, metavar="GBIT", help="Gbit/s for the videos, in all")
     parser.add_argument("--storage", type=float, default=500.0, metavar="MB", help="MB/s that the store takes, in all")
@@ -25,7 +24,7 @@ def body(stage: cli.Stage) -> None:
     """A table: a row per number of videos and of cores."""
     args = stage.args
     lines = [
-        f"{'videos':>14}{'cores':>7}{'core-hours':>12}{'hours':>10}  {'bound by':<11}{'read':>10}{'store':>10}"
+        f"{'videos':>14}{'cores':>7}{'core-hours':>12}{'takes':>10}  {'bound by':<11}{'read':>10}{'store':>10}"
         f"{'shards':>10}{'needs Gbit/s':>14}{'and MB/s':>10}"
     ]
     for videos in args.videos:
@@ -35,7 +34,6 @@ def body(stage: cli.Stage) -> None:
                 SOURCES[args.kind],
                 seconds=args.seconds,
                 frames=args.frames,
-                size=args.size,
                 quality=args.quality,
                 cores=cores,
                 network_gbit=args.network,
@@ -43,11 +41,15 @@ def body(stage: cli.Stage) -> None:
                 shard_videos=stage.params.frames.shard_videos,
             )
             lines.append(
-                f"{round(videos):>14,}{cores:>7}{found.core_hours:>12,.1f}{found.hours:>10,.2f}  {found.bound:<11}"
+                f"{round(videos):>14,}{cores:>7}{found.core_hours:>12,.1f}{_time(found.hours):>10}  {found.bound:<11}"
                 f"{_bytes(found.read_bytes):>10}{_bytes(found.store_bytes):>10}{found.shards:>10,}"
                 f"{found.network_gbit:>14.2f}{found.write_mb:>10.0f}"
             )
     cli.show("\n".join(lines))
+
+
+def _time(hours: float) -> str:
+    return f"{60 * hours:,.1f} min" if hours < 1 else f"{hours:,.1f} h" if hours < 48 else f"{hours / 24:,.1f} d"
 
 
 def _bytes(count: float) -> str:

@@ -17,25 +17,27 @@ class Source:
 
     Args:
         ms_per_second: processor milliseconds to decode a second of it, all frames.
+        ms_per_frame: to convert, resize and store one.
         longest_gap_seconds: between key frames; a frame of a long video costs half of it, not all before it.
         mbit_per_second: of the file.
     """
 
     ms_per_second: float
+    ms_per_frame: float
     longest_gap_seconds: float
     mbit_per_second: float
 
 
-# From `make bench-ingest`, see docs/ingest.md.
+# From `bench/ingest.py`, see docs/ingest.md: five clips of MSR-VTT (19.6 s on average, 0.35 Mbit/s, key frames up to
+# 10 s apart), and an hour of 1080p with a key frame every 2 s.
 SOURCES = {
-    "240p": Source(ms_per_second=4.6, longest_gap_seconds=10.0, mbit_per_second=0.4),
-    "1080p": Source(ms_per_second=100.0, longest_gap_seconds=2.0, mbit_per_second=5.0),
+    "240p": Source(ms_per_second=5.3, ms_per_frame=1.3, longest_gap_seconds=10.0, mbit_per_second=0.35),
+    "1080p": Source(ms_per_second=72.0, ms_per_frame=67.0, longest_gap_seconds=2.0, mbit_per_second=5.0),
 }
-# Beyond decoding: resize and JPEG of a frame; check, isolation, hash, Parquet and Ray per video.
-MS_PER_FRAME = {224: 1.2, 96: 0.8}
-MS_PER_VIDEO = 8.0
-# JPEG 4:4:4.
-KIB_PER_FRAME = {(224, 90): 13.3, (224, 95): 19.0, (96, 95): 4.0}
+# Check, isolation, hash, Parquet and Ray.
+MS_PER_VIDEO = 20.0
+# Stored, at 224 px, 4:4:4, by quality.
+KIB_PER_FRAME = {90: 13.3, 95: 19.0}
 # Wall clock that each start of Ray and its processes takes.
 START_SECONDS = 10.0
 
@@ -81,7 +83,6 @@ def plan(
     *,
     seconds: float,
     frames: int,
-    size: int,
     quality: int,
     cores: int,
     network_gbit: float,
@@ -95,17 +96,16 @@ def plan(
         source: of which kind.
         seconds: mean length.
         frames: T, stored per video.
-        size: short side of stored frames in pixels, a key of :data:`MS_PER_FRAME`.
-        quality: of JPEG; with ``size`` a key of :data:`KIB_PER_FRAME`.
+        quality: of JPEG, a key of :data:`KIB_PER_FRAME`; frames are 224 px high.
         cores: that decode.
         network_gbit: gigabits per second from where the videos are, for all cores together.
         write_mb: megabytes per second that the store's storage takes, for all cores together.
         shard_videos: videos per shard.
     """
-    each_ms = decode_ms(source, seconds, frames) + frames * MS_PER_FRAME[size] + MS_PER_VIDEO
+    each_ms = decode_ms(source, seconds, frames) + frames * source.ms_per_frame + MS_PER_VIDEO
     core_seconds = videos * each_ms / 1000
     read = videos * seconds * source.mbit_per_second * 1e6 / 8
-    stored = videos * frames * KIB_PER_FRAME[size, quality] * 1024
+    stored = videos * frames * KIB_PER_FRAME[quality] * 1024
     takes = {
         "processors": START_SECONDS + core_seconds / cores,
         "network": read * 8 / (network_gbit * 1e9),

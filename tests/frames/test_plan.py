@@ -8,24 +8,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.frames.plan import KIB_PER_FRAME, MS_PER_FRAME, MS_PER_VIDEO, SOURCES, Plan, Source, decode_ms, plan
+from components.frames.plan import KIB_PER_FRAME, MS_PER_VIDEO, SOURCES, Plan, Source, decode_ms, plan
 
-SOURCE = Source(ms_per_second=10.0, longest_gap_seconds=4.0, mbit_per_second=8.0)
+SOURCE = Source(ms_per_second=10.0, ms_per_frame=2.0, longest_gap_seconds=4.0, mbit_per_second=8.0)
 WIDE = {"network_gbit": 1e9, "write_mb": 1e12}
 
 
 def made(videos: int = 1000, cores: int = 4, **limits: float) -> Plan:
-    rest = {"seconds": 20.0, "frames": 12, "size": 224, "quality": 95, "shard_videos": 128}
+    rest = {"seconds": 20.0, "frames": 12, "quality": 95, "shard_videos": 128}
     return plan(videos, SOURCE, cores=cores, **rest, **{**WIDE, **limits})  # type: ignore[arg-type]
 
 
 def test_a_video_costs_its_decoding_its_frames_and_what_comes_with_it() -> None:
     found = made()
-    each = 20 * 10 + 12 * MS_PER_FRAME[224] + MS_PER_VIDEO
+    each = 20 * 10 + 12 * 2 + MS_PER_VIDEO
     assert found.core_hours == pytest.approx(1000 * each / 1000 / 3600)
     assert found.bound == "processors"
     assert found.read_bytes == pytest.approx(1000 * 20 * 1e6)
-    assert found.store_bytes == pytest.approx(1000 * 12 * KIB_PER_FRAME[224, 95] * 1024)
+    assert found.store_bytes == pytest.approx(1000 * 12 * KIB_PER_FRAME[95] * 1024)
     assert found.shards == 8
     # What the cores take in and give out at full speed.
     assert found.network_gbit == pytest.approx(4 / (each / 1000) * 20 * 8e6 / 1e9)
@@ -51,5 +51,4 @@ def test_more_cores_never_take_longer_and_more_videos_never_less(videos: int, co
 
 
 def test_sources_are_complete() -> None:
-    assert {size for size, _ in KIB_PER_FRAME} == set(MS_PER_FRAME)
     assert all(min(dataclasses.astuple(source)) > 0 for source in SOURCES.values())
