@@ -67,6 +67,8 @@ bench-ingest: env ## cost of ingest against OpenCV, decord and PyAV in plain loo
 
 bench-train: env ## time and memory of a training step against open_clip's frozen towers
 	python bench/train.py
+	dvc repro ingest
+	python bench/workers.py
 
 clean: ## removes all outputs, keeps the environment
 	rm -rf data outputs reports .reeltune mlflow.db* mlartifacts
