@@ -17,16 +17,16 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
 from components import config
 from components.training.checkpoint import Checkpoints
 from components.training.job import Job
-from components.training.loop import Log, fit
+from components.training.loop import LOG_EVERY, Log, fit
 
 ROOT = Path(__file__).resolve().parents[1]
 TASK, METHOD = "shapes-clips", "mv_adapter"
@@ -41,7 +41,7 @@ def borrow(folder: Path) -> None:
 
 def train(workers: int, epochs: int) -> dict[str, float]:
     """The figures of a training whose processes have ``workers`` cores."""
-    with tempfile.TemporaryDirectory() as name:
+    with TemporaryDirectory() as name:
         root = Path(name)
         borrow(root)
         command = [sys.executable, str(ROOT / "pipelines" / "train.py"), "--root", name, "--task", TASK]
@@ -75,8 +75,8 @@ def stopper(after: int) -> Log:
     return log
 
 
-def resume(epochs: int) -> tuple[float, float]:
-    """Seconds that a stop in the middle of the second epoch costs, and seconds of an epoch."""
+def resume(epochs: int) -> tuple[float, float, float]:
+    """Seconds that a stop in the second epoch costs, of a start before its first step, and of an epoch."""
     params = config.load(ROOT / "params.yaml")
     settings = dataclasses.replace(params.training, epochs=epochs, workers=1)
     job = Job(ROOT, TASK, METHOD, 0, dataclasses.replace(params, training=settings))
@@ -88,10 +88,12 @@ def resume(epochs: int) -> tuple[float, float]:
             fit(method, store, settings, 0, checkpoints=Checkpoints(folder, keep=2), log=log)
         return time.perf_counter() - started
 
-    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-        whole = run(one, None)
-        steps = len(job.store().ids("train")) // settings.batch_size
-        return run(other, stopper(steps * 3 // 2)) + run(other, None) - whole, whole / epochs
+    steps = len(job.store().ids("train")) // settings.batch_size
+    with TemporaryDirectory() as one, TemporaryDirectory() as other, TemporaryDirectory() as third:
+        whole, few = run(one, None), run(third, stopper(LOG_EVERY))
+        epoch = (whole - few) / (steps * epochs - LOG_EVERY) * steps
+        start = few - epoch * LOG_EVERY / steps
+        return run(other, stopper(steps * 3 // 2)) + run(other, None) - whole, start, epoch
 
 
 def main() -> None:
@@ -105,8 +107,9 @@ def main() -> None:
         rate, waits = record["samples_per_second"], record["data_wait_share"]
         print(f"{workers} workers: {rate:.0f} videos/s, {waits:.1%} of the time waiting for data", flush=True)
     print(f"ratio {records[2]['samples_per_second'] / records[1]['samples_per_second']:.2f}")
-    cost, epoch = resume(args.epochs)
-    print(f"resume: {cost:.2f} s beyond the undisturbed training, {cost / epoch:.2f} of an epoch")
+    cost, start, epoch = resume(args.epochs)
+    lost = (cost - start) / epoch
+    print(f"resume: {cost:.1f} s beyond the undisturbed training: {start:.1f} s of start, {lost:.2f} of an epoch")
 
 
 if __name__ == "__main__":
