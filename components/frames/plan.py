@@ -106,13 +106,16 @@ def plan(
     core_seconds = videos * each_ms / 1000
     read = videos * seconds * source.mbit_per_second * 1e6 / 8
     stored = videos * frames * KIB_PER_FRAME[quality] * 1024
+    shards = -(-videos // shard_videos)
+    # A core works on a whole shard.
+    busy = min(cores, shards)
     takes = {
-        "processors": START_SECONDS + core_seconds / cores,
+        "processors": START_SECONDS + core_seconds / busy,
         "network": read * 8 / (network_gbit * 1e9),
         "storage": stored / (write_mb * 1e6),
     }
     bound = max(takes, key=lambda name: takes[name])
-    rate = cores * 1000 / each_ms  # videos per second
+    rate = busy * 1000 / each_ms  # videos per second
     return Plan(
         core_hours=core_seconds / 3600,
         hours=takes[bound] / 3600,
@@ -121,5 +124,5 @@ def plan(
         store_bytes=stored,
         network_gbit=rate * read / videos * 8 / 1e9,
         write_mb=rate * stored / videos / 1e6,
-        shards=-(-videos // shard_videos),
+        shards=shards,
     )

@@ -31,6 +31,10 @@ def test_a_video_costs_its_decoding_its_frames_and_what_comes_with_it() -> None:
     assert found.network_gbit == pytest.approx(4 / (each / 1000) * 20 * 8e6 / 1e9)
 
 
+def test_cores_without_a_shard_do_not_help() -> None:
+    assert made(cores=8).hours == made(cores=800).hours < made(cores=4).hours
+
+
 def test_long_videos_cost_groups_of_pictures_not_their_length() -> None:
     assert decode_ms(SOURCE, 20, 12) == 200
     assert decode_ms(SOURCE, 3600, 12) == 12 * 2 * 10
