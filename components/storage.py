@@ -226,10 +226,30 @@ def atomic_file(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a whole file at once."""
-    with atomic_file(path) as aside:
-        aside.write_bytes(content)
+def write_bytes(location: Location, content: bytes) -> None:
+    """Writes a whole file at once: by a rename on a local file system, as one object elsewhere.
+
+    Raises:
+        OSError: the storage does not take it.
+    """
+    files, path = filesystem(location)
+    if isinstance(files, fs.LocalFileSystem):
+        with atomic_file(Path(path)) as aside:
+            aside.write_bytes(content)
+        return
+    with files.open_output_stream(path) as stream:
+        stream.write(content)
+
+
+def delete_folder(location: Location) -> None:
+    """Deletes a folder and what is in it, if it is there.
+
+    Raises:
+        OSError: the storage refuses.
+    """
+    files, path = filesystem(location)
+    if files.get_file_info(path).type != fs.FileType.NotFound:
+        files.delete_dir(path)
 
 
 def publish_folder(source: Path, target: Path) -> None:

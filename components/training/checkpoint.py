@@ -13,11 +13,9 @@ import io
 import logging
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from pyarrow import fs
 from torch import Tensor
 
 from components import storage
@@ -55,7 +53,7 @@ class Checkpoints:
         # PyTorch itself would take changed bytes for numbers.
         content.write(hashlib.sha256(content.getbuffer()).digest())
         try:
-            put(self.path(step), content.getvalue())
+            storage.write_bytes(self.path(step), content.getvalue())
             others = [other for other in self.steps() if other != step]
             older = [other for other in others if other < step]
             for other in {*others} - {*older[: self.keep - 1]}:
@@ -102,7 +100,7 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Deletes the folder."""
-        remove_folder(self.folder)
+        storage.delete_folder(self.folder)
 
     def path(self, step: int) -> str:
         """Where the checkpoint of ``step`` lies."""
@@ -143,20 +141,3 @@ def check_state(
             # A parameter without any gradient so far has none.
             if moments and any(moments[name].shape != parameter.shape for name in ("exp_avg", "exp_avg_sq")):
                 raise ValueError(f"the optimiser's moments of parameter {number} have another shape")
-
-
-def put(location: storage.Location, content: bytes) -> None:
-    """Writes a whole file: on a local file system by renaming, on an object store as one object, both at once."""
-    files, path = storage.filesystem(location)
-    if isinstance(files, fs.LocalFileSystem):
-        storage.write_bytes(Path(path), content)
-        return
-    with files.open_output_stream(path) as stream:
-        stream.write(content)
-
-
-def remove_folder(location: storage.Location) -> None:
-    """Deletes a folder and what is in it, if it is there."""
-    files, path = storage.filesystem(location)
-    if files.get_file_info(path).type != fs.FileType.NotFound:
-        files.delete_dir(path)

@@ -23,7 +23,6 @@ from components import storage
 from components.adapters.card import read_card
 from components.cluster import ray_session
 from components.errors import ReelTuneError, TrainingError
-from components.training.checkpoint import remove_folder
 from components.training.job import DEFAULT_STORAGE, Job, Plan, run
 from components.training.loop import Log, Validate
 from components.training.progress import Mailbox, ProgressFollower, ProgressWriter
@@ -82,7 +81,7 @@ def train(job: Job, plan: Plan, validate: Validate, log: Log, extra: dict[str, A
         storage.write_bytes(adapter / name, storage.read_bytes(storage.join(folder, "adapter", name)))
     record = _record(job, plan, adapter, outcome, time.perf_counter() - started, extra or {})
     storage.publish_folder(adapter, job.adapter_folder)
-    remove_folder(folder)
+    storage.delete_folder(folder)
     # Those of other settings too, but only the project's own: elsewhere they may be somebody's.
     for left_over in local.glob(f"{job.name}-{'[0-9a-f]' * 12}"):
         shutil.rmtree(left_over)
@@ -165,7 +164,7 @@ def _fit(job: Job, plan: Plan, validate: Validate, mailbox: Any) -> dict[str, An
             cure="run it again: it continues from the last checkpoint",
         ) from error
     finally:
-        remove_folder(rays_own)
+        storage.delete_folder(rays_own)
     return {**result.return_value, "workers": workers}
 
 

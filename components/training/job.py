@@ -18,7 +18,7 @@ from components.backbones.clip import load_backbone, parameter_total
 from components.frames.store import FrameStore
 from components.methods.base import Method, build
 from components.methods.code import code_hash
-from components.training.checkpoint import Checkpoints, put
+from components.training.checkpoint import Checkpoints
 from components.training.collective import rank_and_world
 from components.training.loader import training_videos
 from components.training.loop import Log, Result, Validate, fit
@@ -185,7 +185,7 @@ def run(
         with tempfile.TemporaryDirectory() as aside:
             save_adapter(Path(aside), method, task=job.task, provenance=plan.came_from, label=job.method, extra=extra)
             for file in Path(aside).iterdir():
-                put(storage.join(folder, "adapter", file.name), file.read_bytes())
+                storage.upload(file, storage.join(folder, "adapter", file.name))
     return _figures(method, result, total)
 
 
