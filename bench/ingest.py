@@ -19,7 +19,6 @@ first where given. Candidates take turns in processes of their own; medians are 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import struct
@@ -326,12 +325,7 @@ def main() -> None:
     parser.add_argument("--decoder", choices=["auto", "decord", "pyav"], default="auto", help="of the whole ingest")
     parser.add_argument("--generated", type=int, default=8, help="number of generated files")
     parser.add_argument("--minutes", type=int, default=60, help="length of the long file")
-    parser.add_argument("--candidate", help=argparse.SUPPRESS)
-    parser.add_argument("--arguments", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.candidate:
-        interleaved.serve(lambda: prepare(args.candidate, json.loads(args.arguments)))
-        return
+    args = interleaved.arguments(parser, prepare)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = []

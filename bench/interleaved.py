@@ -1,10 +1,11 @@
 """Candidates in processes of their own that take turns, so that a busy minute of the machine befalls all alike.
 
-A benchmark script calls :func:`serve` when it is started with ``--candidate``, and :func:`measure` otherwise.
+A benchmark script calls :func:`arguments` first, then :func:`measure`, which starts it again for each candidate.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -23,8 +24,8 @@ import psutil
 # Between two looks at the processes below: what one uses after the last look at it is lost.
 LOOK_SECONDS = 0.2
 
-# Prepares a candidate and returns what one turn does.
-Prepare = Callable[[], Callable[[], object]]
+# What a candidate does once.
+Turn = Callable[[], object]
 
 
 @dataclass
@@ -93,7 +94,23 @@ def _peak_mib() -> float:
         return next(int(line.split()[1]) for line in stream if line.startswith("VmHWM:")) / 1024
 
 
-def serve(prepare: Prepare) -> None:
+def arguments(parser: argparse.ArgumentParser, prepare: Callable[[str, dict[str, Any]], Turn]) -> argparse.Namespace:
+    """The command line of a benchmark; a process that :func:`measure` started serves its candidate and ends here.
+
+    Args:
+        parser: with the benchmark's own arguments.
+        prepare: name of a candidate and the arguments of :func:`measure` to what one turn does.
+    """
+    parser.add_argument("--candidate", help=argparse.SUPPRESS)
+    parser.add_argument("--arguments", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.candidate:
+        serve(lambda: prepare(args.candidate, json.loads(args.arguments)))
+        sys.exit()
+    return args
+
+
+def serve(prepare: Callable[[], Turn]) -> None:
     """Takes a turn for each line on standard input, and answers with its figures as JSON."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     # What a library prints must not come between the answers.
@@ -114,7 +131,7 @@ def measure(script: str, candidates: Sequence[str], rounds: int, arguments: Mapp
     """Turns of all candidates, in random order within each round; a first round warms up and is not counted.
 
     Args:
-        script: calls :func:`serve` when started with ``--candidate <name> --arguments <JSON>``.
+        script: begins with :func:`arguments`.
         candidates: names.
         rounds: counted turns of each.
         arguments: passed on as JSON.

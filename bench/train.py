@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -226,12 +225,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=list(BATCH), default=list(BATCH))
     parser.add_argument("--rounds", type=int, default=5, help="counted turns of each candidate")
     parser.add_argument("--videos", type=int, default=64, help="of the evaluated split")
-    parser.add_argument("--candidate", help=argparse.SUPPRESS)
-    parser.add_argument("--arguments", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.candidate:
-        interleaved.serve(lambda: prepare(args.candidate, json.loads(args.arguments)))
-        return
+    args = interleaved.arguments(parser, prepare)
     for model in args.models:
         if "step" in args.parts:
             step(model, args.rounds)

@@ -1,1 +1,18 @@
-"""Stands here so that pytest puts this folder on the import path, for the helpers that the tests share."""
+"""Fixtures that parts share; stands here so that pytest also puts this folder on the import path, for the helpers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """PyTorch with one thread: how products are cut among threads decides about their rounding."""
+    import torch  # most tests start faster without it
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

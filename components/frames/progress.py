@@ -15,8 +15,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -167,9 +167,7 @@ class Watch:
     def count(self) -> Count:
         """Videos of finished shards and of those in work."""
         with self._lock:
-            for _, lines in in_work(self._progress_folder):
-                self._report(lines)
-            found = with_work(self._whole, self._progress_folder)
+            found = with_work(self._whole, self._report(in_work(self._progress_folder)))
         found.seconds = time.monotonic() - self._start
         return found
 
@@ -195,18 +193,16 @@ class Watch:
             log.info("%s", text)
 
 
-def in_work(progress_folder: Path) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
-    """The files of shards in work, and their lines."""
-    for file in sorted(progress_folder.glob("*.jsonl")):
-        yield file, read_lines(file)
+def in_work(progress_folder: Path) -> list[dict[str, Any]]:
+    """The lines of all shards in work."""
+    return [line for file in sorted(progress_folder.glob("*.jsonl")) for line in read_lines(file)]
 
 
-def with_work(whole: Count, progress_folder: Path) -> Count:
-    """``whole`` and the videos of the shards in work."""
-    found = Count(whole.total, whole.found, whole.tried, whole.reused, Counter(whole.failed), whole.seconds)
-    for _, lines in in_work(progress_folder):
-        for line in lines:
-            found.add(line)
+def with_work(whole: Count, lines: Iterable[Mapping[str, Any]]) -> Count:
+    """``whole`` and the videos of ``lines``."""
+    found = replace(whole, failed=Counter(whole.failed))
+    for line in lines:
+        found.add(line)
     return found
 
 
@@ -240,7 +236,7 @@ def status(task_folder: Path) -> str:
             count.failed[event["reason"]] += 1
     state = last["event"] if last["event"] in ("finished", "failed", "interrupted") else _is_running(first)
     failed = Counter(count.failed)
-    count = with_work(count, task_folder / first["state"] / "progress")
+    count = with_work(count, in_work(task_folder / first["state"] / "progress"))
     count.failed = failed  # those in work are in the log too
     count.seconds = (time.time() if state.startswith("running") else last["seconds"]) - begun
     lines = [f"{task_folder.name}: {state}; {count.text()}", f"  last event: {last['event']} at {last['time']}"]

@@ -12,8 +12,9 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -287,23 +288,18 @@ class _Reporting:
     """Validation that also tells Ray Tune, which may end the trial here."""
 
     validate: Validate
+    epochs: Iterator[int] = field(default_factory=lambda: count(1))
 
     def __call__(self, method: Method, store: FrameStore, reader: FrameReader) -> dict[str, float]:
-        figures = self.validate(method, store, reader)
-        _count[0] += 1
         from ray import tune
 
-        tune.report({**figures, "epoch": _count[0]})
+        figures = self.validate(method, store, reader)
+        tune.report({**figures, "epoch": next(self.epochs)})
         return figures
-
-
-# Epochs measured in this process, which runs one trial.
-_count = [0]
 
 
 def _train_once(values: dict[str, Any], plan: Search, validate: Validate) -> None:
     """What Ray Tune runs in a process of its own."""
-    _count[0] = 0
     # As JSON, since a float's own text may lack the point that YAML 1.2 asks of a number.
     overrides = [*plan.overrides, *(f"{key}={json.dumps(value)}" for key, value in values.items())]
     params = config.load(plan.job.root / "params.yaml", overrides)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from components.training.checkpoint import Checkpoints
 from components.training.loop import Result, fit
 from components.training.reader import FrameReader
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 VALIDATION = Validation(batch_size=5)
 
 
@@ -32,14 +32,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
     tiny_world.write_project(folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make(root: Path, name: str = "mv_adapter", seed: int = 0, **changes: Any) -> Method:

@@ -27,6 +27,7 @@ from components.training.loss import multi_positive_nce
 from components.training.reader import FrameReader
 from components.training.step import StepGradients
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SEED = 5
 Gradients = dict[str, Tensor]
 
@@ -36,14 +37,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
     tiny_world.write_project(folder, train=14)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make(root: Path, name: str, **changes: Any) -> Method:
