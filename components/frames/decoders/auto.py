@@ -1,4 +1,4 @@
-"""The decoder that fits the file: decord for plain short ones, PyAV for all others.
+"""The decoder that fits the file: decord for plain ones, PyAV for all others and for those that cost it less.
 
 decord answers wrongly, or never, for ordinary files whose packets are not plain: hidden frames before a cut (edit
 lists), AVI, transport and program streams, ASF, open groups of pictures, negative or doubled times. The packets tell
@@ -31,7 +31,7 @@ PLAIN_PIXELS = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj44
 # Below it decord fails on some widths: its rows are padded.
 LEAST_WIDTH = 96
 # Beyond either PyAV is the cheaper one, in long files by a third, and needs a quarter of the memory for HD: decord
-# converts every frame that it decodes to RGB, PyAV the wanted ones. Below it they are within an eighth of each other.
+# converts every frame that it decodes to RGB, PyAV the wanted ones.
 MOST_PIXELS = 640 * 480
 MOST_FRAMES = 1500
 FALL_BACK_REASONS = ("unreadable", "no_video_stream", "no_frames", "decode_error")
@@ -57,8 +57,14 @@ def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
 
         if not HAS_DECORD or why_not_plain(table) is not None:
             return by_pyav()
-        small = table.width * table.height <= MOST_PIXELS and len(table.packets) <= MOST_FRAMES
-        return _first_of(by_decord, by_pyav) if small else _first_of(by_pyav, by_decord)
+        return _first_of(by_pyav, by_decord) if costs_pyav_less(table) else _first_of(by_decord, by_pyav)
+
+
+def costs_pyav_less(table: PacketTable) -> bool:
+    """Whether a plain file is long, large, or has B-frames that PyAV need not decode; else both cost about the same."""
+    if table.width * table.height > MOST_PIXELS or len(table.packets) > MOST_FRAMES:
+        return True
+    return table.reordered and table.codec in pyav.SKIPPING_CODECS
 
 
 def why_not_plain(table: PacketTable) -> str | None:

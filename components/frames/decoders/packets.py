@@ -11,6 +11,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import NamedTuple
 
 import av
@@ -117,6 +118,12 @@ class PacketTable:
             return False
         shown = [packet.pts for packet in self.packets if not packet.hidden]
         return None not in shown and len(set(shown)) == len(shown)
+
+    @functools.cached_property
+    def reordered(self) -> bool:
+        """Whether some frames are decoded after others that are shown later, as B-frames are."""
+        times = [packet.pts for packet in self.packets if packet.pts is not None]
+        return any(late > early for late, early in pairwise(times))
 
     @functools.cached_property
     def timeline(self) -> Timeline:
