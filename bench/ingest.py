@@ -4,7 +4,8 @@
 
 decode   12 frames at 224: (a) OpenCV seeking to every second, as the extractor of the CLIP4Clip family does, with its
          resize; (b) decord in a loop; (c) PyAV decoding every frame and keeping none, the limit where key frames are
-         rare; against the project's decoders, resize and JPEG in this process, and the same in an isolated one
+         rare; against the packet check alone, and the project's decoders, resize and JPEG in this process, and the
+         same in an isolated one
 ingest   the whole of `pipelines/ingest.py`, all processes counted: what a video adds, and the start of Ray apart
 long     an hour of 1080p with a key frame every two seconds, 12 frames, against (d) decoding no more than the groups of
          pictures that hold them
@@ -38,7 +39,8 @@ from interleaved import Times
 from PIL import Image
 
 from components import config
-from components.frames.decoders import DECODERS
+from components.frames.decoders import DECODERS, auto
+from components.frames.decoders.packets import open_video, read_packets
 from components.frames.ingest import ingest, read_settings
 from components.frames.isolation import DecodeProcess
 from components.frames.jpeg import decode_frames, encode_frames
@@ -152,13 +154,23 @@ def task_params(cpus: int = 1, shard: int = 128, decoder: str = "auto") -> confi
     return replace(params, tasks={TASK: task}, frames=frames, ray=ray)
 
 
+def check(path: str) -> None:
+    """Reads the packets, by which ``auto`` chooses."""
+    with open_video(path) as (container, stream):
+        auto.costs_pyav_less(table := read_packets(container, stream))
+        auto.why_not_plain(table)
+
+
 GROUPS = "(d) groups of pictures"
+# A turn reads each file so many times: the kernel counts processor time in hundredths of a second.
+REPEATS = 4
 
 DECODE: dict[str, Callable[[], Callable[[str], None]]] = {
     "(a) opencv, every second": lambda: opencv_seconds,
     "(b) decord": lambda: plain_decord,
     "(c) every frame, none kept": lambda: every_frame,
     GROUPS: lambda: groups_of_pictures,
+    "packet check": lambda: check,
     "decord in process": lambda: in_process("decord"),
     "pyav in process": lambda: in_process("pyav"),
     "auto in process": lambda: in_process("auto"),
@@ -225,10 +237,11 @@ def table(title: str, times: dict[str, Times], per_turn: dict[str, int]) -> None
 def decode(files: list[str], rounds: int) -> None:
     """Loops, decoders, isolation."""
     names = runnable([name for name in DECODE if name != GROUPS])
-    times = interleaved.measure(__file__, names, rounds, {"files": files})
-    table(f"decode, {len(files)} videos", times, dict.fromkeys(names, len(files)))
-    ratios = [x / y for x, y in zip(times["auto isolated"].cpu, times["decord in process"].cpu, strict=True)]
-    print(f"check and isolation: {statistics.median(ratios) - 1:+.1%} of decord in process")
+    times = interleaved.measure(__file__, names, rounds, {"files": REPEATS * files})
+    table(f"decode, {len(files)} videos", times, dict.fromkeys(names, REPEATS * len(files)))
+    checks, inside, apart = (times[name].cpu for name in ("packet check", "auto in process", "auto isolated"))
+    shares = [(one + three - two) / (two - one) for one, two, three in zip(checks, inside, apart, strict=True)]
+    print(f"check and isolation: {statistics.median(shares):.1%} of auto in process without the check")
 
 
 def ingest_whole(files: list[str], rounds: int, decoder: str, few: int = 128, count: int = 384) -> None:

@@ -163,7 +163,7 @@ def make_all(
     seconds = 0.0
     if todo:
         log.info("%s: %d of %d shards to make", manifest.task, len(todo), len(shards))
-        with DecodeProcess(settings.recipe, settings.time_limit_seconds, settings.memory_limit_mib) as trial:
+        with settings.process() as trial:
             trial.start()  # a decoder that does not load is better known before Ray is there
         state.set_aside(todo)
         known = reuse.write_index(state.index, state.earlier(), settings.limits())
@@ -220,9 +220,15 @@ def _shard_task(row: dict[str, Any], state: WorkingState, settings: Settings, re
     if done is None or not done.is_complete:
         earlier = reuse.Earlier(state.index, settings.recipe.sampling) if reuses else None
         with progress.Notes(state.progress_file(shard.number)) as note:
-            done = make_shard(shard, state.root, state.store, settings, earlier, note)
+            done = make_shard(shard, state.root, state.store, settings, _kept_process(settings), earlier, note)
         state.finish(done)
     return {"number": done.number, "seconds": done.seconds}
+
+
+@functools.lru_cache(maxsize=1)
+def _kept_process(settings: Settings) -> DecodeProcess:
+    """Of this worker process, from shard to shard: it ends with the worker, which serves one run only."""
+    return settings.process()
 
 
 def _expect(state: WorkingState, shard: Shard, done: DoneShard | None) -> DoneShard:

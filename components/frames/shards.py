@@ -37,6 +37,10 @@ class Settings:
         flat = asdict(self)
         return {**flat.pop("recipe"), **flat}
 
+    def process(self) -> DecodeProcess:
+        """Decodes under these settings."""
+        return DecodeProcess(self.recipe, self.time_limit_seconds, self.memory_limit_mib)
+
     def limits(self) -> dict[str, float]:
         """What decides beside the file whether a video fails: under other limits such failures are tried again."""
         return {"time_limit_seconds": self.time_limit_seconds, "memory_limit_mib": self.memory_limit_mib}
@@ -134,6 +138,7 @@ def make_shard(
     root: Path,
     folder: Path,
     settings: Settings,
+    process: DecodeProcess,
     earlier: Earlier | None = None,
     note: Note = lambda row, reused: None,
 ) -> DoneShard:
@@ -144,6 +149,7 @@ def make_shard(
         root: the project's folder.
         folder: of the shard.
         settings: how.
+        process: of these settings; stays open.
         earlier: rows that need not be decoded again.
         note: told of every video.
 
@@ -155,10 +161,7 @@ def make_shard(
     origins: list[Origin] = []
     tried = 0
     file = folder / schema.shard_name(shard.number)
-    with (
-        DecodeProcess(settings.recipe, settings.time_limit_seconds, settings.memory_limit_mib) as process,
-        shard_writer(file, settings.row_group_videos) as writer,
-    ):
+    with shard_writer(file, settings.row_group_videos) as writer:
         for video in shard.videos:
             outcome, origin, reused = _frames_of(video, root, process, earlier)
             ledger.append(_ledger_row(video, outcome, settings.decoder, shard.number, writer.rows))

@@ -47,7 +47,8 @@ def test_every_file_ends_as_its_family_does(family: str, cases: list[Case], by_a
 def test_every_file_is_a_row_of_the_ledger(cases: list[Case], tmp_path: Path) -> None:
     videos = tuple(Video(f"v{k}", str(case.path), "test", ("c",)) for k, case in enumerate(cases))
     settings = Settings(recipe(DECODERS.target("auto")), "auto", len(cases), 8, 60.0, 4096)
-    done = make_shard(Shard(0, videos), tmp_path, tmp_path, settings)
+    with settings.process() as process:
+        done = make_shard(Shard(0, videos), tmp_path, tmp_path, settings, process)
     table = pa.Table.from_pylist(done.ledger, schema=schema.LEDGER_SCHEMA)
     assert table["video_id"].to_pylist() == [video.video_id for video in videos]
     for row in table.to_pylist():

@@ -56,14 +56,14 @@ def root(tmp_path: Path, videos: Path) -> Path:
 def run(root: Path, manifest: Manifest, settings: Settings) -> Path:
     """All of ingest but Ray: what is not finished is made; the folder of the whole store."""
     state = WorkingState(root, manifest, settings)
-    with state.locked():
+    with state.locked(), settings.process() as process:
         shards = plan_shards(manifest, settings.shard_videos)
         todo = [shard for shard in shards if (done := state.done(shard)) is None or not done.is_complete]
         state.set_aside(todo)
         known = reuse.write_index(state.index, state.earlier(), settings.limits())
         earlier = reuse.Earlier(state.index, settings.recipe.sampling) if known else None
         for shard in todo:
-            state.finish(make_shard(shard, root, state.store, settings, earlier))
+            state.finish(make_shard(shard, root, state.store, settings, process, earlier))
         records = [done for shard in shards if (done := state.done(shard)) is not None]
         assert len(records) == len(shards)
         write_store(state.store, manifest, settings, records, flat_ledger(records, manifest))

@@ -27,9 +27,10 @@ def parts(tmp_path: Path) -> tuple[WorkingState, Manifest, Settings, list[Shard]
     settings = read_settings(params.task("small"), params.frames)
     state = WorkingState(tmp_path, manifest, settings)
     shards = plan_shards(manifest, settings.shard_videos)
-    with state.locked():
+    with state.locked(), settings.process() as process:
         for shard in shards:
-            state.finish(make_shard(shard, tmp_path, state.store, settings))
+            state.finish(make_shard(shard, tmp_path, state.store, settings, process))
+        assert process.starts == 1
     return state, manifest, settings, shards
 
 
@@ -51,7 +52,8 @@ def test_changed_new_and_removed_videos_undo_their_shards(
     write_mp4(videos / "video2.mp4", frames=40)
     (videos / "video3.mp4").unlink()
     assert finished(state, shards) == [0, 3]
-    state.finish(make_shard(shards[2], tmp_path, state.store, settings))
+    with settings.process() as process:
+        state.finish(make_shard(shards[2], tmp_path, state.store, settings, process))
     assert finished(state, shards) == [0, 2, 3]
     write_mp4(videos / "video3.mp4")
     assert finished(state, shards) == [0, 3]

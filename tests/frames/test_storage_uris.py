@@ -145,8 +145,8 @@ def test_a_storage_that_does_not_answer_is_a_reason_of_its_own(
     settings = read_settings(params.task("small"), params.frames)
     videos = (Video("good", place, "train", ()), Video("away", nobody, "train", ()))
     notes = tmp_path / "notes.jsonl"
-    with Notes(notes) as note:
-        done = make_shard(Shard(0, videos), tmp_path, tmp_path / "out", settings, note=note)
+    with Notes(notes) as note, settings.process() as process:
+        done = make_shard(Shard(0, videos), tmp_path, tmp_path / "out", settings, process, note=note)
     assert [(row["reason"], row["detail"]) for row in done.ledger] == [("", ""), ("not_fetched", "OSError")]
     assert not done.is_complete
     assert [json.loads(line)["reason"] for line in notes.read_text().splitlines()] == ["", "not_fetched"]
