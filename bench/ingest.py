@@ -264,7 +264,7 @@ def ingest_whole(files: list[str], rounds: int, decoder: str, few: int = 128, co
     print(f"start of Ray and its processes: {start:.1f} s of processor time, once")
 
 
-def scaling(files: list[str], rounds: int, decoder: str, few: int = 64, count: int = 256) -> None:
+def scaling(files: list[str], rounds: int, decoder: str, few: int = 256, count: int = 768) -> None:
     """Wall clock of decoding with one process and with two, without the start of Ray."""
     with tempfile.TemporaryDirectory(dir=Path(files[0]).parent) as folder:
         names = [f"ingest {number} by {cpus}" for number in (few, count) for cpus in (1, 2)]

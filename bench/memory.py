@@ -1,0 +1,75 @@
+"""Most memory that each kind of process of an ingest ever holds.
+
+    python bench/memory.py [--videos 100000] [--shard 500] [--cpus 2]
+
+The videos are copies of one of a second (96 x 96), no two of the same content: what is tried is the length of the
+manifest, the number of shards and the time that processes live. Resident memory, looked at twice a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import psutil
+from ingest import TASK, copies, task_params, write_video
+
+from components.frames import child
+from components.frames.ingest import ingest
+
+LOOK_SECONDS = 0.5
+
+
+class Peaks(threading.Thread):
+    """The most resident MiB of one process of each kind, from now on."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.mib: dict[str, float] = defaultdict(float)
+
+    def run(self) -> None:
+        while True:
+            own = psutil.Process()
+            for process in [own, *own.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):  # it ended just now
+                    kind = _kind(process, own.pid)
+                    self.mib[kind] = max(self.mib[kind], process.memory_info().rss / 2**20)
+            time.sleep(LOOK_SECONDS)
+
+
+def _kind(process: psutil.Process, driver: int) -> str:
+    if process.pid == driver:
+        return "driver"
+    command = " ".join(process.cmdline())
+    if child.__name__ in command:
+        return "decoding child"
+    # Workers are named after what they do, Map of Ray Data here, and idle in between.
+    return "worker" if command.startswith(("ray::Map", "ray::IDLE")) else "Ray's own"
+
+
+def main() -> None:
+    """Makes the videos, ingests them, prints a line per kind of process."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", type=int, default=100_000)
+    parser.add_argument("--shard", type=int, default=500, help="videos a shard")
+    parser.add_argument("--cpus", type=int, default=2)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_video(folder / "tiny.mp4", seed=0, seconds=1, width=96, height=96, gop=25)
+        root = copies(folder / "root", [str(folder / "tiny.mp4")], args.videos)
+        peaks = Peaks()
+        peaks.start()
+        summary = ingest(root, TASK, task_params(args.cpus, args.shard))
+        print(summary.text())
+        for kind, mib in peaks.mib.items():
+            print(f"{kind:16}{mib:8.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()
