@@ -149,9 +149,10 @@ class PacketTable:
         first, last = pts[0], pts[-1]
         # Some containers leave the last frame without a length: the mean one then.
         length = durations.get(last) or (last - first) / max(1, len(pts) - 1)
-        seconds = self.time_base
-        times = [round(float((value - first) * seconds), 4) for value in pts]
-        return Timeline(pts, times, round(float((last - first) * seconds) + float(length * seconds), 4))
+        # Whole numbers until the division: fractions give the same, in ten times the time.
+        above, below = self.time_base.numerator, self.time_base.denominator
+        times = [round((value - first) * above / below, 4) for value in pts]
+        return Timeline(pts, times, round((last - first) * above / below + float(length * self.time_base), 4))
 
     def even(self, total: int) -> Timeline:
         """The line of frames without reliable times, evenly spaced at the stated rate.
@@ -163,7 +164,7 @@ class PacketTable:
             raise DecodeError("no_frames")
         if not self.rate:
             raise DecodeError("unreadable", "neither times nor a frame rate")
-        times = [round(float(index / self.rate), 4) for index in range(total)]
+        times = [round(index * self.rate.denominator / self.rate.numerator, 4) for index in range(total)]
         return Timeline(None, times, round(float(total / self.rate), 4))
 
 
