@@ -10,7 +10,7 @@ ingest   the whole of `pipelines/ingest.py`, all processes counted: what a video
 long     an hour of 1080p with a key frame every two seconds, 12 frames, against (d) decoding no more than the groups of
          pictures that hold them
 scaling  wall clock of the whole with one process and with two
-read     shuffled frames from the store, read and decoded
+read     shuffled frames from a store, read and decoded, by quality; also bytes and what JPEG loses
 
 Files are generated (320 x 240, 25 fps, 20 s, H.264, key frames up to 10 s apart), and the MP4s of ``--clips`` come
 first where given. Candidates take turns in processes of their own; medians are compared. (a) needs
@@ -20,6 +20,7 @@ first where given. Candidates take turns in processes of their own; medians are 
 from __future__ import annotations
 
 import argparse
+import functools
 import shutil
 import statistics
 import struct
@@ -36,6 +37,7 @@ import interleaved
 import numpy as np
 import synthetic
 from interleaved import Times
+from numpy.typing import NDArray
 from PIL import Image
 
 from components import config
@@ -319,25 +321,42 @@ def long(folder: Path, rounds: int, minutes: int) -> None:
         print(f"{name:30}{1000 * own.seconds:>10.0f}{ratio:>8.2f}{own.memory_mib:>8.0f}", flush=True)
 
 
-def read(folder: Path, videos: int) -> None:
-    """Shuffled reading of a store, for the qualities that measurements recommend."""
-    print(f"\nread, {videos} videos x {FRAMES} frames of {SIZE} px, shuffled, one thread")
-    for quality, chroma in ((95, 444), (90, 444), (90, 420)):
-        store_folder = folder / f"store-{quality}-{chroma}"
-        synthetic.write_store(store_folder, videos, FRAMES, SIZE, quality, chroma)
-        store = FrameStore(store_folder)
-        ids = store.ids("test")
-        order = [ids[index] for index in np.random.default_rng(0).permutation(len(ids))]
-        rates = []
-        for _ in range(3):
-            start = time.process_time()
-            count = sum(len(decode_frames(video.frames)) for video in store.read(order))
-            rates.append(count / (time.process_time() - start))
-        size = sum(shard["bytes"] for shard in store.card["shards"]) / videos / 1024
-        print(
-            f"quality {quality}, {chroma}: {statistics.median(rates):.0f} frames/s/core, {size:.0f} KiB a video",
-            flush=True,
-        )
+def read(folder: Path, files: list[str], videos: int = 512, each: int = 60) -> None:
+    """Shuffled reading of stores of the files' own frames, whole and as squares: rate, bytes and what JPEG loses."""
+    print(f"\nread, {videos} videos x {FRAMES} frames, shuffled, one thread")
+    wanted = chooser("uniform", each, None, None, seed="")
+    resized = [resize_frames(DECODERS.get("pyav")(file, wanted).frames, SIZE) for file in files]
+    # A store's frames may differ in shape; those of this one are all like the first file's.
+    whole_frames = np.concatenate([frames for frames in resized if frames.shape[1:] == resized[0].shape[1:]])
+    left = (whole_frames.shape[2] - SIZE) // 2
+    for frames in (whole_frames, whole_frames[:, :, left : left + SIZE]):
+        for quality, chroma in ((95, 444), (90, 444), (90, 420)):
+            store_folder = folder / f"store-{frames.shape[2]}-{quality}-{chroma}"
+            synthetic.write_store(store_folder, videos, functools.partial(_cycle, frames), quality, chroma)
+            found = _reading(store_folder, frames)
+            print(f"{frames.shape[2]} x {SIZE}, quality {quality}, {chroma}: {found}", flush=True)
+
+
+def _cycle(frames: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
+    return frames[np.arange(number * FRAMES, (number + 1) * FRAMES) % len(frames)]
+
+
+def _reading(store_folder: Path, frames: NDArray[np.uint8]) -> str:
+    store = FrameStore(store_folder)
+    ids = store.ids("test")
+    order = [ids[index] for index in np.random.default_rng(0).permutation(len(ids))]
+    rates = []
+    for _ in range(5):
+        start = time.process_time()
+        count = sum(len(decode_frames(video.frames)) for video in store.read(order))
+        rates.append(count / (time.process_time() - start))
+    kib = sum(shard["bytes"] for shard in store.card["shards"]) / len(ids) / FRAMES / 1024
+    loss = []
+    for place, video in enumerate(store.read(ids[: len(frames) // FRAMES])):
+        wrong = np.square(decode_frames(video.frames).astype(np.float32) - _cycle(frames, place)).mean((1, 2, 3))
+        loss += list(10 * np.log10(255**2 / wrong))
+    psnr = f"{np.mean(loss):.1f} dB on average, {min(loss):.1f} the worst"
+    return f"{statistics.median(rates):.0f} frames/s/core, {kib:.1f} KiB a frame, {psnr}"
 
 
 def main() -> None:
@@ -368,7 +387,7 @@ def main() -> None:
         if "long" in args.parts:
             long(folder, args.rounds, args.minutes)
         if "read" in args.parts:
-            read(folder, 512)
+            read(folder, files)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""A frame store of smooth random pictures, for benchmarks that read one."""
+"""A frame store of random or given pictures, for benchmarks that read one."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from PIL import Image
 
 from components.benchmarks.base import Manifest, Protocol, Video
@@ -18,24 +20,32 @@ from components.frames.store import write_shard, write_table
 SHARD, GROUP = 128, 32
 
 
-def write_store(folder: Path, videos: int, frames: int, size: int, quality: int = 95, chroma: int = 444) -> None:
-    """``videos`` test videos of ``frames`` JPEGs, ``size`` pixels square, with one caption each."""
+# uint8[T, H, W, 3] by the number of a video.
+Pictures = Callable[[int], NDArray[np.uint8]]
+
+
+def write_store(folder: Path, videos: int, pictures: Pictures, quality: int = 95, chroma: int = 444) -> None:
+    """``videos`` test videos of equally many frames, with one caption each."""
     made = [
         Video(f"video{number:06d}", f"video{number:06d}.mp4", "test", (f"somebody does thing number {number}",))
         for number in range(videos)
     ]
     manifest = Manifest("synthetic", Protocol("msrvtt", "synthetic", "one caption per video", "listed"), tuple(made))
-    rng = np.random.default_rng(0)
+    frames, height, width, _ = pictures(0).shape
     shards = []
     for number, start in enumerate(range(0, videos, SHARD)):
-        rows = [_row(video, rng, frames, size, quality, chroma) for video in made[start : start + SHARD]]
+        rows = [
+            _row(video, pictures(start + place), quality, chroma)
+            for place, video in enumerate(made[start : start + SHARD])
+        ]
         file = folder / schema.shard_name(number)
         write_shard(file, rows, GROUP)
         shards.append({"name": file.name, "bytes": file.stat().st_size})
     ledger = [_ledger_row(video, number, frames) for number, video in enumerate(made)]
     write_table(folder / schema.MANIFEST, manifest.to_table())
     write_table(folder / schema.LEDGER, pa.Table.from_pylist(ledger, schema=schema.LEDGER_SCHEMA))
-    settings = {"row_group_videos": GROUP, "frames": frames, "size": size, "quality": quality, "chroma": chroma}
+    chosen = {"frames": frames, "size": min(height, width), "quality": quality, "chroma": chroma}
+    settings = {"row_group_videos": GROUP, **chosen}
     card = {
         "format": schema.FORMAT,
         "task": "synthetic",
@@ -46,16 +56,17 @@ def write_store(folder: Path, videos: int, frames: int, size: int, quality: int 
     (folder / schema.CARD).write_text(json.dumps(card), encoding="utf-8")
 
 
-def _row(video: Video, rng: np.random.Generator, frames: int, size: int, quality: int, chroma: int) -> dict[str, Any]:
+def _row(video: Video, pictures: NDArray[np.uint8], quality: int, chroma: int) -> dict[str, Any]:
+    frames, height, width, _ = pictures.shape
     known = {
         "video_id": video.video_id,
-        "frames": encode_frames(np.stack([_picture(rng, size) for _ in range(frames)]), quality, chroma),
+        "frames": encode_frames(pictures, quality, chroma),
         "timestamps_seconds": [float(index) for index in range(frames)],
         "frame_indices": list(range(frames)),
-        "width": size,
-        "height": size,
-        "source_width": size,
-        "source_height": size,
+        "width": width,
+        "height": height,
+        "source_width": width,
+        "source_height": height,
         "source_frames": frames,
         "fps": 1.0,
         "duration_seconds": float(frames),
@@ -65,8 +76,17 @@ def _row(video: Video, rng: np.random.Generator, frames: int, size: int, quality
     return {field.name: known.get(field.name) for field in schema.FRAMES_SCHEMA}
 
 
-def _picture(rng: np.random.Generator, size: int) -> np.ndarray:
-    """uint8[size, size, 3]: about as many bytes as a frame of a real video."""
+def smooth(frames: int, size: int) -> Pictures:
+    """Noise over smooth colours, square: about as many bytes as frames of a real video."""
+
+    def of(number: int) -> NDArray[np.uint8]:
+        rng = np.random.default_rng(number)
+        return np.stack([_picture(rng, size) for _ in range(frames)])
+
+    return of
+
+
+def _picture(rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
     coarse = Image.fromarray(rng.integers(0, 256, (size // 10, size // 10, 3)).astype(np.uint8))
     smooth = np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC)).astype(np.int16)
     return np.clip(smooth + rng.integers(-4, 5, smooth.shape), 0, 255).astype(np.uint8)

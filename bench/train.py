@@ -204,7 +204,7 @@ def evaluation(model: str, rounds: int, videos: int) -> None:
     """Encoding a split."""
     side = {B32: 224, mini.NAME: 96}[model]
     with tempfile.TemporaryDirectory() as folder:
-        synthetic.write_store(Path(folder), videos, FRAMES, side)
+        synthetic.write_store(Path(folder), videos, synthetic.smooth(FRAMES, side))
         arguments = {"part": "evaluation", "model": model, "store": folder, "videos": videos}
         times = interleaved.measure(__file__, ["limit", "zero_shot", "mv_adapter", "vop"], rounds, arguments)
     report(f"evaluation, {model}, {videos} videos x {FRAMES} frames of {side} px: seconds", times)
