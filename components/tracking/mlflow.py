@@ -145,6 +145,7 @@ class Run:
         self.run_id = run_id
         self._open = True
         self._handler: Any = None
+        self._held: dict[str, set[tuple[int, float]]] = {}
 
     @property
     def uri(self) -> str:
@@ -152,8 +153,20 @@ class Run:
         return str(self.client.tracking_uri)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Logs ``metrics`` at ``step`` in one request; ``R@1`` becomes ``R1``, as MLflow refuses the sign."""
-        _log_metrics(self.client, self.run_id, step, metrics)
+        """Logs ``metrics`` at ``step`` in one request; ``R@1`` becomes ``R1``, as MLflow refuses the sign.
+
+        A point that the run holds already is not logged again.
+        """
+        new = {name: value for name, value in metrics.items() if (step, float(value)) not in self._points(name)}
+        _log_metrics(self.client, self.run_id, step, new)
+        for name, value in new.items():
+            self._points(name).add((step, float(value)))
+
+    def _points(self, name: str) -> set[tuple[int, float]]:
+        if name not in self._held:
+            history = self.client.get_metric_history(self.run_id, metric_name(name))
+            self._held[name] = {(point.step, point.value) for point in history}
+        return self._held[name]
 
     def tag(self, tags: Mapping[str, object]) -> None:
         """Sets or replaces tags; values other than strings are written as JSON."""

@@ -35,8 +35,10 @@ logger = logging.getLogger(__name__)
 
 # Steps between two logged points; each is a write to the tracking store.
 LOG_EVERY = 10
+# Logged points that a checkpoint holds: a driver that is killed has not passed on all that its workers had logged.
+TOLD_AGAIN = 100
 
-# Receives the step (finished steps, from 1) and named figures.
+# Receives the step (finished steps, from 1) and named figures; after a resumption some that it has received before.
 Log = Callable[[int, dict[str, float]], None]
 
 
@@ -75,6 +77,7 @@ class _Progress:
     curve: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best_score: float = -math.inf
+    told: list[tuple[int, dict[str, float]]] = field(default_factory=list)
 
 
 def fit(
@@ -200,8 +203,7 @@ class _Run:
         seconds = progress.seconds - self.window_start[0]
         waited = progress.wait_seconds - self.window_start[1]
         pairs = self.loader.plan.pairs
-        self.log(
-            progress.step,
+        self.tell(
             {
                 "loss": float(np.mean([entry[0] for entry in self.window])),
                 "gradient_norm": float(np.mean([entry[1] for entry in self.window])),
@@ -215,6 +217,13 @@ class _Run:
             },
         )
         self.window, self.window_start = [], (progress.seconds, progress.wait_seconds)
+
+    def tell(self, figures: dict[str, float]) -> None:
+        """Logs figures of the step just made."""
+        told = self.progress.told
+        told.append((self.progress.step, figures))
+        del told[:-TOLD_AGAIN]
+        self.log(self.progress.step, figures)
 
     def after_step(self) -> None:
         """Validation at the end of an epoch, and a checkpoint where one is due; a validation is never done twice."""
@@ -237,7 +246,7 @@ class _Run:
         row = {"epoch": epoch, "step": progress.step, "loss": progress.loss_sum / progress.loss_count, **figures}
         progress.curve.append(row)
         progress.loss_sum, progress.loss_count = 0.0, 0
-        self.log(progress.step, _named(self.settings, figures))
+        self.tell(_named(self.settings, figures))
         if self.rank == 0:
             rate = self.loader.plan.pairs(progress.step) / progress.seconds
             named = _named(self.settings, figures)
@@ -281,6 +290,8 @@ class _Run:
         self.best = state["best"]
         if self.rank == 0:
             logger.info("resumed after step %d of %d", self.progress.step, self.total)
+        for step, figures in self.progress.told:
+            self.log(step, figures)
 
     def check(self, state: dict[str, Any]) -> None:
         check_state(state, self.parameters, self.optimiser, set(vars(self.progress)))

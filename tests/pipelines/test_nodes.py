@@ -156,9 +156,5 @@ def check_what_is_left(job: Job, folder: str, node_folders: list[Path]) -> None:
     assert record["parameters"]["trainable"] == sum(p.numel() for p in loaded.trainable().values())
     client, run_id = connect(job.root, job.params.tracking), record["mlflow_run_id"]
     for name, steps in (("val_t2v_R1", range(30, STEPS + 1, 30)), ("frames_per_second", range(10, STEPS + 1, 10))):
-        logged = {point.step for point in client.get_metric_history(run_id, name)}
-        assert logged <= set(steps)
-        assert STEPS in logged
-        # A worker, a node and a driver were killed: each may take along a line that was not yet where it belongs.
-        assert len(set(steps) - logged) <= 3
+        assert {point.step for point in client.get_metric_history(run_id, name)} == set(steps)
     assert client.get_run(run_id).info.status == "FINISHED"

@@ -64,6 +64,23 @@ def test_a_run_keeps_parameters_tags_and_metrics_over_steps(root: Path) -> None:
     assert [(point.step, point.value) for point in history] == [(1, 10.0), (2, 20.0)]
 
 
+def test_a_point_that_a_run_holds_is_not_logged_twice(root: Path) -> None:
+    with start(root) as run:
+        run.log(1, {"val_t2v_R@1": 10.0, "loss": 0.5})
+        run.log(1, {"val_t2v_R@1": 10.0, "loss": 0.25})
+    with start(root) as again:
+        assert again.run_id != run.run_id
+        again.log(1, {"loss": 0.5})
+    # Another process that goes on with the run.
+    tracking.Run(run.client, run.run_id).log(1, {"loss": 0.5, "val_t2v_R@1": 10.0})
+    points = {
+        name: [(point.step, point.value) for point in run.client.get_metric_history(run.run_id, name)]
+        for name in ("val_t2v_R1", "loss")
+    }
+    assert points == {"val_t2v_R1": [(1, 10.0)], "loss": [(1, 0.5), (1, 0.25)]}
+    assert len(run.client.get_metric_history(again.run_id, "loss")) == 1
+
+
 def test_artifacts_lie_beside_the_database_wherever_the_process_stands(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,6 +129,23 @@ def test_resumed_equals_uninterrupted(root: Path, tmp_path: Path, select_on: str
     assert (result.curve, result.epoch) == (expected.curve, expected.epoch)
 
 
+def test_figures_that_were_lost_with_a_process_are_logged_again(root: Path, tmp_path: Path) -> None:
+    settings = tiny_world.training(root, epochs=8, validation_every=4, checkpoint_steps=4)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+
+    def lose(step: int, figures: dict[str, float]) -> None:
+        if step == 20:
+            raise StopError
+
+    with pytest.raises(StopError):
+        train(root, make(root), settings, validate=VALIDATION, checkpoints=checkpoints, log=lose)
+    assert checkpoints.steps() == [16]
+    lines: list[tuple[int, bool]] = []
+    log = lambda step, row: lines.append((step, "val_t2v_R@1" in row))  # noqa: E731
+    train(root, make(root), settings, validate=VALIDATION, checkpoints=checkpoints, log=log)
+    assert lines == [(10, False), (12, True), (20, False), (24, False), (24, True)]
+
+
 def test_resumed_within_an_epoch(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = tiny_world.training(root, epochs=4, validation_every=4, checkpoint_steps=4)
     whole = make(root)
