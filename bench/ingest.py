@@ -44,7 +44,6 @@ from components import config
 from components.frames.decoders import DECODERS, auto
 from components.frames.decoders.packets import open_video, read_packets
 from components.frames.ingest import ingest, read_settings
-from components.frames.isolation import DecodeProcess
 from components.frames.jpeg import decode_frames, encode_frames
 from components.frames.resize import resize_frames
 from components.frames.sampling import chooser
@@ -137,7 +136,7 @@ def in_process(decoder: str) -> Callable[[str], None]:
 def isolated(decoder: str) -> Callable[[str], None]:
     """The same in a process of its own, by messages."""
     settings = read_settings(task_params().task(TASK), replace(task_params().frames, decoder=decoder))
-    process = DecodeProcess(settings.recipe, settings.time_limit_seconds)
+    process = settings.process()
 
     def one(path: str) -> None:
         outcome = process.decode(path, None, None)
@@ -165,8 +164,9 @@ def only_open(path: str) -> None:
 def check(path: str) -> None:
     """Opens, and reads the packets, by which ``auto`` chooses."""
     with open_video(path) as (container, stream):
-        auto.costs_pyav_less(table := read_packets(container, stream))
-        auto.why_not_plain(table)
+        table = read_packets(container, stream)
+    auto.why_not_plain(table)
+    auto.costs_pyav_less(table)
 
 
 GROUPS = "(d) groups of pictures"

@@ -55,6 +55,12 @@ class Times:
         return self.peak_mib - self.base_mib
 
 
+def family() -> list[psutil.Process]:
+    """This process and all below it."""
+    own = psutil.Process()
+    return [own, *own.children(recursive=True)]
+
+
 class _Processor(threading.Thread):
     """Adds up the processor seconds of this process and all below it, of those that have ended too.
 
@@ -73,9 +79,8 @@ class _Processor(threading.Thread):
 
     def seconds(self) -> float:
         """Up to now, from the start of everything."""
-        own = psutil.Process()
         with self._lock:
-            for process in [own, *own.children(recursive=True)]:
+            for process in family():
                 with contextlib.suppress(psutil.NoSuchProcess):  # it ended just now
                     used, key = process.cpu_times(), (process.pid, process.create_time())
                     # Children that ended are in here again if their parent waited for them: only own time counts.

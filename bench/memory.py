@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import tempfile
 import threading
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import psutil
 from ingest import TASK, copies, task_params, write_video
+from interleaved import family
 
 from components.frames import child
 from components.frames.ingest import ingest
@@ -34,16 +36,15 @@ class Peaks(threading.Thread):
 
     def run(self) -> None:
         while True:
-            own = psutil.Process()
-            for process in [own, *own.children(recursive=True)]:
+            for process in family():
                 with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):  # it ended just now
-                    kind = _kind(process, own.pid)
+                    kind = _kind(process)
                     self.mib[kind] = max(self.mib[kind], process.memory_info().rss / 2**20)
             time.sleep(LOOK_SECONDS)
 
 
-def _kind(process: psutil.Process, driver: int) -> str:
-    if process.pid == driver:
+def _kind(process: psutil.Process) -> str:
+    if process.pid == os.getpid():
         return "driver"
     command = " ".join(process.cmdline())
     if child.__name__ in command:

@@ -2,7 +2,7 @@
 
 The packets of the file are read first (:mod:`components.frames.decoders.packets`). Then decoding begins at the key
 frame before each wanted frame and ends at that frame, and only wanted frames are converted. On the way, frames that no
-other frame refers to are not decoded unless they are wanted: a third of what today's encoders make, and of the time.
+other frame refers to are not decoded unless they are wanted: a third of the frames of MSR-VTT's clips.
 Where times or key frames cannot be relied on, the file is decoded from its beginning instead.
 """
 
