@@ -134,7 +134,8 @@ def test_a_fault_of_a_stage_is_one_line(root: Path, environment: dict[str, str])
 @pytest.fixture
 def head(environment: dict[str, str]) -> Iterator[dict[str, str]]:
     """A Ray head of our own on loopback, ended by its own process ids; gives the environment to reach it."""
-    ports = free_ports(6)
+    # The workers' ports are those from the largest on: Ray ends if one of the others is among them.
+    ports = sorted(free_ports(5))
     # Socket paths are limited to 107 bytes, which pytest's folders leave little of.
     temporary = Path(tempfile.mkdtemp(prefix="rt-", dir="/tmp"))
     token = temporary / "token"
@@ -149,7 +150,7 @@ def head(environment: dict[str, str]) -> Iterator[dict[str, str]]:
     }
     names = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port", "min-worker-port")
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--node-ip-address=127.0.0.1"]
-    command += [f"--{name}={port}" for name, port in zip(names, ports, strict=False)]
+    command += [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
     command += [f"--max-worker-port={ports[4] + 200}", "--dashboard-host=127.0.0.1", "--num-cpus=2"]
     command += [f"--temp-dir={temporary}", f"--object-store-memory={128 * 2**20}", "--include-dashboard=true"]
     process = subprocess.Popen(command, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -186,7 +187,10 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """Ends the head and everything that it started, and nothing else."""
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    family = []
+    with contextlib.suppress(psutil.NoSuchProcess):  # it did not start: why is told already
+        head = psutil.Process(process.pid)
+        family = [head, *head.children(recursive=True)]
     for member in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.send_signal(signal.SIGTERM)
