@@ -20,12 +20,12 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from components.frames.isolation import DecodeProcess, Recipe
-from components.frames.sampling import ADAPTIVE, RULES
+from components.ingest.isolation import DecodeProcess, Recipe
+from components.ingest.sampling import ADAPTIVE, RULES
 
 FRAMES = 12
 EVENT_SECONDS = 0.3
-DECODER = "components.frames.decoders.decord:decode"
+DECODER = "components.ingest.decoders.decord:decode"
 
 
 def read_video(path: Path) -> list[NDArray[np.uint8]]:

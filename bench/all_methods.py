@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
-from components import config
 from components.adapters.file import load_adapter, read_card
 from components.backbones.clip import load_backbone
 from components.evaluation.evaluate import evaluate
+from components.params import load_params
 from components.report import tables
 from components.training.job import Job, run
 
@@ -31,7 +31,7 @@ from components.training.job import Job, run
 def one(root: Path, task: str, method: str, seed: int, done: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The record of one adapter, from ``done`` (training key to record) or made anew."""
     torch.set_num_threads(1)
-    params = config.load(root / "params.yaml")
+    params = load_params(root / "params.yaml")
     job = Job(root, task, method, seed, params)
     plan = job.plan()
     if plan.key in done:
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, one thread each")
     args = parser.parse_args()
     root = Path(args.root).resolve()
-    params = config.load(root / "params.yaml")
+    params = load_params(root / "params.yaml")
     tasks, methods = args.tasks or params.run.tasks, args.methods or list(params.methods)
     wanted = [(task, method, seed) for task in tasks for method in methods for seed in args.seeds]
     path = root / "reports" / "all_methods.jsonl"

@@ -40,14 +40,15 @@ from interleaved import Times
 from numpy.typing import NDArray
 from PIL import Image
 
-from components import config
-from components.frames.decoders import DECODERS, auto
-from components.frames.decoders.packets import open_video, read_packets
-from components.frames.ingest import ingest, read_settings
 from components.frames.jpeg import decode_frames, encode_frames
-from components.frames.resize import resize_frames
-from components.frames.sampling import chooser
 from components.frames.store import FrameStore
+from components.ingest.decoders import DECODERS, auto
+from components.ingest.decoders.packets import open_video, read_packets
+from components.ingest.resize import resize_frames
+from components.ingest.run import ingest, read_settings
+from components.ingest.sampling import chooser
+from components.params import Params, load_params
+from components.task import TaskSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAMES, SIZE = 12, 224
@@ -146,10 +147,10 @@ def isolated(decoder: str) -> Callable[[str], None]:
     return one
 
 
-def task_params(cpus: int = 1, shard: int = 128, decoder: str = "auto") -> config.Params:
+def task_params(cpus: int = 1, shard: int = 128, decoder: str = "auto") -> Params:
     """The project's settings with one task of 12 frames at 224."""
-    params = config.load(ROOT / "params.yaml")
-    task = config.Task(benchmark="table", root=f"data/{TASK}", frames=FRAMES, words=32, options={})
+    params = load_params(ROOT / "params.yaml")
+    task = TaskSettings(benchmark="table", root=f"data/{TASK}", frames=FRAMES, words=32, options={})
     frames = replace(params.frames, size=SIZE, sampling="uniform", shard_videos=shard, decoder=decoder)
     ray = replace(params.ray, num_cpus=cpus)
     return replace(params, tasks={TASK: task}, frames=frames, ray=ray)

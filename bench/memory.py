@@ -21,8 +21,8 @@ import psutil
 from ingest import TASK, copies, task_params, write_video
 from interleaved import family
 
-from components.frames import child
-from components.frames.ingest import ingest
+from components.ingest import child
+from components.ingest.run import ingest
 
 LOOK_SECONDS = 0.5
 

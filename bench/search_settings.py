@@ -16,19 +16,19 @@ from pathlib import Path
 
 import torch
 
-from components import config
 from components.backbones.clip import load_backbone
 from components.evaluation.encode import encode_split
 from components.evaluation.scorecard import make_scorecard
+from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.methods.base import build
+from components.params import load_params
 from components.training.loop import fit
-from components.training.reader import FrameReader
 
 
 def run(root: Path, task: str, method: str, seed: int, overrides: list[str]) -> dict[str, object]:
     """One training; its figures on the validation split."""
-    params = config.load(root / "params.yaml", overrides)
+    params = load_params(root / "params.yaml", overrides)
     sizes, store = params.task(task), FrameStore(root / "outputs" / "frames" / task)
     torch.manual_seed(seed)
     backbone = load_backbone(params.backbone, root)

@@ -12,10 +12,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from components.benchmarks.base import Manifest, Protocol, Video
 from components.frames import schema
 from components.frames.jpeg import encode_frames
 from components.frames.store import write_shard, write_table
+from components.manifest import Manifest, Protocol, Video
 
 SHARD, GROUP = 128, 32
 

@@ -31,10 +31,10 @@ from interleaved import Times
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components import config
 from components.backbones import mini
 from components.backbones.clip import Backbone, create, model_config
 from components.methods.base import Method, build
+from components.params import load_params
 from components.training.loader import Batch
 from components.training.loss import info_nce
 from components.training.optimiser import build_optimiser
@@ -105,16 +105,16 @@ def limit_step(model: str) -> Callable[[], object]:
 
 def method_on(model: str, name: str) -> Method:
     """A method on random weights: the papers' sizes at CLIP's size, those of params.yaml on the mini backbone."""
-    raw = {"lr": 1e-4} if model == B32 else config.load(ROOT / "params.yaml").method(name)
+    raw = {"lr": 1e-4} if model == B32 else load_params(ROOT / "params.yaml").method(name)
     tokenizer = model_config(model, ROOT)[1]()
     backbone = Backbone(clip(model), model, tokenizer)
     return build(name, {} if name == "zero_shot" else raw, backbone, frames=FRAMES, words=WORDS)
 
 
 def method_step(model: str, name: str, captions: int, **changes: Any) -> Callable[[], object]:
-    """One whole step of the training: slices, loss, gradients, clipping, optimiser."""
+    """One whole step of the training: micro_batches, loss, gradients, clipping, optimiser."""
     method, videos = method_on(model, name), BATCH[model]
-    settings = dataclasses.replace(config.load(ROOT / "params.yaml").training, slices=1, **changes)
+    settings = dataclasses.replace(load_params(ROOT / "params.yaml").training, micro_batches=1, **changes)
     optimiser = build_optimiser(method.trainable(), method.learning_rates(), settings.weight_decay)
     gradients = StepGradients(method, settings, seed=0)
     method.train()
@@ -131,7 +131,7 @@ def method_step(model: str, name: str, captions: int, **changes: Any) -> Callabl
 
     def turn() -> None:
         gradients.backward(batch, step=0)
-        nn.utils.clip_grad_norm_(method.trainable().values(), settings.clip_norm)
+        nn.utils.clip_grad_norm_(method.trainable().values(), settings.max_grad_norm)
         optimiser.step()
 
     return turn
@@ -153,8 +153,8 @@ def limit_forward(model: str, videos: int) -> Callable[[], object]:
 def method_forward(model: str, name: str, store: str) -> Callable[[], object]:
     """The project's evaluation of a split, from JPEG frames to embeddings."""
     from components.evaluation.encode import encode_split
+    from components.frames.reader import FrameReader
     from components.frames.store import FrameStore
-    from components.training.reader import FrameReader
 
     method, frames = method_on(model, name).eval(), FrameStore(store)
     # No cache: each turn reads and decodes all frames again.

@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from components import config
+from components.params import load_params
 from components.training.checkpoint import Checkpoints
 from components.training.job import Job
 from components.training.loop import LOG_EVERY, Log, fit
@@ -45,7 +45,7 @@ def train(workers: int, epochs: int) -> dict[str, float]:
         root = Path(name)
         borrow(root)
         command = [sys.executable, str(ROOT / "pipelines" / "train.py"), "--root", name, "--task", TASK]
-        command += ["--method", METHOD, f"training.workers={workers}", f"training.epochs={epochs}"]
+        command += ["--method", METHOD, f"execution.workers={workers}", f"training.epochs={epochs}"]
         cores = set(sorted(os.sched_getaffinity(0))[:workers])
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         subprocess.run(
@@ -77,7 +77,7 @@ def stopper(after: int) -> Log:
 
 def resume(epochs: int) -> tuple[float, float, float]:
     """Seconds that a stop in the second epoch costs, of a start before its first step, and of an epoch."""
-    params = config.load(ROOT / "params.yaml")
+    params = load_params(ROOT / "params.yaml")
     settings = dataclasses.replace(params.training, epochs=epochs, workers=1)
     job = Job(ROOT, TASK, METHOD, 0, dataclasses.replace(params, training=settings))
 

@@ -10,17 +10,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from components import config
 from components.errors import ReelTuneError
+from components.layout import Layout
+from components.params import Params, load_params
 
 
 @dataclass(frozen=True)
 class Stage:
     """What a script gets: the checked settings, the root that all paths start from, and its own arguments."""
 
-    params: config.Params
+    params: Params
     root: Path
     args: argparse.Namespace
+
+    @property
+    def layout(self) -> Layout:
+        """Where the project keeps its files."""
+        return Layout(self.root)
 
     def path(self, *parts: str) -> Path:
         """An absolute path under the root: jobs run in temporary copies, so relative paths would be lost."""
@@ -55,7 +61,7 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         root = Path(args.root).resolve()
-        body(Stage(config.load(root / "params.yaml", args.overrides), root, args))
+        body(Stage(load_params(root / "params.yaml", args.overrides), root, args))
     except ReelTuneError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

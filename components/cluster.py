@@ -9,7 +9,9 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.config import Ray as RaySettings
+from pydantic.dataclasses import dataclass
+
+from components.config import STRICT, Count
 from components.errors import ReelTuneError
 
 # Read by Ray at import or at start, hence set before either. The first one's name notwithstanding, it makes Ray
@@ -23,6 +25,14 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
 }
+
+
+@dataclass(frozen=True, config=STRICT)
+class RaySettings:
+    """The local cluster that is started when RAY_ADDRESS is not set."""
+
+    num_cpus: Count
+    object_store_mib: Count
 
 
 @contextlib.contextmanager

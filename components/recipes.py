@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 
 from components import config, storage
 from components.errors import ConfigError
+from components.params import Params
 
 # Parts in which a recipe replaces whole entries: what an entry leaves out has its default, not an older value.
 WHOLE_ENTRIES = ("tasks", "methods")
@@ -73,7 +74,7 @@ def apply(params: Path, recipe: Path, paper: str) -> list[str]:
     changed = merge(tree, read_recipe(recipe, paper), recipe)
     text = io.StringIO()
     yaml.dump(tree, text)
-    config.check(config.Params, config.parse_yaml(text.getvalue(), str(params)), f"{params} with {recipe}")
+    config.check(Params, config.parse_yaml(text.getvalue(), str(params)), f"{params} with {recipe}")
     storage.write_bytes(params, text.getvalue().encode())
     return changed
 

@@ -25,13 +25,13 @@ def body(stage: cli.Stage) -> None:
     args, params = stage.args, stage.params
     params.task(args.task)
     name = f"{args.method}-{args.seed}"
-    folder = stage.path("outputs", "adapters", args.task, name)
-    store = FrameStore(stage.path("outputs", "frames", args.task))
+    folder = stage.layout.adapter(args.task, args.method, args.seed)
+    store = FrameStore(stage.layout.frames(args.task))
     method = load_adapter(folder, load_backbone(params.backbone, stage.root))
     method = method.to(pick_device(params.evaluation.device))
     for split in ("val", store.manifest.protocol.test_split):
         scorecard = evaluate(method, store, split, read_card(folder), args.seed, params.evaluation)
-        write_scorecard(stage.path("outputs", "scorecards", args.task, name), scorecard)
+        write_scorecard(stage.layout.scorecards(args.task, args.method, args.seed), scorecard)
         for warning in warnings_of(scorecard.card):
             print(f"WARNING: {warning}")
         for direction, figures in scorecard.card["metrics"]["all"].items():

@@ -15,7 +15,7 @@ from components.evaluation.evaluate import pick_device
 from components.frames.store import FrameStore
 from components.methods.base import build
 from components.search import index as indexes
-from components.tracking.candidate import read_json
+from components.tracking.evaluated import read_json
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def plain_adapter(stage: cli.Stage, backbone: Backbone) -> Path:
     """The adapter without parameters, made for the task."""
     task = stage.params.task(stage.args.task)
-    folder = stage.path(".reeltune", "plain", stage.args.task)
+    folder = stage.layout.work / "plain" / stage.args.task
     method = build("zero_shot", {}, backbone, frames=task.frames, words=task.words)
     save_adapter(folder, method, task=stage.args.task, provenance=provenance.collect(stage.root))
     return folder
@@ -36,7 +36,7 @@ def plain_adapter(stage: cli.Stage, backbone: Backbone) -> Path:
 def choose(stage: cli.Stage, store: FrameStore, backbone: Backbone) -> tuple[Path, dict[str, object]]:
     """Folder of the adapter, and what the index says of it."""
     if stage.args.adapter is None and not store.manifest.is_only_searched:
-        champion = read_json(stage.path("outputs", "registry", f"{stage.args.task}.json"))["champion"]
+        champion = read_json(stage.layout.champion_record(stage.args.task))["champion"]
         return stage.path(champion["folder"]), {key: champion[key] for key in ("version", "method", "seed", "sha256")}
     folder = stage.path(stage.args.adapter) if stage.args.adapter else plain_adapter(stage, backbone)
     card = read_card(folder)
@@ -47,7 +47,7 @@ def body(stage: cli.Stage) -> None:
     """Adapter + frame store -> outputs/indexes/<task>/."""
     task, params = stage.args.task, stage.params
     params.task(task)
-    store = FrameStore(stage.path("outputs", "frames", task))
+    store = FrameStore(stage.layout.frames(task))
     backbone = load_backbone(params.backbone, stage.root)
     adapter, chosen = choose(stage, store, backbone)
     method = load_adapter(adapter, backbone).to(pick_device(params.evaluation.device))
@@ -55,7 +55,7 @@ def body(stage: cli.Stage) -> None:
     size = params.evaluation.batch_size
     index = indexes.build(method, store, split=split, adapter_sha256=sha256, batch_size=size)
     made_from = {**chosen, "split": split, "store": store.fingerprint}
-    card = indexes.write(index, stage.path("outputs", "indexes", task), adapter, made_from)
+    card = indexes.write(index, stage.layout.index(task), adapter, made_from)
     version = "not registered" if card["version"] is None else f"version {card['version']}"
     print(f"{task}: {card['videos']} videos indexed with {card['method']} ({version})")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from components import cli
-from components.frames.ingest import ingest
-from components.frames.progress import status
-from components.frames.state import task_folder
+from components.ingest.progress import status
+from components.ingest.run import ingest
+from components.ingest.state import task_folder
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,9 @@ def body(stage: cli.Stage) -> None:
         stage.params.task(stage.args.task)
         cli.show(status(task_folder(stage.root, stage.args.task)))
         return
-    print(ingest(stage.root, stage.args.task, stage.params, overwrite=stage.args.overwrite).text())
+    params, task = stage.params, stage.args.task
+    summary = ingest(stage.root, task, params.task(task), params.frames, params.ray, overwrite=stage.args.overwrite)
+    print(summary.text())
 
 
 if __name__ == "__main__":

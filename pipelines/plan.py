@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from components import cli
-from components.frames.plan import GIB, KIB_PER_FRAME, SOURCES, TIB, plan
+from components.ingest.capacity import GIB, KIB_PER_FRAME, SOURCES, TIB, plan
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

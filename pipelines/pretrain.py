@@ -10,7 +10,7 @@ def run(stage: cli.Stage) -> None:
     """Stills -> models/mini.safetensors and models/mini.json (its figures)."""
     settings = stage.params.pretrain
     # One thread: sums are then added in one order, whatever the number of cores.
-    state = stage.path(".reeltune", "pretrain.pt")
+    state = stage.layout.work / "pretrain.pt"
     figures = pretraining.pretrain(settings, state, stage.path("models", "mini.safetensors"), threads=1)
     stage.path("models", "mini.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(figures))

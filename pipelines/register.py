@@ -10,7 +10,7 @@ from pathlib import Path
 
 from components import cli, provenance, storage
 from components.errors import ConfigError
-from components.tracking.candidate import read_candidate
+from components.tracking.evaluated import read_candidate
 from components.tracking.mlflow import connect
 from components.tracking.registry import Registry, record
 
@@ -45,12 +45,10 @@ def body(stage: cli.Stage) -> None:
     if stage.args.retire:
         registry.retire(stage.args.retire)
     decisions = registry.promote(versions)
-    champion = registry.export_champion(stage.path("outputs", "registry", task))
+    champion = registry.export_champion(stage.layout.champion(task))
     champion["folder"] = f"outputs/registry/{task}"
     content = {"task": task, "champion": champion, **record(settings.alias, versions, decisions)}
-    storage.write_bytes(
-        stage.path("outputs", "registry", f"{task}.json"), json.dumps(content, indent=2).encode() + b"\n"
-    )
+    storage.write_bytes(stage.layout.champion_record(task), json.dumps(content, indent=2).encode() + b"\n")
     for line in decisions:
         state = "champion" if line["version"] == champion["version"] else "kept back"
         print(f"{task} version {line['version']} ({line['method']}-{line['seed']}): {state}; {line['reason']}")

@@ -22,7 +22,7 @@ def body(stage: cli.Stage) -> None:
     """Text + index -> a table on the terminal."""
     params, text = stage.params, " ".join(stage.args.text)
     params.task(stage.args.task)
-    folder = stage.path("outputs", "indexes", stage.args.task)
+    folder = stage.layout.index(stage.args.task)
     searcher = Searcher.from_folder(folder, stage.root, params.backbone, params.search.top)
     hits = searcher.search(text, stage.args.top)
     kept, total = searcher.kept_words(text)

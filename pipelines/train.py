@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def body(stage: cli.Stage) -> None:
     """Frame store -> outputs/adapters/<task>/<method>-<seed>/, with a run in MLflow."""
     args, params = stage.args, stage.params
-    job = Job(stage.root, args.task, args.method, args.seed, params)
+    job = Job.of(stage.root, params, args.task, args.method, args.seed)
     plan = job.plan()
     with start_run(
         stage.root,

@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def body(stage: cli.Stage) -> None:
     """Frame store -> a table of trials, reports/tune/<task>-<method>-<seed>.json, runs in MLflow."""
     args, params, root = stage.args, stage.params, stage.root
-    job = Job(root, args.task, args.method, args.seed, params)
+    job = Job.of(root, params, args.task, args.method, args.seed)
     space = tune.parse_space(args.search, args.method) or tune.default_space(job)
     plan = tune.Search(job, tuple(args.overrides), space, args.trials, args.grace)
     came_from, settings = provenance.collect(root), job.settings()

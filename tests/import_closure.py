@@ -1,6 +1,6 @@
 """Which files of `components/` a script can load: its imports, followed through the code, and names in strings.
 
-A string names a file if it is a plug-in (``components.methods.vop:VoP``), a module (``components.frames.child``, run in
+A string names a file if it is a plug-in (``components.methods.vop:VoP``), a module (``components.ingest.child``, run in
 a process of its own) or a data file that lies beside the module (``mini.json``).
 """
 

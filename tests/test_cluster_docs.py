@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from components import config
+from components.params import load_params
+from components.training.settings import TrainingSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 # The fields of KubeRay's v1 resources (ray-operator/config/crd/bases/ray.io_rayjobs.yaml); others would be dropped.
@@ -93,11 +94,11 @@ def commands() -> list[list[str]]:
 def test_its_command_exists(command: list[str]) -> None:
     script = ROOT / "pipelines" / Path(command[1]).name
     overrides = [word for word in command if "=" in word]
-    assert config.load(ROOT / "params.yaml", overrides).training.storage.startswith("s3://")
+    assert load_params(ROOT / "params.yaml", overrides).execution.storage.startswith("s3://")
     options = [word for word in command if word.startswith("--")]
     declared = script.read_text(encoding="utf-8") + (ROOT / "components" / "cli.py").read_text(encoding="utf-8")
     assert [option for option in options if f'add_argument("{option}"' not in declared] == []
-    assert f"training.workers={gpus()}" in overrides
+    assert f"execution.workers={gpus()}" in overrides
 
 
 def gpus() -> int:
@@ -112,4 +113,4 @@ def test_the_page_names_settings_that_exist() -> None:
     text = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
     named = set(re.findall(r"training\.(\w+)", text))
     assert len(named) > 5
-    assert named <= {field.name for field in fields(config.Training)}
+    assert named <= {field.name for field in fields(TrainingSettings)}

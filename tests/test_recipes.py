@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from components import config
 from components.backbones.clip import Backbone
 from components.benchmarks import BENCHMARKS
 from components.errors import ConfigError
 from components.methods.base import build
+from components.params import Params, load_params
 from components.recipes import apply, read_recipe
 from components.report.count import meta_backbone
 
@@ -29,10 +29,10 @@ def backbone(model: str) -> Backbone:
     return meta_backbone(model)
 
 
-def written(tmp_path: Path, recipe: Path, paper: str) -> config.Params:
+def written(tmp_path: Path, recipe: Path, paper: str) -> Params:
     shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
     assert apply(tmp_path / "params.yaml", recipe, paper)
-    return config.load(tmp_path / "params.yaml")
+    return load_params(tmp_path / "params.yaml")
 
 
 def test_there_is_one_for_each_benchmark() -> None:

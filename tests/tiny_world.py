@@ -11,13 +11,14 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
-from components import config
 from components.backbones import mini
 from components.backbones.clip import create, model_config
-from components.benchmarks.base import Manifest, Protocol, Video
 from components.frames import schema
 from components.frames.jpeg import encode_frames
 from components.frames.store import write_shard, write_table
+from components.manifest import Manifest, Protocol, Video
+from components.params import Params, load_params
+from components.training.settings import ExecutionSettings, TrainingSettings
 
 TASK = "tiny"
 FRAMES = 4
@@ -38,8 +39,9 @@ def write_params(root: Path) -> None:
     tree = YAML(typ="safe").load((Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8"))
     task = {"benchmark": "msrvtt", "root": "data/tiny", "frames": FRAMES, "words": 16, "options": {}}
     tree["tasks"] = {TASK: task}
-    small = {"epochs": 2, "batch_size": 8, "batching": "hard", "hard_group": 4, "validation_every": 1, "cache_mib": 1}
+    small = {"epochs": 2, "batch_size": 8, "batching": "hard", "hard_group": 4, "validation_every": 1}
     tree["training"].update(small)
+    tree["execution"]["cache_mib"] = 1
     for settings in tree["methods"].values():
         if "lr" in settings:
             settings["lr"] = LR
@@ -49,9 +51,9 @@ def write_params(root: Path) -> None:
         YAML().dump(tree, stream)
 
 
-def params(root: Path, *overrides: str) -> config.Params:
+def params(root: Path, *overrides: str) -> Params:
     """The settings of a project made by :func:`write_project`."""
-    return config.load(root / "params.yaml", overrides)
+    return load_params(root / "params.yaml", overrides)
 
 
 def write_backbone(root: Path) -> None:
@@ -154,6 +156,11 @@ def _row(video: Video, count: int) -> dict[str, object]:
     }
 
 
-def training(root: Path, **changes: object) -> config.Training:
+def training(root: Path, **changes: object) -> TrainingSettings:
     """The training block with some fields changed."""
     return dataclasses.replace(params(root).training, **changes)
+
+
+def execution(root: Path, **changes: object) -> ExecutionSettings:
+    """The execution block with some fields changed."""
+    return dataclasses.replace(params(root).execution, **changes)

@@ -10,20 +10,20 @@ from pathlib import Path
 import tiny_world
 import torch
 
-from components import config
 from components.adapters.file import save_adapter
 from components.backbones.clip import load_backbone
 from components.evaluation.encode import encode_split
 from components.evaluation.scorecard import make_scorecard, write_scorecard
+from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.methods.base import Method, build
-from components.training.reader import FrameReader
+from components.params import Params
 
 TASK = tiny_world.TASK
 METHODS = ("vop", "mv_adapter")
 
 
-def write_trained(root: Path, methods: Sequence[str] = METHODS, seeds: Sequence[int] = (0,)) -> config.Params:
+def write_trained(root: Path, methods: Sequence[str] = METHODS, seeds: Sequence[int] = (0,)) -> Params:
     """A project with one adapter and its scorecards per method and seed."""
     tiny_world.write_project(root)
     params = tiny_world.params(root)
@@ -33,7 +33,7 @@ def write_trained(root: Path, methods: Sequence[str] = METHODS, seeds: Sequence[
     return params
 
 
-def add_adapter(root: Path, params: config.Params, method: str, seed: int) -> None:
+def add_adapter(root: Path, params: Params, method: str, seed: int) -> None:
     """Adapter, training figures and scorecards of one method and seed, with parameters drawn from the seed."""
     backbone = load_backbone(params.backbone, root)
     torch.manual_seed(seed)

@@ -11,7 +11,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from components import config
+from components.params import Params, load_params
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
@@ -87,11 +87,11 @@ def write_collection(folder: Path, train: int = 8, val: int = 2, test: int = 4) 
     return names
 
 
-def small_params(root: Path, *overrides: str) -> config.Params:
+def small_params(root: Path, *overrides: str) -> Params:
     """The project's own params.yaml, copied to ``root``, with one task ``small`` of 4 frames in ``data/small``."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "params.yaml").write_bytes((REPOSITORY / "params.yaml").read_bytes())
-    return config.load(root / "params.yaml", [*SMALL, *overrides])
+    return load_params(root / "params.yaml", [*SMALL, *overrides])
 
 
 SMALL = (

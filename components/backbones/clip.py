@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
-from components import config
 from components.backbones import mini
+from components.backbones.settings import BackboneSettings
 from components.backbones.spec import BackboneSpec
 from components.backbones.towers import TextTower, VisionTower
 from components.backbones.weights import load_weights, weights_sha256
@@ -120,7 +120,7 @@ def parameter_total(backbone: nn.Module) -> int:
     return sum(parameter.numel() for parameter in backbone.parameters())
 
 
-def load_backbone(settings: config.Backbone, root: Path) -> Backbone:
+def load_backbone(settings: BackboneSettings, root: Path) -> Backbone:
     """The backbone of params.yaml.
 
     Args:
@@ -153,7 +153,7 @@ def load_backbone(settings: config.Backbone, root: Path) -> Backbone:
     return Backbone(clip, _short_name(settings.model), tokenizer, tag)
 
 
-def needs_quick_gelu(settings: config.Backbone, raw: dict[str, Any], tag: dict[str, Any] | None) -> bool:
+def needs_quick_gelu(settings: BackboneSettings, raw: dict[str, Any], tag: dict[str, Any] | None) -> bool:
     """Whether params.yaml, the model's config or the weights' tag ask for QuickGELU."""
     return bool(settings.quick_gelu or raw.get("quick_gelu") or (tag or {}).get("quick_gelu"))
 
@@ -268,7 +268,7 @@ def describe(backbone: Backbone, visual: Any, model: str, preprocess: dict[str, 
     )
 
 
-def _download(settings: config.Backbone, tag: dict[str, Any]) -> str:
+def _download(settings: BackboneSettings, tag: dict[str, Any]) -> str:
     try:
         return open_clip.download_pretrained(tag)
     except Exception as error:  # open_clip and its hub clients raise many kinds; all mean the same to the user
@@ -280,7 +280,7 @@ def _download(settings: config.Backbone, tag: dict[str, Any]) -> str:
         ) from error
 
 
-def _no_weights(settings: config.Backbone, path: Path) -> BackboneError:
+def _no_weights(settings: BackboneSettings, path: Path) -> BackboneError:
     tags = open_clip.list_pretrained_tags_by_model(settings.model)
     return BackboneError(
         "no such weights",

@@ -17,9 +17,9 @@ from typing import Any
 
 from components import storage
 from components.benchmarks import files
-from components.benchmarks.base import Manifest, Protocol, Video, first_few
 from components.benchmarks.reader import AnnotationFile, Published, Reader
 from components.errors import DataError
+from components.manifest import Manifest, Protocol, Video, first_few
 
 PREFIX = "v_"
 VALIDATION = "val.json"

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from components import config, storage
-from components.benchmarks.base import SPLITS, Manifest, first_few
+from components import storage
 from components.benchmarks.reader import AnnotationFile, Published, find_reader, present, read_annotations
 from components.errors import DataError
+from components.manifest import SPLITS, Manifest, first_few
+from components.task import TaskSettings
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Check:
 _CURE = "a split has no video file; put the videos there, or link the folder that holds them"
 
 
-def check(task_name: str, task: config.Task, root: Path) -> Check:
+def check(task_name: str, task: TaskSettings, root: Path) -> Check:
     """Looks at a task's folder; unreadable annotations are part of the answer.
 
     Args:

@@ -18,9 +18,9 @@ from typing import Any
 
 from components import storage
 from components.benchmarks import files
-from components.benchmarks.base import SPLITS, Manifest, Protocol, Video, first_few
 from components.benchmarks.reader import AnnotationFile, Published, Reader
 from components.errors import DataError
+from components.manifest import SPLITS, Manifest, Protocol, Video, first_few
 
 LOST = (
     "37996615073@N01_3336195519_579ea4136c",

@@ -11,8 +11,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from components import storage
-from components.benchmarks.base import first_few, is_file_name
 from components.errors import ConfigError, DataError
+from components.manifest import first_few, is_file_name
 
 VIDEO_FOLDER = "videos"
 VIDEO_ENDINGS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts", ".flv")

@@ -13,9 +13,9 @@ from typing import Any
 
 from components import storage
 from components.benchmarks import files
-from components.benchmarks.base import Manifest, Protocol, Video
 from components.benchmarks.reader import AnnotationFile, Published, Reader
 from components.errors import DataError
+from components.manifest import Manifest, Protocol, Video
 
 FILES = {
     "train": "LSMDC16_annos_training.csv",

@@ -20,9 +20,9 @@ from typing import Any
 
 from components import storage
 from components.benchmarks import files
-from components.benchmarks.base import Manifest, Protocol, Video, first_few
 from components.benchmarks.reader import AnnotationFile, Published, Reader
 from components.errors import ConfigError, DataError
+from components.manifest import Manifest, Protocol, Video, first_few
 
 DATA = "MSRVTT_data.json"
 VALIDATION = "MSRVTT_val.csv"

@@ -17,9 +17,9 @@ from typing import Any
 
 from components import storage
 from components.benchmarks import files
-from components.benchmarks.base import SPLITS, Manifest, Protocol, Video, first_few
 from components.benchmarks.reader import AnnotationFile, Published, Reader
 from components.errors import DataError
+from components.manifest import SPLITS, Manifest, Protocol, Video, first_few
 
 JSON, PICKLE = "captions_msvd.json", "raw-captions.pkl"
 FORM = "a mapping of each video id to a list of captions, each a text or a list of words"

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components import config, storage
+from components import storage
 from components.benchmarks import BENCHMARKS
-from components.benchmarks.base import SPLITS, Manifest, first_few
 from components.errors import DataError
+from components.manifest import SPLITS, Manifest, first_few
+from components.task import TaskSettings
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class Reader:
     published: Callable[[dict[str, Any]], Published | None] = lambda options: None
 
 
-def find_reader(task_name: str, task: config.Task) -> Reader:
+def find_reader(task_name: str, task: TaskSettings) -> Reader:
     """The reader of a task.
 
     Raises:
@@ -91,7 +92,7 @@ def find_reader(task_name: str, task: config.Task) -> Reader:
     return BENCHMARKS.get(task.benchmark, where=f"params.yaml tasks.{task_name}.benchmark")
 
 
-def read_annotations(task_name: str, task: config.Task, root: Path) -> Manifest:
+def read_annotations(task_name: str, task: TaskSettings, root: Path) -> Manifest:
     """Reads and checks the annotations of a task; uris are absolute, and videos need not be there.
 
     Raises:
@@ -104,7 +105,7 @@ def read_annotations(task_name: str, task: config.Task, root: Path) -> Manifest:
     return manifest
 
 
-def read_manifest(task_name: str, task: config.Task, root: Path) -> Manifest:
+def read_manifest(task_name: str, task: TaskSettings, root: Path) -> Manifest:
     """Reads and checks a task; counts that differ from the published ones are a warning.
 
     Args:

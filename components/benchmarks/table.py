@@ -26,9 +26,9 @@ import pyarrow.parquet as pq
 
 from components import storage
 from components.benchmarks import files
-from components.benchmarks.base import NO_CAPTIONS, SPLITS, Manifest, Protocol, Video
 from components.benchmarks.reader import AnnotationFile, Reader, present
 from components.errors import ConfigError, DataError
+from components.manifest import NO_CAPTIONS, SPLITS, Manifest, Protocol, Video
 
 TABLES = ("captions.csv", "captions.jsonl", "captions.parquet")
 NEEDED = ("video", "caption")

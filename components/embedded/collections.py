@@ -18,9 +18,9 @@ from pathlib import Path
 import av
 import numpy as np
 
-from components.config import DemoTask
 from components.embedded import captions, scene
 from components.embedded.scene import MOTIONS, REVERSE, Event, Image, Random
+from components.embedded.settings import DemoTaskSettings
 
 GRAIN = 1.0  # levels of noise; it costs most of the bytes
 TRAIN_CAPTIONS = 5
@@ -41,7 +41,7 @@ class VideoPlan:
     seed: tuple[int, ...]
 
 
-def plan_clips(settings: DemoTask, seed: int) -> list[VideoPlan]:
+def plan_clips(settings: DemoTaskSettings, seed: int) -> list[VideoPlan]:
     """The videos of shapes-clips; no scene and motion stands in two splits or twice in one."""
     rng = np.random.default_rng((seed, 10))
     seen: set[tuple[object, ...]] = set()
@@ -62,7 +62,7 @@ def plan_clips(settings: DemoTask, seed: int) -> list[VideoPlan]:
     return plans
 
 
-def plan_stories(settings: DemoTask, seed: int) -> list[VideoPlan]:
+def plan_stories(settings: DemoTaskSettings, seed: int) -> list[VideoPlan]:
     """The videos of shapes-stories; no story stands in two splits or twice in one."""
     rng = np.random.default_rng((seed, 20))
     seen: set[tuple[object, ...]] = set()
@@ -104,11 +104,11 @@ def render(plan: VideoPlan, size: int, fps: int) -> Iterator[Image]:
             yield scene.paint(canvas, scene.discs_at(event, (k - first) / max(1, last - first - 1), jitter))
 
 
-def _groups(settings: DemoTask, split: str) -> int:
+def _groups(settings: DemoTaskSettings, split: str) -> int:
     return {"train": settings.train_groups, "val": settings.val_groups, "test": settings.test_groups}[split]
 
 
-def _randoms(settings: DemoTask, split: str) -> int:
+def _randoms(settings: DemoTaskSettings, split: str) -> int:
     return {"train": settings.train_random, "val": settings.val_random, "test": settings.test_random}[split]
 
 

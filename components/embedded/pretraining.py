@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from components.backbones import mini
-from components.config import Pretrain
 from components.embedded import stills
+from components.embedded.settings import PretrainSettings
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def new_model(seed: int) -> open_clip.CLIP:
     return open_clip.CLIP(**config)
 
 
-def pretrain(settings: Pretrain, state_path: Path, out_path: Path, threads: int) -> dict[str, float]:
+def pretrain(settings: PretrainSettings, state_path: Path, out_path: Path, threads: int) -> dict[str, float]:
     """Trains for ``settings.steps`` steps and writes the weights.
 
     Args:
@@ -98,7 +98,7 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, tokens: Tensor)
 
 
 @torch.no_grad()
-def evaluate(model: open_clip.CLIP, settings: Pretrain, count: int = 512) -> dict[str, float]:
+def evaluate(model: open_clip.CLIP, settings: PretrainSettings, count: int = 512) -> dict[str, float]:
     """Recall@1 in percent both ways on ``count`` stills that training never drew; equal captions count as one."""
     rng = np.random.default_rng((settings.seed, 2))
     pictures, texts = stills.batch(model.visual.image_size[0], count, 1, settings.motion_share, rng)
@@ -110,7 +110,7 @@ def evaluate(model: open_clip.CLIP, settings: Pretrain, count: int = 512) -> dic
     return {"i2t_R@1": round(100 * float(i2t.mean()), 1), "t2i_R@1": round(100 * float(t2i.mean()), 1)}
 
 
-def _batches(settings: Pretrain, tokenizer: Any, size: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(settings: PretrainSettings, tokenizer: Any, size: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches from step ``start`` on; each step has its own generator, so resuming changes nothing."""
 
     def make(step: int) -> tuple[Tensor, Tensor]:
@@ -137,14 +137,14 @@ def _tokenize(tokenizer: Any, texts: list[str]) -> Tensor:
     return tokens[:, : int((tokens != 0).sum(dim=1).max())]
 
 
-def _rate(step: int, settings: Pretrain) -> float:
+def _rate(step: int, settings: PretrainSettings) -> float:
     if step < settings.warmup_steps:
         return (step + 1) / settings.warmup_steps
     progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _optimizer(model: open_clip.CLIP, settings: Pretrain) -> torch.optim.AdamW:
+def _optimizer(model: open_clip.CLIP, settings: PretrainSettings) -> torch.optim.AdamW:
     matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
     others = [p for p in model.parameters() if p.requires_grad and p.ndim == 1]
     return torch.optim.AdamW(

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from components.benchmarks.base import Video
+from components import heartbeat
 from components.errors import EvaluationError
+from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
+from components.manifest import Video
 from components.methods.base import Method
-from components.training import watchdog
-from components.training.collective import share_out
-from components.training.reader import FrameReader
+from components.processes import share_out
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def encode_videos(method: Method, reader: FrameReader, ids: Sequence[str], batch
     device = _device(method)
 
     def encode(rows: slice) -> Tensor:
-        watchdog.mark()
+        heartbeat.mark()
         frames, mask = reader.batch(ids[rows])
         return method.encode_video(method.backbone.normalize(frames.to(device)), mask.to(device))
 
@@ -60,7 +60,7 @@ def encode_texts(method: Method, texts: Sequence[str], batch_size: int) -> Tenso
     device = _device(method)
 
     def encode(rows: slice) -> Tensor:
-        watchdog.mark()
+        heartbeat.mark()
         return method.encode_text(method.backbone.tokenize(texts[rows], method.words).to(device))
 
     return share_out(len(texts), batch_size, encode)

@@ -6,18 +6,18 @@ from typing import Any, Literal
 
 import torch
 
-from components.config import Evaluation
 from components.errors import ConfigError
 from components.evaluation.encode import encode_split
 from components.evaluation.rescoring import encode_bank, rescored
 from components.evaluation.scorecard import Scorecard, make_scorecard
+from components.evaluation.settings import EvaluationSettings
+from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.methods.base import Method
-from components.training.reader import FrameReader
 
 
 def evaluate(
-    method: Method, store: FrameStore, split: str, adapter: dict[str, Any], seed: int, settings: Evaluation
+    method: Method, store: FrameStore, split: str, adapter: dict[str, Any], seed: int, settings: EvaluationSettings
 ) -> Scorecard:
     """Encodes the split once and ranks every query in both directions; re-scored figures stand apart.
 

@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.config import Evaluation
 from components.evaluation.encode import EncodedSplit, encode_texts, encode_videos
 from components.evaluation.metrics import summary
 from components.evaluation.ranks import CHUNK_BYTES, Ranks, Scores, chunks, rank, text_scores, video_scores
+from components.evaluation.settings import EvaluationSettings
+from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.methods.base import Method
-from components.training.reader import FrameReader
 
 USES = {
     "dual_softmax": "all queries of the split at once",
@@ -74,7 +74,7 @@ class _Direction:
     width: int
 
 
-def encode_bank(method: Method, store: FrameStore, reader: FrameReader, settings: Evaluation) -> Bank:
+def encode_bank(method: Method, store: FrameStore, reader: FrameReader, settings: EvaluationSettings) -> Bank:
     """Vectors of up to ``qb_norm.bank`` training captions and as many training videos, taken at equal distances."""
     size = settings.qb_norm.bank
     captions = [caption for video in store.manifest.split("train") for caption in video.captions]
@@ -84,7 +84,7 @@ def encode_bank(method: Method, store: FrameStore, reader: FrameReader, settings
     )
 
 
-def rescored(encoded: EncodedSplit, settings: Evaluation, bank: Bank | None) -> dict[str, Any]:
+def rescored(encoded: EncodedSplit, settings: EvaluationSettings, bank: Bank | None) -> dict[str, Any]:
     """For each name of ``settings.rescoring`` its figures of both directions, what they use, and the settings.
 
     Args:
@@ -101,7 +101,7 @@ def rescored(encoded: EncodedSplit, settings: Evaluation, bank: Bank | None) -> 
 
 
 def rescored_ranks(
-    name: str, encoded: EncodedSplit, settings: Evaluation, bank: Bank | None, chunk_bytes: int = CHUNK_BYTES
+    name: str, encoded: EncodedSplit, settings: EvaluationSettings, bank: Bank | None, chunk_bytes: int = CHUNK_BYTES
 ) -> Mapping[str, Ranks]:
     """Ranks of both directions after the re-scoring ``name``.
 

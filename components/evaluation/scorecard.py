@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from components import storage
-from components.benchmarks.base import Manifest
 from components.errors import EvaluationError
 from components.evaluation import bootstrap
 from components.evaluation.card_text import WHOLE, describe
@@ -24,6 +23,7 @@ from components.evaluation.encode import EncodedSplit
 from components.evaluation.metrics import summary, ties
 from components.evaluation.ranks import Ranks, text_to_video, video_to_text
 from components.frames.store import write_table
+from components.manifest import Manifest
 
 RANKS_SCHEMA = pa.schema(
     [

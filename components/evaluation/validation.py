@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from components.evaluation.encode import encode_split
 from components.evaluation.metrics import summary
 from components.evaluation.ranks import text_to_video, video_to_text
+from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.methods.base import Method
-from components.training.reader import FrameReader
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components import storage
-from components.benchmarks.base import SPLITS, Manifest, first_few
 from components.errors import DataError
 from components.frames import schema
+from components.manifest import SPLITS, Manifest, first_few
 
 # Videos whose encoded frames are held while a scattered request is put in order: some 60 MB at 230 KB a video.
 WINDOW = 256
@@ -169,7 +169,7 @@ class FrameStore:
         return {info.base_name: info.size for info in storage.file_infos(self.uri)}
 
     def _name(self, name: str) -> str:
-        """What a file of the store is called at its place: see :func:`components.frames.publish.publish`."""
+        """What a file of the store is called at its place: see :func:`components.ingest.publish.publish`."""
         return str(self.card.get("names", {}).get(name, name))
 
     def _open(self, name: str) -> pq.ParquetFile:

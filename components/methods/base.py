@@ -18,6 +18,7 @@ from components.backbones.spec import BackboneSpec
 from components.backbones.towers import PLAIN, Flow, Hooks
 from components.errors import ConfigError
 from components.methods import METHODS
+from components.methods.entries import canonical
 
 # exp(logit_scale) is never above this, as in CLIP's own training.
 MAX_SCALE = 100.0
@@ -231,34 +232,6 @@ def trainable_copy(backbone: Backbone, names: Collection[str]) -> Backbone:
         if name in names:
             parameter.requires_grad_(True)
     return copied
-
-
-def canonical(label: str, raw: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The method and the settings behind the entry ``label`` of ``methods`` in params.yaml.
-
-    An entry is a method's name with its settings. With the key ``method`` it is a name of one's own for another method,
-    or for a list of methods that act together, each with its settings under its name.
-
-    Returns:
-        A registered name, or several joined as in ``"vop+mv_adapter"``, and settings for :func:`read_settings`.
-
-    Raises:
-        ConfigError: ``method`` is neither a name nor a list of different names.
-    """
-    settings = dict(raw)
-    method = settings.pop("method", label)
-    names = [method] if isinstance(method, str) else method
-    right = isinstance(names, list | tuple) and names and all(isinstance(item, str) for item in names)
-    if not right or len(set(names)) < len(names):
-        raise ConfigError(
-            "not a method",
-            where=f"methods.{label}.method",
-            found=method,
-            expected="a name or a list of different names",
-        )
-    if len(names) > 1:
-        settings["parts"] = {name: settings.pop(name, {}) for name in names}
-    return "+".join(names), settings
 
 
 def method_class(name: str, where: object = None) -> type[Method]:

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from components.adapters.card import read_card
-from components.config import Params
 from components.errors import DataError
 from components.frames.store import FrameStore
+from components.layout import Layout
+from components.params import Params
 from components.report import gallery, plots, tables
 from components.report.page import Content, Extras
 from components.search.index import read_index_card
@@ -30,7 +31,7 @@ def collect(root: Path, params: Params) -> Content:
     ]
     records, missing = tables.read_records(root, wanted)
     done = [(record["task"], record["method"], record["seed"]) for record in records]
-    folders = {key: root / "outputs" / "adapters" / key[0] / f"{key[1]}-{key[2]}" for key in done}
+    folders = {key: Layout(root).adapter(*key) for key in done}
     card = read_card(folders[done[0]])
     return Content(
         records=records,
@@ -50,9 +51,9 @@ def _backbone_parameters(folders: Iterable[Path]) -> int:
 
 
 def _extras(root: Path, params: Params, task: str, done: list[tuple[str, str, int]]) -> Extras:
-    path = root / "outputs" / "registry" / f"{task}.json"
+    path = Layout(root).champion_record(task)
     registry = tables.read_json(path) if path.exists() else None
-    folder = root / "outputs" / "indexes" / task
+    folder = Layout(root).index(task)
     try:
         index = read_index_card(folder)
     except DataError as error:
@@ -62,5 +63,5 @@ def _extras(root: Path, params: Params, task: str, done: list[tuple[str, str, in
     if index["split"] not in ("test", "all") or searched not in ranks:
         return Extras(registry, no_queries="No queries are shown: the index does not hold the test split's videos.")
     searcher = Searcher.from_folder(folder, root, params.backbone, params.search.top)
-    store = FrameStore(root / "outputs" / "frames" / task)
+    store = FrameStore(Layout(root).frames(task))
     return Extras(registry, gallery.queries(searcher, store, ranks, searched), searched)

@@ -22,9 +22,9 @@ from components import storage
 from components.adapters.card import read_card
 from components.errors import DataError
 from components.evaluation.encode import encode_videos
+from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.methods.base import Method
-from components.training.reader import FrameReader
 
 FORMAT = 1
 CARD = "index.json"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from components import config
+from components.backbones.settings import BackboneSettings
 from components.errors import RegistryError
 from components.search.query import Searcher, from_adapter
 from components.tracking.model import PythonModel, set_model
@@ -76,7 +76,7 @@ class RankingModel(PythonModel):
             self.adapter,
             root,
             settings["task"],
-            config.Backbone(**settings["backbone"]),
+            BackboneSettings(**settings["backbone"]),
             split=settings["split"],
             top=settings["top"],
             batch_size=settings["batch_size"],

@@ -17,11 +17,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from components import config
 from components.adapters.file import load_adapter
 from components.backbones.clip import Backbone, load_backbone
+from components.backbones.settings import BackboneSettings
 from components.errors import DataError, ReelTuneError
+from components.layout import Layout
 from components.methods.base import Method
+from components.params import load_params
 from components.search import index as indexes
 from components.search.index import Index
 
@@ -79,12 +81,12 @@ class Searcher:
             AdapterError: the index was made on another backbone.
         """
         folder = Path(root).resolve()
-        params = config.load(folder / "params.yaml")
+        params = load_params(folder / "params.yaml")
         params.task(task)
-        return cls.from_folder(folder / "outputs" / "indexes" / task, folder, params.backbone, params.search.top)
+        return cls.from_folder(Layout(folder).index(task), folder, params.backbone, params.search.top)
 
     @classmethod
-    def from_folder(cls, folder: Path, root: Path, backbone: config.Backbone, top: int) -> Searcher:
+    def from_folder(cls, folder: Path, root: Path, backbone: BackboneSettings, top: int) -> Searcher:
         """The searcher of an index folder.
 
         Args:
@@ -143,13 +145,13 @@ class Searcher:
 
 
 @functools.lru_cache(maxsize=2)
-def shared_backbone(settings: config.Backbone, root: Path) -> Backbone:
+def shared_backbone(settings: BackboneSettings, root: Path) -> Backbone:
     """The backbone of ``settings``, loaded once per process."""
     return load_backbone(settings, root)
 
 
 def from_adapter(
-    adapter: Path, root: Path, task: str, backbone: config.Backbone, *, split: str, top: int, batch_size: int
+    adapter: Path, root: Path, task: str, backbone: BackboneSettings, *, split: str, top: int, batch_size: int
 ) -> tuple[Searcher, bool]:
     """A searcher for an adapter that need not be the indexed one, and whether the ready index was used.
 
@@ -162,14 +164,14 @@ def from_adapter(
     from components.frames.store import FrameStore
 
     sha256 = indexes.read_card(adapter)["sha256"]
-    folder = root / "outputs" / "indexes" / task
+    folder = Layout(root).index(task)
     method = load_adapter(adapter, shared_backbone(backbone, root))
     try:
         if indexes.read_index_card(folder)["adapter_sha256"] == sha256:
             return Searcher(method, indexes.read(folder), top), True
     except DataError:
         pass  # no usable index; the frames decide
-    store = FrameStore(root / "outputs" / "frames" / task)
+    store = FrameStore(Layout(root).frames(task))
     index = indexes.build(method, store, split=split, adapter_sha256=sha256, batch_size=batch_size)
     return Searcher(method, index, top), False
 

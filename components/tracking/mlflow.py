@@ -35,9 +35,9 @@ from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric, Param, RunTag, ViewType  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 
-from components.config import Tracking  # noqa: E402
 from components.errors import RegistryError  # noqa: E402
-from components.tracking.tree import flatten, metric_name  # noqa: E402
+from components.tracking.flatten import flatten, metric_name  # noqa: E402
+from components.tracking.settings import TrackingSettings  # noqa: E402
 
 # MLflow's own mapping still passes an option that SQLAlchemy has deprecated.
 warnings.filterwarnings("ignore", message=".*noload.*")
@@ -58,7 +58,7 @@ _ENTITIES_PER_CALL = 100  # limit of params and tags in one request
 _METRICS_PER_CALL = 1000
 
 
-def tracking_uri(root: Path, settings: Tracking) -> str:
+def tracking_uri(root: Path, settings: TrackingSettings) -> str:
     """The store's URI: ``MLFLOW_TRACKING_URI`` where set, else ``tracking.uri``; SQLite paths made absolute.
 
     Args:
@@ -71,7 +71,7 @@ def tracking_uri(root: Path, settings: Tracking) -> str:
     return _SQLITE + str(root.resolve() / uri.removeprefix(_SQLITE))
 
 
-def connect(root: Path, settings: Tracking) -> MlflowClient:
+def connect(root: Path, settings: TrackingSettings) -> MlflowClient:
     """A client of the tracking store and registry, which are created where they are missing.
 
     Raises:
@@ -205,7 +205,7 @@ def _exit_on_signal(number: int, frame: object) -> None:
 
 def start_run(
     root: Path,
-    settings: Tracking,
+    settings: TrackingSettings,
     *,
     task: str,
     method: str,

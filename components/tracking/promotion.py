@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.errors import RegistryError
-from components.tracking.tree import flatten
+from components.tracking.flatten import flatten
 
 # What must be equal for two scorecards to be comparable; who was evaluated, and how fast, may differ.
 COMPARED = (

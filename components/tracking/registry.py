@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from components import storage
-from components.config import Tracking
 from components.errors import RegistryError
 from components.tracking import promotion
-from components.tracking.candidate import (
+from components.tracking.evaluated import (
     Candidate,
     copy_adapter,
     metrics_of,
@@ -27,6 +26,7 @@ from components.tracking.candidate import (
 )
 from components.tracking.mlflow import MlflowClient, MlflowException, Run, find_run, start_run
 from components.tracking.model import download_version, save_model
+from components.tracking.settings import TrackingSettings
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Registry:
         task: name of the registered model.
     """
 
-    def __init__(self, client: MlflowClient, root: Path, settings: Tracking, task: str) -> None:
+    def __init__(self, client: MlflowClient, root: Path, settings: TrackingSettings, task: str) -> None:
         self.client = client
         self.root = root
         self.settings = settings

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.config import Tracking
 from components.tracking.mlflow import Run, connect, start_run
+from components.tracking.settings import TrackingSettings
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class TrialRuns:
     """
 
     root: Path
-    settings: Tracking
+    settings: TrackingSettings
     parent: str
     search: str
     task: str

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from components.config import Training
 from components.errors import TrainingError
+from components.training.settings import TrainingSettings
 
 # Anchors whose neighbours are looked up with one matrix product.
 ANCHOR_BLOCK = 64
@@ -41,36 +41,34 @@ class Epoch:
     captions: tuple[Ints, ...]
 
 
-def check_sizes(videos: int, settings: Training) -> None:
-    """Whether ``videos`` training videos make up a batch, and batches divide into the workers' slices.
+def check_sizes(videos: int, settings: TrainingSettings) -> None:
+    """Whether ``videos`` training videos make up a batch, and batches divide into the workers' micro_batches.
 
     Raises:
-        TrainingError: fewer videos than one batch, a group larger than a batch, more slices than videos in a batch, or
-            workers that do not divide the slices.
+        TrainingError: fewer videos than one batch, a group larger than a batch, more micro_batches than videos in a batch.
     """
     check_batches(videos, settings.batch_size, settings.batching, settings.hard_group, settings.last_batch)
-    if settings.slices > settings.batch_size:
+    if settings.micro_batches > settings.batch_size:
         raise TrainingError(
-            "more slices than videos in a batch",
-            where="training.slices",
-            found=settings.slices,
+            "more micro_batches than videos in a batch",
+            where="training.micro_batches",
+            found=settings.micro_batches,
             expected=f"at most training.batch_size, {settings.batch_size}",
         )
-    check_workers(settings.workers, settings.slices)
 
 
-def check_workers(workers: int, slices: int) -> None:
-    """Whether every worker gets as many slices.
+def check_workers(workers: int, micro_batches: int) -> None:
+    """Whether every worker gets as many micro_batches.
 
     Raises:
-        TrainingError: ``workers`` does not divide ``slices``.
+        TrainingError: ``workers`` does not divide ``micro_batches``.
     """
-    if slices % workers:
+    if micro_batches % workers:
         raise TrainingError(
-            "slices of a batch cannot be shared out evenly",
-            where="training.workers",
+            "micro_batches of a batch cannot be shared out evenly",
+            where="execution.workers",
             found=workers,
-            expected=f"a divisor of training.slices, {slices}",
+            expected=f"a divisor of training.micro_batches, {micro_batches}",
         )
 
 
@@ -108,7 +106,7 @@ class BatchPlan:
 
     What is left over at the end of an epoch is dropped, or kept as a short batch if it has a negative.
 
-    ``random`` batches are slices of a permutation. A ``hard`` batch holds ``B // hard_group - 1`` groups (at least
+    ``random`` batches are micro_batches of a permutation. A ``hard`` batch holds ``B // hard_group - 1`` groups (at least
     one) of ``hard_group`` videos with similar captions and is filled up with other videos at random: negatives that
     differ in few words are what teaches motion, and the rest keeps the appearance of the whole collection in view.
     Grouping looks up each anchor's neighbours exactly: ``N / hard_group`` rows of an ``N x N`` similarity, in

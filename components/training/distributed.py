@@ -23,7 +23,8 @@ from components import storage
 from components.adapters.card import read_card
 from components.cluster import ray_session
 from components.errors import ReelTuneError, TrainingError
-from components.training.job import DEFAULT_STORAGE, Job, Plan, run
+from components.layout import Layout
+from components.training.job import Job, Plan, run
 from components.training.loop import Log, Validate
 from components.training.progress import Mailbox, ProgressFollower, ProgressWriter
 from components.training.watchdog import COLLECTIVE_SECONDS
@@ -65,7 +66,7 @@ def train(job: Job, plan: Plan, validate: Validate, log: Log, extra: dict[str, A
         training.json.
 
     Raises:
-        TrainingError: ``training.storage`` is not usable, workers were lost more than ``max_failures`` times, a worker
+        TrainingError: ``execution.storage`` is not usable, workers were lost more than ``max_failures`` times, a worker
             was stuck, or the loop or a reader raised.
     """
     started = time.perf_counter()
@@ -75,7 +76,7 @@ def train(job: Job, plan: Plan, validate: Validate, log: Log, extra: dict[str, A
     else:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         outcome = {**run(job, plan, device, validate, log), "workers": 1}
-    local = job.root / DEFAULT_STORAGE
+    local = Layout(job.root).training_work
     adapter = local / f"{job.name}-{plan.key[:12]}" / "published"
     for name in storage.list_files(storage.join(folder, "adapter")):
         storage.write_bytes(adapter / name, storage.read_bytes(storage.join(folder, "adapter", name)))
@@ -95,15 +96,15 @@ def _with_ray(job: Job, plan: Plan, validate: Validate, log: Log) -> dict[str, A
     except OSError as error:
         raise TrainingError(
             "not usable",
-            where="training.storage",
-            found=job.params.training.storage or DEFAULT_STORAGE,
+            where="execution.storage",
+            found=job.execution.storage or str(Layout(job.root).training_work),
             expected="a folder or URI that can be written to",
             cure=str(error),
         ) from None
     for key, value in LEAN.items():
         os.environ.setdefault(key, value)
     # Messages come through the mailbox; Ray's copies of the workers' output would double them.
-    with ray_session(job.root, job.params.ray, log_to_driver=False):
+    with ray_session(job.root, job.ray, log_to_driver=False):
         import ray
 
         mailbox = _mailbox()
@@ -125,12 +126,12 @@ def _fit(job: Job, plan: Plan, validate: Validate, mailbox: Any) -> dict[str, An
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    settings = job.params.training
+    settings, micro_batches = job.execution, job.training.micro_batches
     rays_own = storage.join(job.work_folder(plan.key), "ray")
     files, path = storage.filesystem(rays_own)
     gpus = int(ray.cluster_resources().get("GPU", 0))
-    # Fewer GPUs than workers: as many as divide the slices, so that the adapter stays the same.
-    few = [count for count in range(1, min(settings.workers, gpus) + 1) if settings.slices % count == 0]
+    # Fewer GPUs than workers: as many as divide the micro_batches, so that the adapter stays the same.
+    few = [count for count in range(1, min(settings.workers, gpus) + 1) if micro_batches % count == 0]
     workers = max(few) if 0 < gpus < settings.workers else settings.workers
     if workers < settings.workers:
         logger.warning("%d GPUs for %d workers: training with %d", gpus, settings.workers, workers)
@@ -179,7 +180,7 @@ def _worker(settings: dict[str, Any]) -> dict[str, Any]:
         raise TrainingError(fault)
     context = ray.train.get_context()
     # Not the cores there are: how a product is cut among threads decides about its rounding.
-    torch.set_num_threads(settings["job"].params.training.threads)
+    torch.set_num_threads(settings["job"].training.threads)
     figures = None
     if context.get_world_rank() == 0:
         writer = ProgressWriter(mailbox.post.remote)
@@ -213,8 +214,8 @@ def _record(
         "method": job.method,
         "seed": job.seed,
         **outcome,
-        "epochs": job.params.training.epochs if outcome["steps"] else 0,
-        "batch_size": job.params.training.batch_size,
+        "epochs": job.training.epochs if outcome["steps"] else 0,
+        "batch_size": job.training.batch_size,
         "total_seconds": round(seconds, 3),
         "artifact_bytes": card["bytes"],
         "validation": curve[-1] if curve else {},

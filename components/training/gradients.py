@@ -1,8 +1,8 @@
 """Sums of gradients that come out the same, bit by bit, however many processes add them.
 
 Floating-point addition is not associative, and Adam makes full steps of the rounding noise of a gradient that is nearly
-zero. So the order is fixed: the gradients of the slices 0, 1, 2, ... of a batch are the leaves of one binary tree. A
-process adds the subtree of its own slices, then each process completes the tree from the sums of all.
+zero. So the order is fixed: the gradients of the micro_batches 0, 1, 2, ... of a batch are the leaves of one binary tree. A
+process adds the subtree of its own micro_batches, then each process completes the tree from the sums of all.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from components.training.collective import rank_and_world
+from components.processes import rank_and_world
 
 # Gradients are exchanged in pieces of this many bytes, which bounds the extra memory of full fine-tuning.
 BUCKET_BYTES = 64 * 2**20

@@ -5,35 +5,31 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from components import config, provenance, storage
+from components import provenance, storage
 from components.adapters.file import save_adapter
 from components.backbones.clip import load_backbone, parameter_total
+from components.backbones.settings import BackboneSettings
+from components.cluster import RaySettings
+from components.fingerprint import code_of
 from components.frames.store import FrameStore
+from components.layout import Layout
 from components.methods.base import Method, build
-from components.methods.code import code_hash
+from components.methods.entries import targets
+from components.processes import rank_and_world
+from components.task import TaskSettings
+from components.training.batches import check_workers
 from components.training.checkpoint import Checkpoints
-from components.training.collective import rank_and_world
 from components.training.loader import training_videos
 from components.training.loop import Log, Result, Validate, fit
+from components.training.settings import ExecutionSettings, TrainingSettings
 from components.training.watchdog import Watchdog
-
-# Settings that change how long a training takes or how often it may fail, not what comes out.
-OPERATIONAL = (
-    "workers", "cache_mib", "timeout_seconds", "max_failures", "checkpoint_steps", "keep_checkpoints", "storage",
-)  # fmt: skip
-
-# Where unfinished trainings lie if `training.storage` names no other place, under the root.
-DEFAULT_STORAGE = ".reeltune/train"
-
-# The code whose change makes a half-done training worthless, beside the method's own.
-CODE = ("backbones", "frames", "training")
 
 
 @dataclass(frozen=True)
@@ -55,6 +51,32 @@ class Plan:
     came_from: dict[str, Any]
 
 
+class Blocks(Protocol):
+    """The blocks of params.yaml that a training reads."""
+
+    @property
+    def backbone(self) -> BackboneSettings:
+        """Which CLIP."""
+
+    @property
+    def training(self) -> TrainingSettings:
+        """What decides the result."""
+
+    @property
+    def execution(self) -> ExecutionSettings:
+        """What does not."""
+
+    @property
+    def ray(self) -> RaySettings:
+        """The local cluster."""
+
+    def task(self, name: str) -> TaskSettings:
+        """An entry of ``tasks``."""
+
+    def method(self, name: str) -> Mapping[str, Any]:
+        """An entry of ``methods``."""
+
+
 @dataclass(frozen=True)
 class Job:
     """What is trained, and where.
@@ -65,14 +87,44 @@ class Job:
         task: key in params.yaml.
         method: key in params.yaml.
         seed: fixes the initial parameters, the batches and every other draw.
-        params: all settings.
+        collection: the task's entry.
+        backbone: which CLIP.
+        raw: the method's entry, unchecked.
+        training: what decides the result.
+        execution: what does not.
+        ray: the local cluster.
     """
 
     root: Path
     task: str
     method: str
     seed: int
-    params: config.Params
+    collection: TaskSettings
+    backbone: BackboneSettings
+    raw: Mapping[str, Any]
+    training: TrainingSettings
+    execution: ExecutionSettings
+    ray: RaySettings
+
+    @classmethod
+    def of(cls, root: Path, params: Blocks, task: str, method: str, seed: int) -> Job:
+        """The training of an entry of ``methods`` on an entry of ``tasks``.
+
+        Raises:
+            ConfigError: unknown task or method.
+        """
+        return cls(
+            root=root,
+            task=task,
+            method=method,
+            seed=seed,
+            collection=params.task(task),
+            backbone=params.backbone,
+            raw=params.method(method),
+            training=params.training,
+            execution=params.execution,
+            ray=params.ray,
+        )
 
     @property
     def name(self) -> str:
@@ -82,11 +134,11 @@ class Job:
     @property
     def adapter_folder(self) -> Path:
         """Where the finished adapter is published."""
-        return self.root / "outputs" / "adapters" / self.task / f"{self.method}-{self.seed}"
+        return Layout(self.root).adapter(self.task, self.method, self.seed)
 
     def store(self) -> FrameStore:
         """The task's frames."""
-        return FrameStore(self.root / "outputs" / "frames" / self.task)
+        return FrameStore(Layout(self.root).frames(self.task))
 
     def build(self) -> Method:
         """The method with its initial parameters, the same in every process.
@@ -95,19 +147,19 @@ class Job:
             ConfigError: unknown task or method, or settings that do not fit.
             BackboneError: no such backbone, or no weights.
         """
-        task = self.params.task(self.task)
-        raw = self.params.method(self.method)
-        backbone = load_backbone(self.params.backbone, self.root)
+        backbone = load_backbone(self.backbone, self.root)
         torch.manual_seed(self.seed)
-        return build(self.method, raw, backbone, frames=task.frames, words=task.words)
+        task = self.collection
+        return build(self.method, self.raw, backbone, frames=task.frames, words=task.words)
 
     def settings(self) -> dict[str, Any]:
         """The settings that this training depends on."""
         return {
-            "task": asdict(self.params.task(self.task)),
-            "backbone": asdict(self.params.backbone),
-            "method": self.params.method(self.method),
-            "training": asdict(self.params.training),
+            "task": asdict(self.collection),
+            "backbone": asdict(self.backbone),
+            "method": dict(self.raw),
+            "training": asdict(self.training),
+            "execution": asdict(self.execution),
         }
 
     def plan(self) -> Plan:
@@ -121,16 +173,17 @@ class Job:
         method, store = self.build(), self.store()
         trains = bool(method.trainable())
         if trains:
-            training_videos(store, self.params.training)
+            training_videos(store, self.training)
+            check_workers(self.execution.workers, self.training.micro_batches)
         content = {
             "name": self.name,
             "frames": method.frames,
             "words": method.words,
             "method": asdict(method.settings),
-            "training": _decisive(self.params.training),
+            "training": asdict(self.training),
             "backbone": method.spec.to_dict(),
             "store": store.fingerprint,
-            "code": [_code_hash(), code_hash(method.name)],
+            "code": code_of("train", targets(method.name)).sha256,
             "torch": torch.__version__,
         }
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -141,7 +194,7 @@ class Job:
 
         A training with other settings never finds them.
         """
-        place = storage.resolve(self.root, self.params.training.storage or DEFAULT_STORAGE)
+        place = storage.resolve(self.root, self.execution.storage or str(Layout(self.root).training_work))
         return storage.join(place, f"{self.name}-{key[:12]}")
 
 
@@ -166,11 +219,13 @@ def run(
     Returns:
         The figures of training.json that only the training knows, and the curve.
     """
-    method, folder, settings = job.build().to(device), job.work_folder(plan.key), job.params.training
-    checkpoints = Checkpoints(storage.join(folder, "checkpoints"), settings.keep_checkpoints)
+    method, folder, settings = job.build().to(device), job.work_folder(plan.key), job.training
+    checkpoints = Checkpoints(storage.join(folder, "checkpoints"), job.execution.keep_checkpoints)
     store = FrameStore(plan.frames)
-    with Watchdog(settings.timeout_seconds, report):
-        result = fit(method, store, settings, job.seed, validate=validate, checkpoints=checkpoints, log=log)
+    with Watchdog(job.execution.timeout_seconds, report):
+        result = fit(
+            method, store, settings, job.execution, job.seed, validate=validate, checkpoints=checkpoints, log=log
+        )
     total = parameter_total(method.backbone)
     if rank_and_world()[0] == 0:
         extra = {
@@ -178,7 +233,7 @@ def run(
             "epoch": result.epoch,
             "parameters_total": total,
             # What decides about the result: the rest says more of this machine than of the adapter.
-            "training": _decisive(settings),
+            "training": asdict(settings),
             "store": plan.store,
             "training_key": plan.key,
         }
@@ -198,16 +253,3 @@ def _figures(method: Method, result: Result, total: int) -> dict[str, Any]:
         "parameters": {"trainable": trainable, "total": total, "share": trainable / total},
         "curve": result.curve,
     }
-
-
-def _decisive(settings: config.Training) -> dict[str, Any]:
-    return {name: value for name, value in asdict(settings).items() if name not in OPERATIONAL}
-
-
-def _code_hash() -> str:
-    digest = hashlib.sha256()
-    components = Path(__file__).resolve().parents[1]
-    for package in CODE:
-        for file in sorted((components / package).rglob("*.py")):
-            digest.update(file.relative_to(components).as_posix().encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()

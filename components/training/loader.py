@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from components.benchmarks.base import Video
-from components.config import Training
 from components.errors import TrainingError
+from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
+from components.manifest import Video
 from components.methods.base import Method
+from components.processes import rank_and_world
 from components.training.augmentation import crop_flip
 from components.training.batches import BatchPlan, Epoch, Ints, check_sizes, check_workers
-from components.training.collective import rank_and_world
-from components.training.hardness import caption_embeddings, split_videos
-from components.training.reader import FrameReader
+from components.training.hard_batches import caption_embeddings, split_videos
+from components.training.settings import TrainingSettings
 
 # Batches made ahead of the training step.
 AHEAD = 2
@@ -33,7 +33,7 @@ Augment = Callable[[Tensor, np.random.Generator], Tensor]
 
 
 @dataclass(frozen=True)
-class Slice:
+class MicroBatch:
     """Pairs that are encoded in one pass.
 
     Attributes:
@@ -55,16 +55,16 @@ class Slice:
 class Batch:
     """A global batch of B videos and C captions, and one process's share of its tensors.
 
-    The batch is cut into V slices, slice s being the videos ``s::V``; each of W processes has ``V / W`` slices, one
+    The batch is cut into V micro_batches, slice s being the videos ``s::V``; each of W processes has ``V / W`` micro_batches, one
     after the other. In a short batch some are empty.
 
     Attributes:
         ids: the video ids of the whole global batch.
-        owner: int64[C], the video of each caption; rows stand in the order of the slices.
+        owner: int64[C], the video of each caption; rows stand in the order of the micro_batches.
         videos: V numbers, the videos of each slice.
         captions: V numbers, the captions of each slice.
-        own: this process's slices.
-        frames: uint8[b, T, 3, S, S], of this process's slices one after the other.
+        own: this process's micro_batches.
+        frames: uint8[b, T, 3, S, S], of this process's micro_batches one after the other.
         mask: bool[b, T], true where a frame is real.
         tokens: int64[c, L].
     """
@@ -83,16 +83,16 @@ class Batch:
         names = ("owner", "frames", "mask", "tokens")
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
-    def slices(self) -> list[Slice]:
-        """This process's slices that are not empty."""
+    def micro_batches(self) -> list[MicroBatch]:
+        """This process's micro_batches that are not empty."""
         videos = [self.videos[index] for index in self.own]
         texts = self.tokens.split([self.captions[index] for index in self.own])
         ids = [self.ids[index :: len(self.videos)] for index in self.own]
         parts = zip(self.own, ids, self.frames.split(videos), self.mask.split(videos), texts, strict=True)
-        return [Slice(*part) for part in parts if part[1]]
+        return [MicroBatch(*part) for part in parts if part[1]]
 
     def shares(self, sizes: tuple[int, ...]) -> list[int]:
-        """``sizes`` of slices added up per process."""
+        """``sizes`` of micro_batches added up per process."""
         count = len(self.own)
         return [sum(sizes[start : start + count]) for start in range(0, len(sizes), count)]
 
@@ -106,12 +106,12 @@ class Loader:
         reader: gives the frames.
         tokenize: texts -> int64[c, L].
         rank: this process.
-        world: number of processes; divides ``slices``.
-        slices: ``V``, see :class:`Batch`.
+        world: number of processes; divides ``micro_batches``.
+        micro_batches: ``V``, see :class:`Batch`.
         augment: the frames as stored, and a generator -> uint8[t, 3, S, S]; None for frames as the reader gives them.
 
     Raises:
-        TrainingError: ``world`` does not divide ``slices``.
+        TrainingError: ``world`` does not divide ``micro_batches``.
     """
 
     def __init__(
@@ -122,16 +122,16 @@ class Loader:
         tokenize: Callable[[Sequence[str]], Tensor],
         rank: int,
         world: int,
-        slices: int = 1,
+        micro_batches: int = 1,
         augment: Augment | None = None,
     ) -> None:
-        check_workers(world, slices)
+        check_workers(world, micro_batches)
         self.plan = plan
         self.videos = videos
         self.reader = reader
         self.tokenize = tokenize
-        self.slices = slices
-        self.own = range(rank * slices // world, (rank + 1) * slices // world)
+        self.micro_batches = micro_batches
+        self.own = range(rank * micro_batches // world, (rank + 1) * micro_batches // world)
         self.augment = augment
         self._current: tuple[int, Epoch] | None = None
 
@@ -157,7 +157,7 @@ class Loader:
         number, index = divmod(step, self.plan.steps_per_epoch)
         epoch = self._epoch(number)
         rows, captions = epoch.videos[index], epoch.captions[index]
-        parts = [slice(s, None, self.slices) for s in range(self.slices)]
+        parts = [slice(s, None, self.micro_batches) for s in range(self.micro_batches)]
         counts = np.concatenate([(captions[part] >= 0).sum(axis=1) for part in parts])
         own = np.concatenate([np.arange(len(rows))[parts[s]] for s in self.own])
         frames, mask = self._frames(number, rows[own])
@@ -193,7 +193,7 @@ class Loader:
         return self._current[1]
 
 
-def training_videos(store: FrameStore, settings: Training) -> list[Video]:
+def training_videos(store: FrameStore, settings: TrainingSettings) -> list[Video]:
     """The decoded videos of the train split, if the settings make batches of them.
 
     Raises:
@@ -213,11 +213,13 @@ def training_videos(store: FrameStore, settings: Training) -> list[Video]:
     return videos
 
 
-def make_loader(method: Method, store: FrameStore, settings: Training, seed: int, reader: FrameReader) -> Loader:
+def make_loader(
+    method: Method, store: FrameStore, settings: TrainingSettings, seed: int, reader: FrameReader
+) -> Loader:
     """The loader of this process.
 
     Raises:
-        TrainingError: as :func:`training_videos`, or the processes do not divide the slices.
+        TrainingError: as :func:`training_videos`, or the processes do not divide the micro_batches.
     """
     videos = training_videos(store, settings)
     neighbours = caption_embeddings(method, videos) if settings.batching == "hard" else None
@@ -230,6 +232,6 @@ def make_loader(method: Method, store: FrameStore, settings: Training, seed: int
     crops = partial(crop_flip, side=spec.image_size, interpolation=spec.interpolation)
     rank, world = rank_and_world()
     return Loader(
-        plan, videos, reader, lambda texts: backbone.tokenize(texts, words), rank, world, settings.slices,
+        plan, videos, reader, lambda texts: backbone.tokenize(texts, words), rank, world, settings.micro_batches,
         crops if settings.augmentation == "crop_flip" else None,
     )  # fmt: skip

@@ -18,18 +18,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from components.config import Training
+from components import heartbeat
 from components.errors import TrainingError
+from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.methods.base import Method
-from components.training import watchdog
+from components.processes import rank_and_world
 from components.training.checkpoint import Checkpoints, check_state
-from components.training.collective import rank_and_world
 from components.training.loader import Batch, make_loader
 from components.training.optimiser import build_optimiser, lr_factor
-from components.training.pace import TimeLeft, peak_memory_mib
-from components.training.reader import FrameReader
+from components.training.settings import ExecutionSettings, TrainingSettings
 from components.training.step import StepGradients
+from components.training.time_left import TimeLeft, peak_memory_mib
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,8 @@ class _Progress:
 def fit(
     method: Method,
     store: FrameStore,
-    settings: Training,
+    settings: TrainingSettings,
+    execution: ExecutionSettings,
     seed: int,
     *,
     validate: Validate | None = None,
@@ -98,6 +99,7 @@ def fit(
         method: on the device to train on.
         store: the frames.
         settings: what all methods share; the learning rate is the method's own.
+        execution: how often to save, and memory for frames.
         seed: fixes batches, captions and every other random draw.
         validate: measures the validation split every ``validation_every`` epochs and after the last.
         checkpoints: where to save and resume from; None keeps nothing.
@@ -106,16 +108,16 @@ def fit(
     Raises:
         TrainingError: no training videos, a loss or gradient that is NaN or Inf.
     """
-    reader = FrameReader(store, method.backbone.resize, method.frames, settings.cache_mib)
+    reader = FrameReader(store, method.backbone.resize, method.frames, execution.cache_mib)
     if not method.trainable():
         method.eval()
-        watchdog.mark("the validation")
+        heartbeat.mark("the validation")
         figures = validate(method, store, reader) if validate else {}
         if log and figures and rank_and_world()[0] == 0:
             log(0, _named(settings, figures))
         nothing = {"steps": 0.0, "seconds": 0.0, "samples_per_second": 0.0, "data_wait_share": 0.0}
         return Result(0, [{"epoch": 0, "step": 0, **figures}] if figures else [], nothing)
-    run = _Run(method, store, settings, seed, reader, validate, checkpoints, log or _ignore)
+    run = _Run(method, store, settings, execution, seed, reader, validate, checkpoints, log or _ignore)
     return run.train()
 
 
@@ -126,7 +128,8 @@ class _Run:
         self,
         method: Method,
         store: FrameStore,
-        settings: Training,
+        settings: TrainingSettings,
+        execution: ExecutionSettings,
         seed: int,
         reader: FrameReader,
         validate: Validate | None,
@@ -134,13 +137,14 @@ class _Run:
         log: Log,
     ) -> None:
         self.method, self.store, self.settings, self.seed = method, store, settings, seed
+        self.execution = execution
         self.reader, self.validate, self.checkpoints = reader, validate, checkpoints
         self.rank, self.world = rank_and_world()
         self.log = log if self.rank == 0 else _ignore
         self.parameters = method.trainable()
         self.device = next(method.parameters()).device
         method.clamp_scale()
-        self.gradients = StepGradients(method, settings, seed)
+        self.gradients = StepGradients(method, settings, seed, execution.cache_mib)
         self.optimiser = build_optimiser(self.parameters, method.learning_rates(), settings.weight_decay)
         self.loader = make_loader(method, store, settings, seed, reader)
         self.steps_per_epoch = self.loader.plan.steps_per_epoch
@@ -158,7 +162,7 @@ class _Run:
         batches = self.loader.batches(progress.step, self.total)
         self.method.train()
         while progress.step < self.total:
-            watchdog.mark(f"step {progress.step + 1}")
+            heartbeat.mark(f"step {progress.step + 1}")
             started = time.perf_counter()
             batch = next(batches)
             progress.wait_seconds += time.perf_counter() - started
@@ -176,7 +180,7 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak_lr"] * factor
         loss = self.gradients.backward(batch.to(self.device), progress.step)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm)
         values = float(loss), float(norm)
         if not all(math.isfinite(value) for value in values):
             raise TrainingError(
@@ -231,10 +235,10 @@ class _Run:
         epoch, within = divmod(step, self.steps_per_epoch)
         validated = within == 0 and (step == self.total or epoch % self.settings.validation_every == 0)
         if validated:
-            watchdog.mark(f"the validation after step {step}")
+            heartbeat.mark(f"the validation after step {step}")
             self.measure(epoch)
-        if validated or step % self.settings.checkpoint_steps == 0:
-            watchdog.mark(f"the checkpoint after step {step}")
+        if validated or step % self.execution.checkpoint_steps == 0:
+            heartbeat.mark(f"the checkpoint after step {step}")
             self.save()
 
     def measure(self, epoch: int) -> None:
@@ -312,7 +316,7 @@ class _Run:
         return Result(epoch, progress.curve, figures)
 
 
-def _named(settings: Training, figures: dict[str, float]) -> dict[str, float]:
+def _named(settings: TrainingSettings, figures: dict[str, float]) -> dict[str, float]:
     """Figures under the name of the split they were measured on: those of the test split never pass for validation."""
     split = "test" if settings.select_on == "test" else "val"
     return {f"{split}_{name}": value for name, value in figures.items()}

@@ -1,9 +1,9 @@
 """Loss and gradients of one global batch, the same for any number of processes and however little memory they have.
 
-A batch is cut into slices, each encoded in a pass of its own whichever process does it. All processes gather the
-embeddings of all slices, compute the whole loss and its gradient with respect to them, and send it back through the
-graphs of their own slices; the slices' parameter gradients are added in one fixed tree. So slices, not processes,
-decide about rounding. With ``cached_gradients`` the first pass keeps no graph and each slice is encoded again when its
+A batch is cut into micro_batches, each encoded in a pass of its own whichever process does it. All processes gather the
+embeddings of all micro_batches, compute the whole loss and its gradient with respect to them, and send it back through the
+graphs of their own micro_batches; the micro_batches' parameter gradients are added in one fixed tree. So micro_batches, not processes,
+decide about rounding. With ``grad_cache`` the first pass keeps no graph and each slice is encoded again when its
 turn comes (Gao et al. 2021, GradCache): the memory of one slice, the result of the whole batch.
 """
 
@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from components.backbones.towers import checkpointed
-from components.config import Training
 from components.methods.base import Method
-from components.training.collective import gather
+from components.processes import gather
 from components.training.frozen import FrozenLayers
 from components.training.gradients import Gradients, TreeSum, sum_over_processes, take_gradients
-from components.training.loader import Batch, Slice
+from components.training.loader import Batch, MicroBatch
 from components.training.loss import multi_positive_nce
+from components.training.settings import TrainingSettings
 
 # Embeddings of a slice's videos and captions: float[b, E], float[c, E].
 Pair = tuple[Tensor, Tensor]
@@ -35,12 +35,13 @@ class StepGradients:
         method: on the device to train on.
         settings: precision, and what is kept for the backward pass.
         seed: with the step and the slice fixes dropout.
+        cache_mib: memory for ``cache_frozen``.
     """
 
-    def __init__(self, method: Method, settings: Training, seed: int) -> None:
+    def __init__(self, method: Method, settings: TrainingSettings, seed: int, cache_mib: int = 0) -> None:
         self.method, self.settings, self.seed = method, settings, seed
         self.parameters = list(method.trainable().values())
-        self.frozen = FrozenLayers(method, settings.cache_mib) if settings.cache_frozen else None
+        self.frozen = FrozenLayers(method, cache_mib) if settings.cache_frozen else None
 
     def backward(self, batch: Batch, step: int) -> Tensor:
         """Sets ``grad`` of every trainable parameter, the same in each process; zero where the loss needs none.
@@ -53,24 +54,24 @@ class StepGradients:
             float[], the loss.
         """
         take_gradients(self.parameters)
-        slices = batch.slices()
-        with torch.set_grad_enabled(not self.settings.cached_gradients):
-            pairs: deque[Pair] = deque(self._encode(part, step) for part in slices)
+        micro_batches = batch.micro_batches()
+        with torch.set_grad_enabled(not self.settings.grad_cache):
+            pairs: deque[Pair] = deque(self._encode(part, step) for part in micro_batches)
         loss, gradients = self._loss(batch, list(pairs))
         # What the loss reaches without an embedding (the logit scale): complete in every process.
         direct = take_gradients(self.parameters)
         tree = TreeSum()
-        for part, of_pair in zip(slices, gradients, strict=True):
+        for part, of_pair in zip(micro_batches, gradients, strict=True):
             pair = pairs.popleft()
-            _send_back(self._encode(part, step) if self.settings.cached_gradients else pair, of_pair)
+            _send_back(self._encode(part, step) if self.settings.grad_cache else pair, of_pair)
             tree.add(take_gradients(self.parameters))
         none: Gradients = [None] * len(self.parameters)
-        totals = sum_over_processes(self.parameters, tree.total() if slices else none)
+        totals = sum_over_processes(self.parameters, tree.total() if micro_batches else none)
         for parameter, total, more in zip(self.parameters, totals, direct, strict=True):
             parameter.grad = total if more is None else total.add_(more)
         return loss
 
-    def _encode(self, part: Slice, step: int) -> Pair:
+    def _encode(self, part: MicroBatch, step: int) -> Pair:
         """Both embeddings of a slice; dropout falls the same way each time."""
         torch.manual_seed(_slice_seed(self.seed, step, part.number))
         autocast = torch.autocast(part.frames.device.type, torch.bfloat16, self.settings.precision == "bfloat16")
@@ -102,7 +103,7 @@ class StepGradients:
 
 
 def _rows_of_slices(embeddings: Tensor, batch: Batch, sizes: tuple[int, ...]) -> list[Tensor]:
-    """The gradients of this process's slices that are not empty."""
+    """The gradients of this process's micro_batches that are not empty."""
     assert embeddings.grad is not None
     parts = embeddings.grad.split(list(sizes))
     return [parts[index] for index in batch.own if sizes[index]]

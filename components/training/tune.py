@@ -23,11 +23,13 @@ import torch
 from components import config
 from components.cluster import ray_session
 from components.errors import ConfigError, TrainingError
+from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
+from components.layout import Layout
 from components.methods.base import Method
+from components.params import load_params
 from components.training.job import Job
 from components.training.loop import Validate, fit
-from components.training.reader import FrameReader
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +91,7 @@ class Search:
     @property
     def folder(self) -> Path:
         """Where Ray Tune keeps its state: a search that was stopped goes on from there."""
-        return self.job.root / ".reeltune" / "tune" / self.name
+        return Layout(self.job.root).work / "tune" / self.name
 
 
 class Follow(Protocol):
@@ -163,7 +165,7 @@ def default_space(job: Job) -> dict[str, Range | Choice]:
     Raises:
         ConfigError: the method has no learning rate of its own.
     """
-    lr = job.params.method(job.method).get("lr")
+    lr = job.raw.get("lr")
     if lr is None:
         raise ConfigError(
             "nothing to search by default", where=f"methods.{job.method}", expected="--search key=low..high"
@@ -195,7 +197,7 @@ def search(plan: Search, validate: Validate, follow: Follow) -> list[Trial]:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     # Seconds between two records of the search's state: trials that end in between are trained again after a kill.
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
-    with ray_session(plan.job.root, plan.job.params.ray, log_to_driver=False):
+    with ray_session(plan.job.root, plan.job.ray, log_to_driver=False):
         grid = _tuner(plan, validate, follow).fit()
     trials = [_outcome(result) for result in grid]
     if not any(trial.epoch for trial in trials):
@@ -217,7 +219,7 @@ def _tuner(plan: Search, validate: Validate, follow: Follow) -> Any:
     if tune.Tuner.can_restore(str(plan.folder)):
         logger.info("going on with the search in %s", plan.folder)
         return tune.Tuner.restore(str(plan.folder), trainable, resume_unfinished=True, restart_errored=True)
-    epochs = plan.job.params.training.epochs
+    epochs = plan.job.training.epochs
     start = _start(plan)
     return tune.Tuner(
         trainable,
@@ -266,7 +268,7 @@ def _start(plan: Search) -> dict[str, Any]:
     found = {}
     for key, space in plan.space.items():
         part, _, rest = key.partition(".")
-        tree: Any = plan.job.params.method(rest.partition(".")[0]) if part == "methods" else None
+        tree: Any = plan.job.raw if (part, rest.partition(".")[0]) == ("methods", plan.job.method) else None
         value = tree.get(rest.partition(".")[2]) if isinstance(tree, dict) else None
         if space.holds(value):
             found[key] = value
@@ -302,12 +304,12 @@ def _train_once(values: dict[str, Any], plan: Search, validate: Validate) -> Non
     """What Ray Tune runs in a process of its own."""
     # As JSON, since a float's own text may lack the point that YAML 1.2 asks of a number.
     overrides = [*plan.overrides, *(f"{key}={json.dumps(value)}" for key, value in values.items())]
-    params = config.load(plan.job.root / "params.yaml", overrides)
-    params = replace(params, training=replace(params.training, validation_every=1, workers=1, select_on="last"))
-    job = replace(plan.job, params=params)
+    params = load_params(plan.job.root / "params.yaml", overrides)
+    job = Job.of(plan.job.root, params, plan.job.task, plan.job.method, plan.job.seed)
+    training = replace(job.training, validation_every=1, select_on="last")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_num_threads(params.training.threads)
-    fit(job.build().to(device), job.store(), params.training, job.seed, validate=_Reporting(validate))
+    torch.set_num_threads(training.threads)
+    fit(job.build().to(device), job.store(), training, job.execution, job.seed, validate=_Reporting(validate))
 
 
 def _outcome(result: Any) -> Trial:

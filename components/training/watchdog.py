@@ -1,6 +1,6 @@
 """A process that gets stuck ends the training with an error that names rank, step and place, instead of a hang.
 
-Each rank says what it is at (:func:`mark`). Once one has been at the same thing for too long, all ranks tell each
+Each rank says what it is at (:func:`components.heartbeat.mark`). Once one has been at the same thing for too long, all ranks tell each
 other, through the process group's store, where they stand. Whoever does not wait in a collective, or does not answer at
 all, is to blame. Nothing can stop a thread that hangs in C, so the overdue ranks then report and end their processes.
 
@@ -29,8 +29,9 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 
+from components import heartbeat
 from components.errors import TrainingError
-from components.training.collective import rank_and_world
+from components.processes import rank_and_world
 
 logger = logging.getLogger(__name__)
 
@@ -45,23 +46,13 @@ EXIT_STATUS = 70
 STDERR = 2
 
 _PACKAGE = str(Path(__file__).resolve().parents[1]) + os.sep
-_current: Watchdog | None = None
 
 # A frame as file, line and function, and a stack of them, innermost first.
 Frame = tuple[str, int, str]
 
 
-def mark(label: str | None = None) -> None:
-    """Says what this process is at from now on; None: still at the same thing, and getting on.
-
-    Without a watchdog, nothing happens.
-    """
-    if _current is not None:
-        _current.mark(label)
-
-
 class Watchdog:
-    """Watches the calling thread for the length of a ``with`` block, from the first :func:`mark` on.
+    """Watches the calling thread for the length of a ``with`` block, from the first :func:`components.heartbeat.mark` on.
 
     Args:
         seconds: how long one thing may take.
@@ -81,16 +72,14 @@ class Watchdog:
         self._clock = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Watchdog:
-        global _current
-        _current = self
+        heartbeat.listen(self.mark)
         self._clock.start()
         if self._talk:
             self._talk.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        global _current
-        _current = None
+        heartbeat.listen(None)
         faulthandler.cancel_dump_traceback_later()
         self._done.set()
         self._clock.join()
@@ -99,7 +88,7 @@ class Watchdog:
         self._stacks.close()
 
     def mark(self, label: str | None = None) -> None:
-        """See :func:`mark`."""
+        """See :func:`components.heartbeat.mark`."""
         self._label, self._since = label or self._label, time.monotonic()
         # By a thread in C, which works even where the watched one never lets go of the interpreter's lock; the others
         # read the stack then. Where there are no others, the process has to end there.
@@ -139,7 +128,7 @@ class Watchdog:
             for rank, state in sorted({**states, **silent}.items())
             if rank in silent or rank in blamed or (state["label"] and not (silent or blamed))
         ]
-        message = str(TrainingError("; ".join(texts), cure="training.timeout_seconds is the limit"))
+        message = str(TrainingError("; ".join(texts), cure="execution.timeout_seconds is the limit"))
         faulthandler.dump_traceback(STDERR)
         os.write(STDERR, f"error: {message}\n".encode())
         if self.report:

@@ -14,9 +14,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from tiny_backbone import CONFIG, TEXTS, make_backbone
 
-from components import config
 from components.backbones import clip as clips
 from components.backbones.clip import Backbone, create, load_backbone, model_config, parameter_total
+from components.backbones.settings import BackboneSettings
 from components.backbones.spec import BackboneSpec
 from components.backbones.weights import weights_sha256
 from components.errors import AdapterError, BackboneError
@@ -165,7 +165,7 @@ class TestLoad:
         return tmp_path
 
     def load(self, root: Path, name: str, **changes: Any) -> Backbone:
-        return load_backbone(config.Backbone(**{"model": "tiny.json", "pretrained": name, **changes}), root)
+        return load_backbone(BackboneSettings(**{"model": "tiny.json", "pretrained": name, **changes}), root)
 
     def test_one_spec_however_the_weights_are_stored(self, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*_: object, **__: object) -> None:
@@ -245,11 +245,11 @@ class TestLoad:
     def test_tags_that_need_quick_gelu_get_it(self) -> None:
         openai = open_clip.get_pretrained_cfg("ViT-B-32", "openai")
         laion = open_clip.get_pretrained_cfg("ViT-B-32", "laion2b_s34b_b79k")
-        settings = config.Backbone(model="ViT-B-32", pretrained="openai")
+        settings = BackboneSettings(model="ViT-B-32", pretrained="openai")
         assert clips.needs_quick_gelu(settings, {}, openai)
         assert not clips.needs_quick_gelu(settings, {}, laion)
         assert clips.needs_quick_gelu(settings, {"quick_gelu": True}, None)
-        assert clips.needs_quick_gelu(config.Backbone("ViT-B-32", "x.pt", quick_gelu=True), {}, None)
+        assert clips.needs_quick_gelu(BackboneSettings("ViT-B-32", "x.pt", quick_gelu=True), {}, None)
 
 
 class _Holder(torch.nn.Module):

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from video_files import REPOSITORY, SHARED, write_collection
 
-from components import config
 from components.benchmarks.check import check
+from components.task import TaskSettings
 
-TASK = config.Task("msrvtt", "data/small", 4, 16)
+TASK = TaskSettings("msrvtt", "data/small", 4, 16)
 
 
 def run(root: Path, *arguments: str, benchmark: str = "msrvtt") -> subprocess.CompletedProcess[str]:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from components.benchmarks import didemo
-from components.benchmarks.base import Manifest
 from components.errors import ConfigError, DataError
+from components.manifest import Manifest
 
 NAMES = {
     "train": ["12090392@N02_13482799053_87ef417396.mov", "10015@N00_1_0123456789.avi"],

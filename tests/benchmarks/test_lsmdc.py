@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from components.benchmarks import lsmdc
-from components.benchmarks.base import Manifest
 from components.errors import ConfigError, DataError
+from components.manifest import Manifest
 
 CLIPS = {
     "train": ["0001_American_Beauty_00.00.51.926-00.00.54.129", "0001_American_Beauty_00.01.02.001-00.01.03.500"],

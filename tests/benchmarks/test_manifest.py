@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from video_files import write_collection
 
-from components import config
-from components.benchmarks.base import NO_CAPTIONS, Manifest, Protocol, Video, first_few
 from components.benchmarks.reader import read_manifest
 from components.errors import ConfigError, DataError
+from components.manifest import NO_CAPTIONS, Manifest, Protocol, Video, first_few
+from components.task import TaskSettings
 
 PROTOCOL = Protocol("msrvtt", "9k / 1k-A", "one caption per test video", "MSRVTT_val.csv")
 SOUND = tuple(Video(f"v{split}", f"videos/v{split}.mp4", split, ("a caption",)) for split in ("train", "val", "test"))
@@ -107,12 +107,12 @@ def test_messages_name_the_first_ids_and_the_count() -> None:
 
 def test_uris_are_relative_to_the_root(tmp_path: Path) -> None:
     ids = write_collection(tmp_path / "data" / "small", train=1, val=1, test=1)
-    read = read_manifest("small", config.Task("msrvtt", "data/small", 4, 16), tmp_path)
+    read = read_manifest("small", TaskSettings("msrvtt", "data/small", 4, 16), tmp_path)
     assert [video.uri for video in read.videos] == [f"data/small/videos/{name}.mp4" for name in ids]
-    elsewhere = read_manifest("small", config.Task("msrvtt", str(tmp_path / "data/small"), 4, 16), tmp_path / "other")
+    elsewhere = read_manifest("small", TaskSettings("msrvtt", str(tmp_path / "data/small"), 4, 16), tmp_path / "other")
     assert elsewhere.videos[0].uri == str(tmp_path / "data/small/videos/video0.mp4")
 
 
 def test_an_unknown_benchmark_is_named_with_its_key(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"tasks\.small\.benchmark: unknown benchmark.*did you mean 'msrvtt'"):
-        read_manifest("small", config.Task("msrvt", "data", 4, 16), tmp_path)
+        read_manifest("small", TaskSettings("msrvt", "data", 4, 16), tmp_path)

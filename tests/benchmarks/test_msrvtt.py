@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from video_files import SHARED, write_msrvtt
 
-from components import config
 from components.benchmarks import files, msrvtt
-from components.benchmarks.base import Manifest
 from components.benchmarks.reader import read_manifest
 from components.errors import ConfigError, DataError
+from components.manifest import Manifest
+from components.task import TaskSettings
 
 TRAIN = [f"video{number}" for number in range(40)]
 VAL = ["video40", "video41"]
@@ -148,7 +148,7 @@ def test_missing_files_are_named(folder: Path, name: str) -> None:
 
 
 def test_a_collection_without_videos_is_one_error(folder: Path) -> None:
-    task = config.Task("msrvtt", str(folder), 4, 16)
+    task = TaskSettings("msrvtt", str(folder), 4, 16)
     for path in (folder / "videos").iterdir():
         path.rename(path.with_name("other-" + path.name))
     with pytest.raises(DataError, match=r"no listed video has a file; found 'other-video0\.mp4.*videos/video0\.mp4"):
@@ -191,7 +191,7 @@ def test_counts_are_compared_where_the_ids_are_the_benchmarks(tmp_path: Path, ca
         write_msrvtt(folder, TRAIN, VAL, tests)
         put_videos(folder, TRAIN)
         caplog.clear()
-        read_manifest("small", config.Task("msrvtt", str(folder), 4, 16), tmp_path)
+        read_manifest("small", TaskSettings("msrvtt", str(folder), 4, 16), tmp_path)
         assert len(caplog.records) == warnings
     assert "train has 42 videos, published are 9,000" in caplog.text
     assert "test has 1 captions, published are 1,000" in caplog.text

@@ -9,8 +9,8 @@ import pytest
 from video_files import SHARED
 
 from components.benchmarks import msvd
-from components.benchmarks.base import Manifest
 from components.errors import ConfigError, DataError
+from components.manifest import Manifest
 
 LISTS = {"train": ["a_1_2", "b_3_4"], "val": ["c_5_6"], "test": ["d_7_8"]}
 CAPTIONS = {name: [f"first of {name}", f"second of {name}"] for ids in LISTS.values() for name in ids}

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.benchmarks import table
-from components.benchmarks.base import Manifest
 from components.errors import ConfigError, DataError
+from components.manifest import Manifest
 
 HEAD = "video,caption,split,start,end\n"
 ROWS: list[dict[str, object]] = [

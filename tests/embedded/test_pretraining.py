@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from components.backbones import mini
-from components.config import Pretrain
 from components.embedded import captions, pretraining
+from components.embedded.settings import PretrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
-SHORT = Pretrain(seed=0, steps=6, batch_size=32, lr=1e-3, weight_decay=0.05, warmup_steps=2, motion_share=0.3)
+SHORT = PretrainSettings(seed=0, steps=6, batch_size=32, lr=1e-3, weight_decay=0.05, warmup_steps=2, motion_share=0.3)
 
 
 def test_the_vocabulary_is_clips_own_spelling(tmp_path: Path) -> None:

@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.config import DemoTask
 from components.embedded import annotations, captions, collections, scene, stills
 from components.embedded.scene import MOTIONS, REVERSE, Event, Item
+from components.embedded.settings import DemoTaskSettings
 
-SIZES = DemoTask(seconds=1.2, train_random=6, train_groups=2, val_random=3, val_groups=1, test_random=4, test_groups=2)
+SIZES = DemoTaskSettings(
+    seconds=1.2, train_random=6, train_groups=2, val_random=3, val_groups=1, test_random=4, test_groups=2
+)
 RED_CIRCLE = Item("red", "circle", "small", 1, "center")
 
 

@@ -13,21 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from components import config
 from components.adapters.card import read_card
 from components.adapters.file import save_adapter
 from components.backbones.clip import load_backbone
-from components.benchmarks.base import Video
-from components.config import DualSoftmax, Evaluation, QbNorm
 from components.evaluation.encode import EncodedSplit
 from components.evaluation.evaluate import evaluate
 from components.evaluation.ranks import text_to_video
 from components.evaluation.rescoring import Bank, dual_softmax, qb_norm, rescored, rescored_ranks
+from components.evaluation.settings import DualSoftmax, EvaluationSettings, QbNorm
 from components.frames.store import FrameStore
+from components.manifest import Video
 from components.methods.base import build
+from components.params import load_params
 
 ROOT = Path(__file__).resolve().parents[2]
-SETTINGS = config.load(ROOT / "params.yaml").evaluation
+SETTINGS = load_params(ROOT / "params.yaml").evaluation
 BOTH = dataclasses.replace(SETTINGS, rescoring=("dual_softmax", "qb_norm"))
 
 
@@ -148,7 +148,7 @@ def test_plain_figures_are_the_same_with_and_without(tmp_path: Path) -> None:
     save_adapter(tmp_path / "adapter", method, task=tiny_world.TASK, provenance={"commit": None})
     adapter = read_card(tmp_path / "adapter")
 
-    def made(evaluation: Evaluation) -> tuple[dict[str, object], object]:
+    def made(evaluation: EvaluationSettings) -> tuple[dict[str, object], object]:
         scorecard = evaluate(method, store, "test", adapter, 0, evaluation)
         scorecard.card.pop("seconds")
         return scorecard.card, scorecard.ranks

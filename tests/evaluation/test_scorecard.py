@@ -18,9 +18,9 @@ from components.evaluation.encode import encode_split, encode_texts, encode_vide
 from components.evaluation.metrics import summary
 from components.evaluation.scorecard import Scorecard, make_scorecard, read_ranks, read_scorecard, write_scorecard
 from components.evaluation.validation import Validation
+from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.methods.base import Method, build
-from components.training.reader import FrameReader
 
 FAILED = 2
 

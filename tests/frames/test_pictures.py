@@ -10,7 +10,7 @@ from PIL import Image
 
 from components.errors import DataError
 from components.frames.jpeg import decode_frames, encode_frames
-from components.frames.resize import fitted_size, resize_frames
+from components.ingest.resize import fitted_size, resize_frames
 
 
 def test_long_side_is_cut_not_rounded() -> None:

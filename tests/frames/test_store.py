@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from video_files import tree_bytes
 
-from components.benchmarks.base import Manifest, Protocol, Video
 from components.errors import DataError
 from components.frames import schema
-from components.frames.isolation import Recipe
-from components.frames.publish import write_store
-from components.frames.shards import DoneShard, Settings, flat_ledger, plan_shards
 from components.frames.store import FrameStore, StoredVideo, write_shard
+from components.ingest.isolation import Recipe
+from components.ingest.publish import write_store
+from components.ingest.shards import DoneShard, Settings, flat_ledger, plan_shards
+from components.manifest import Manifest, Protocol, Video
 from components.provenance import sha256_file
 
 SETTINGS = Settings(

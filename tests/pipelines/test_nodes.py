@@ -38,8 +38,8 @@ SETTINGS = (
     "training.batch_size=4",
     "training.hard_group=2",
     "training.validation_every=5",
-    "training.checkpoint_steps=1",
-    "training.max_failures=2",
+    "execution.checkpoint_steps=1",
+    "execution.max_failures=2",
 )
 
 
@@ -88,7 +88,7 @@ def gone(workers: dict[int, psutil.Process]) -> bool:
 
 def kill_a_worker_and_a_node_and_stop_a_worker(world: World) -> None:
     """The first driver outlives the two losses; the stopped worker is an error that names it."""
-    driver = world.train("training.timeout_seconds=10")
+    driver = world.train("execution.timeout_seconds=10")
     workers = world.workers_after_some_steps(driver)
     workers[world.draw.choice(sorted(workers))].kill()
 
@@ -120,7 +120,7 @@ def test_a_worker_a_node_and_drivers_are_lost(s3: str, tmp_path: Path) -> None:
     for folder in (root, *folders):
         folder.mkdir()
     tiny_world.write_project(root)
-    settings = (*SETTINGS, f"training.storage={s3}")
+    settings = (*SETTINGS, f"execution.storage={s3}")
     job = Job(root, tiny_world.TASK, "vop", 0, tiny_world.params(root, *settings))
     plan = job.plan()
     folder = job.work_folder(plan.key)
@@ -134,7 +134,9 @@ def test_a_worker_a_node_and_drivers_are_lost(s3: str, tmp_path: Path) -> None:
         assert last.returncode == 0, errors
         assert "resumed after step " in errors
 
-    undisturbed = Job(root, job.task, job.method, 0, tiny_world.params(root, *SETTINGS, "training.storage=undisturbed"))
+    undisturbed = Job(
+        root, job.task, job.method, 0, tiny_world.params(root, *SETTINGS, "execution.storage=undisturbed")
+    )
     gloo.spawn(2, in_gloo, tmp_path / "ranks", undisturbed)
     expected = Path(undisturbed.work_folder(plan.key)) / "adapter" / "adapter.safetensors"
     assert (job.adapter_folder / "adapter.safetensors").read_bytes() == expected.read_bytes()

@@ -17,10 +17,10 @@ from video_files import REPOSITORY, SHARED
 from components.backbones.clip import Backbone, create
 from components.evaluation.encode import encode_split
 from components.evaluation.scorecard import make_scorecard
+from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.methods.base import build
 from components.recipes import apply
-from components.training.reader import FrameReader
 
 CLIPS = SHARED / "clips"
 pytestmark = [

@@ -99,12 +99,12 @@ def test_faults_show_before_anything_starts(root: Path, task: str, method: str, 
         ("s4://bucket/train", "s4://bucket/train"),
         (
             "params.yaml",
-            "training.storage: not usable; found 'params.yaml'; expected a folder or URI that can",
+            "execution.storage: not usable; found 'params.yaml'; expected a folder or URI that can",
         ),
     ],
 )
 def test_no_such_storage(root: Path, place: str, message: str) -> None:
-    job = Job(root, "tiny", "vop", 0, tiny_world.params(root, f"training.storage={place}"))
+    job = Job(root, "tiny", "vop", 0, tiny_world.params(root, f"execution.storage={place}"))
     with pytest.raises(ReelTuneError, match=re.escape(message)):
         train(job, job.plan(), Validation(5), lambda step, figures: None)
 

@@ -15,10 +15,10 @@ from trained_world import TASK
 
 from components.adapters.file import load_adapter
 from components.errors import AdapterError, ConfigError, DataError, ReelTuneError
+from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.search import index as indexes
 from components.search.query import Hit, Searcher, clock, format_hits, from_adapter, shared_backbone
-from components.training.reader import FrameReader
 
 
 @pytest.fixture(scope="module")

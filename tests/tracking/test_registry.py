@@ -52,7 +52,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(trained: Path, tmp_path: Path) -> Callable[..., Any]:
     """The same in this process, in a store of its own, for what happens to the alias."""
-    from components.tracking.candidate import read_candidate
+    from components.tracking.evaluated import read_candidate
     from components.tracking.registry import Registry
 
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
@@ -198,7 +198,7 @@ def test_an_earlier_champion_is_exported_from_the_registry(copy: Callable[..., A
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    from components.tracking.candidate import read_candidate
+    from components.tracking.evaluated import read_candidate
 
     with pytest.raises(RegistryError, match=r"adapter\.json: missing"):
         read_candidate(tmp_path, TASK, "vop", 0)

@@ -19,7 +19,7 @@ import pytest
 import trained_world
 from trained_world import TASK
 
-from components.tracking.candidate import read_candidate
+from components.tracking.evaluated import read_candidate
 from components.tracking.mlflow import connect
 from components.tracking.registry import Registry
 

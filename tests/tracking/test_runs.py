@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from components import config
-from components.config import Tracking
 from components.errors import RegistryError
 from components.tracking import mlflow as tracking
+from components.tracking.settings import TrackingSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,7 +27,7 @@ def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 SETTINGS = config.check(
-    Tracking,
+    TrackingSettings,
     {"uri": "sqlite:///mlflow.db", "methods": ["vop"], "alias": "champion", "metric": "t2v_R@1", "margin": 1.0},
     "test",
 )

@@ -112,5 +112,7 @@ def test_faults_name_the_setting() -> None:
         BatchPlan([1] * 20, 8, 0, "hard", 9, unit(np.random.default_rng(0), 20))
     with pytest.raises(TrainingError, match="no batch with a negative; found 1; expected at least 2 videos"):
         BatchPlan([1], 8, 0, last_batch="keep")
-    with pytest.raises(TrainingError, match=r"training\.workers.*found 3; expected a divisor of training\.slices, 4"):
+    with pytest.raises(
+        TrainingError, match=r"execution\.workers.*found 3; expected a divisor of training\.micro_batches, 4"
+    ):
         check_workers(3, 4)

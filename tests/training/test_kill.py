@@ -16,8 +16,8 @@ import pytest
 import tiny_world
 import torch
 
+from components import heartbeat
 from components.evaluation.validation import Validation
-from components.training import watchdog
 from components.training.checkpoint import Checkpoints
 from components.training.job import Job, Plan, run
 
@@ -26,7 +26,7 @@ SETTINGS = (
     "training.epochs=12",
     "training.batch_size=4",
     "training.hard_group=2",
-    "training.checkpoint_steps=2",
+    "execution.checkpoint_steps=2",
     "training.select_on=val",
 )
 
@@ -34,13 +34,13 @@ SETTINGS = (
 def train(job: Job, plan: Plan, marks: Path) -> dict[str, Any]:
     """One rank of a training that leaves a line in a file for whatever it begins."""
     with marks.with_name(f"{marks.name}-{os.getpid()}").open("w") as stream:
-        mark = watchdog.mark
+        mark = heartbeat.mark
 
         def tell(label: str | None = None) -> None:
             print(label, file=stream, flush=True)
             mark(label)
 
-        watchdog.mark = tell
+        heartbeat.mark = tell
         return run(job, plan, torch.device("cpu"), Validation(5), None)
 
 
@@ -57,7 +57,7 @@ def test_seventeen_kills(tmp_path: Path) -> None:
     tiny_world.write_project(tmp_path)
     job = Job(tmp_path, tiny_world.TASK, "mv_adapter", 0, tiny_world.params(tmp_path, *SETTINGS))
     other = Job(
-        tmp_path, job.task, job.method, 0, tiny_world.params(tmp_path, *SETTINGS, "training.storage=undisturbed")
+        tmp_path, job.task, job.method, 0, tiny_world.params(tmp_path, *SETTINGS, "execution.storage=undisturbed")
     )
     plan = job.plan()
     assert other.plan().key == plan.key

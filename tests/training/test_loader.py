@@ -11,12 +11,12 @@ import tiny_world
 import torch
 
 from components.errors import DataError
+from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.training.augmentation import crop_flip
 from components.training.batches import BatchPlan
-from components.training.hardness import split_videos
+from components.training.hard_batches import split_videos
 from components.training.loader import Augment, Batch, Loader
-from components.training.reader import FrameReader
 
 TRAIN = 11
 
@@ -77,7 +77,7 @@ def loader(
     videos = split_videos(store, "train")
     made = BatchPlan([len(video.captions) for video in videos], batch_size, seed=0, **plan)
     reader = FrameReader(store, half, tiny_world.FRAMES, 1)
-    return Loader(made, videos, reader, tokenize, rank, world, slices=4, augment=augment)
+    return Loader(made, videos, reader, tokenize, rank, world, micro_batches=4, augment=augment)
 
 
 def test_batches_follow_the_plan_over_epochs_and_from_any_step(store: FrameStore) -> None:
@@ -97,21 +97,21 @@ def test_slices_are_the_same_in_whatever_process(store: FrameStore, world: int) 
     plan: dict[str, Any] = {"batch_size": 4, "captions_per_video": 2, "last_batch": "keep"}
     shares = [list(loader(store, rank, world, **plan).batches(0, 3)) for rank in range(world)]
     for step, batch in enumerate(loader(store, **plan).batches(0, 3)):
-        parts = [part for rank in range(world) for part in shares[rank][step].slices()]
+        parts = [part for rank in range(world) for part in shares[rank][step].micro_batches()]
         assert [part.number for part in parts] == list(range(min(4, len(batch.ids))))
-        for part, alone in zip(parts, batch.slices(), strict=True):
+        for part, alone in zip(parts, batch.micro_batches(), strict=True):
             assert all(torch.equal(getattr(part, name), getattr(alone, name)) for name in ("frames", "mask", "tokens"))
             assert part.frames.shape[0] * 2 == part.tokens.shape[0] == batch.captions[part.number]
         for rank in range(world):
             share = shares[rank][step]
             assert share.ids == batch.ids
             assert torch.equal(share.owner, batch.owner)
-            assert share.shares(share.videos) == [sum(len(part.mask) for part in shares[r][step].slices())
+            assert share.shares(share.videos) == [sum(len(part.mask) for part in shares[r][step].micro_batches())
                                                   for r in range(world)]  # fmt: skip
 
 
 def test_captions_stand_beside_their_videos(store: FrameStore) -> None:
-    """Slice s holds the videos s::V, and owner leads from a caption to its video in that order."""
+    """MicroBatch s holds the videos s::V, and owner leads from a caption to its video in that order."""
     made = loader(store, batch_size=5, captions_per_video=2)
     made.tokenize = lambda texts: torch.tensor([[*text.encode().ljust(60)] for text in texts])
     (batch,) = made.batches(0, 1)
@@ -128,10 +128,10 @@ def test_augmentation_is_a_draw_per_video_and_epoch(store: FrameStore) -> None:
     whole, again = (list(loader(store, augment=augment, batch_size=10).batches(0, 2)) for _ in range(2))
     assert all(same(a, b) for a, b in zip(whole, again, strict=True))
     share = next(loader(store, 1, 2, augment=augment, batch_size=10).batches(1, 2))
-    assert torch.equal(share.slices()[0].frames, whole[1].slices()[2].frames)
+    assert torch.equal(share.micro_batches()[0].frames, whole[1].micro_batches()[2].frames)
     assert whole[0].frames.dtype == torch.uint8
-    place = {name: (whole[0].slices()[i % 4].frames[i // 4]) for i, name in enumerate(whole[0].ids)}
-    later = {name: (whole[1].slices()[i % 4].frames[i // 4]) for i, name in enumerate(whole[1].ids)}
+    place = {name: (whole[0].micro_batches()[i % 4].frames[i // 4]) for i, name in enumerate(whole[0].ids)}
+    later = {name: (whole[1].micro_batches()[i % 4].frames[i // 4]) for i, name in enumerate(whole[1].ids)}
     assert any(not torch.equal(place[name], later[name]) for name in place.keys() & later.keys())
     made = loader(store, augment=augment)
     next(made.batches(0, 1))

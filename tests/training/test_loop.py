@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from components.backbones.clip import load_backbone
-from components.config import Training
 from components.errors import TrainingError
 from components.evaluation.encode import encode_split
 from components.evaluation.scorecard import make_scorecard
 from components.evaluation.validation import Validation
+from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.methods.base import MAX_SCALE, Method, build
 from components.training.checkpoint import Checkpoints
 from components.training.loop import Result, fit
-from components.training.reader import FrameReader
+from components.training.settings import TrainingSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 VALIDATION = Validation(batch_size=5)
@@ -41,12 +41,12 @@ def make(root: Path, name: str = "mv_adapter", seed: int = 0, **changes: Any) ->
     return build(name, {**params.method(name), **changes}, backbone, frames=tiny_world.FRAMES, words=16)
 
 
-def train(root: Path, method: Method, settings: Training, seed: int = 0, **kwargs: Any) -> Result:
+def train(root: Path, method: Method, settings: TrainingSettings, seed: int = 0, **kwargs: Any) -> Result:
     return fit(method, FrameStore(root / "outputs" / "frames" / tiny_world.TASK), settings, seed, **kwargs)
 
 
 def trained(
-    root: Path, name: str, settings: Training, seed: int = 0, **changes: Any
+    root: Path, name: str, settings: TrainingSettings, seed: int = 0, **changes: Any
 ) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
     """Parameters and curve after training from scratch."""
     method = make(root, name, seed, **changes)
@@ -219,12 +219,12 @@ def test_a_loss_that_is_no_number_names_the_videos(root: Path) -> None:
         train(root, method, tiny_world.training(root))
 
 
-# A method, its settings, and those of the training: all on an odd batch with a short last one, so that slices differ in
+# A method, its settings, and those of the training: all on an odd batch with a short last one, so that micro_batches differ in
 # size and one is empty.
 CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("mv_adapter", {}, {}),
     ("vop", {}, {"augmentation": "crop_flip"}),
-    ("full", {}, {"captions_per_video": 2, "cached_gradients": True}),
+    ("full", {}, {"captions_per_video": 2, "grad_cache": True}),
     ("bias", {"train_logit_scale": True}, {"precision": "bfloat16"}),
     ("seq_transf", {}, {"cache_frozen": True, "checkpoint_activations": True}),
 ]
@@ -283,7 +283,7 @@ def test_data_that_make_no_batch(root: Path, tmp_path: Path) -> None:
     tiny_world.write_store(tmp_path, tiny_world.videos(0, 2, 2))
     with pytest.raises(TrainingError, match="no training videos"):
         train(tmp_path, make(root), tiny_world.training(root))
-    with pytest.raises(TrainingError, match=r"training\.workers.*found 3.*a divisor of training\.slices, 4"):
+    with pytest.raises(TrainingError, match=r"execution\.workers.*found 3.*a divisor of training\.micro_batches, 4"):
         train(root, make(root), tiny_world.training(root, workers=3))
-    with pytest.raises(TrainingError, match=r"training\.slices.*found 9.*at most training\.batch_size, 8"):
-        train(root, make(root), tiny_world.training(root, slices=9))
+    with pytest.raises(TrainingError, match=r"training\.micro_batches.*found 9.*at most training\.batch_size, 8"):
+        train(root, make(root), tiny_world.training(root, micro_batches=9))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.training.collective import share_out
+from components.processes import share_out
 from components.training.loss import info_nce, multi_positive_nce
 
 WIDTH = 5

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from components.training import pace
-from components.training.pace import TimeLeft
+from components.training import time_left
 from components.training.progress import Mailbox, ProgressFollower, ProgressWriter
+from components.training.time_left import TimeLeft
 
 
 def test_figures_and_messages_arrive_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -58,7 +58,7 @@ def test_the_mailbox_imports_no_torch() -> None:
 
 def test_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(pace.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time_left.time, "monotonic", lambda: now[0])
     left = TimeLeft(interval_seconds=15)
     said = {}
     for step in range(41, 101):

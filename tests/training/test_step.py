@@ -18,13 +18,13 @@ from torch.nn import functional as F
 from components.backbones.clip import load_backbone
 from components.backbones.towers import Chain, Flow, Hooks
 from components.errors import TrainingError
+from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.methods.base import Method, build
 from components.training.frozen import first_trained_layer
 from components.training.gradients import TreeSum, sum_over_processes
 from components.training.loader import Batch, make_loader
 from components.training.loss import multi_positive_nce
-from components.training.reader import FrameReader
 from components.training.step import StepGradients
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -75,7 +75,7 @@ def found_gradients(method: Method) -> Gradients:
 def expected_gradients(root: Path, name: str, raw: dict[str, Any], **changes: Any) -> tuple[float, Gradients]:
     """By autograd through the whole batch at once."""
     method = make(root, name, **raw)
-    batch, _ = batch_and_step(root, method, slices=1, **changes)
+    batch, _ = batch_and_step(root, method, micro_batches=1, **changes)
     video, text = method(method.backbone.normalize(batch.frames), batch.mask, batch.tokens)
     loss = multi_positive_nce(video, text, method.logit_scale, batch.owner)
     loss.backward()
@@ -100,7 +100,7 @@ def test_slices_have_the_gradients_of_the_whole_batch(
     root: Path, name: str, raw: dict[str, Any], captions: int
 ) -> None:
     expected = expected_gradients(root, name, raw, captions_per_video=captions)
-    for changes in ({}, {"cached_gradients": True, "slices": 7}, {"checkpoint_activations": True}):
+    for changes in ({}, {"grad_cache": True, "micro_batches": 7}, {"checkpoint_activations": True}):
         compare(gradients(root, name, raw, captions_per_video=captions, **changes), expected)
 
 
@@ -113,11 +113,11 @@ def test_processes_have_the_gradients_of_the_whole_batch(root: Path, tmp_path: P
 
 
 def with_bias(root: Path) -> tuple[float, Gradients]:
-    return gradients(root, "bias", {"train_logit_scale": True}, slices=6)
+    return gradients(root, "bias", {"train_logit_scale": True}, micro_batches=6)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("keeping", [{"cached_gradients": True}, {"checkpoint_activations": True}])
+@pytest.mark.parametrize("keeping", [{"grad_cache": True}, {"checkpoint_activations": True}])
 def test_recomputation_repeats_dropout(
     root: Path, keeping: dict[str, Any], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,8 +172,8 @@ def peak(root: Path, name: str, **changes: Any) -> int:
 
 
 def test_cached_gradients_hold_one_slice(root: Path) -> None:
-    plain = peak(root, "full", slices=7)
-    cached = peak(root, "full", slices=7, cached_gradients=True)
+    plain = peak(root, "full", micro_batches=7)
+    cached = peak(root, "full", micro_batches=7, grad_cache=True)
     assert cached < plain / 6
 
 
@@ -194,7 +194,7 @@ def test_nothing_is_kept_below_the_first_trained_layer(root: Path) -> None:
     hooks = {"vision": method.vision_hooks(), "text": method.text_hooks()}
     method.vision_hooks = lambda: Chain([Recorder("vision"), hooks["vision"]])  # type: ignore[method-assign]
     method.text_hooks = lambda: Chain([Recorder("text"), hooks["text"]])  # type: ignore[method-assign]
-    batch, step = batch_and_step(root, method, slices=1)
+    batch, step = batch_and_step(root, method, micro_batches=1)
     step.backward(batch, 0)
     assert seen == {"vision": [False] * spec.vision_layers, "text": [False] * spec.text_layers}
     assert found_gradients(method)
@@ -222,7 +222,7 @@ def test_frozen_layers_are_computed_once(root: Path, name: str, raw: dict[str, A
     expected = loss, found_gradients(method)
     found = {}
     for cache_mib in (100, 0):
-        _, step = batch_and_step(root, method, cache_frozen=True, cache_mib=cache_mib, cached_gradients=True)
+        _, step = batch_and_step(root, method, cache_frozen=True, cache_mib=cache_mib, grad_cache=True)
         for _ in range(2):
             found[cache_mib] = float(step.backward(batch, 0)), found_gradients(method)
             compare(found[cache_mib], expected)

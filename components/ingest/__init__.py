@@ -1,0 +1,1 @@
+"""Videos to frame stores: sources, decoding under isolation, shards, resumption and publication."""

@@ -1,0 +1,156 @@
+"""The decoding process: reads requests from one pipe, answers with JPEG frames on another.
+
+Started by :mod:`components.ingest.isolation` as ``python -m components.ingest.child``. Light on purpose, since it is
+started again after every hang or crash: no torch, no Ray, no Arrow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import importlib
+import os
+import signal
+import stat
+import sys
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+
+from components.frames.jpeg import encode_frames
+from components.ingest import pipe, sampling
+from components.ingest.decoders.base import Choose, DecodedFrames, DecodeError, Decoder
+from components.ingest.resize import resize_frames
+
+PR_SET_PDEATHSIG = 1
+
+# How far a segment may reach beyond its file: annotations round times up to whole seconds.
+SPAN_TOLERANCE_SECONDS = 1.0
+
+# Pixels of the squares that the adaptive rule looks at, a multiple of 16.
+LOOK_SIDE = 64
+
+
+def main(requests: int, answers: int, parent: int) -> None:
+    """Answers requests until their pipe is closed.
+
+    Args:
+        requests, answers: file descriptors.
+        parent: process id of the supervisor.
+    """
+    die_with(parent)
+    first, _ = pipe.receive(requests)
+    try:
+        module, _, name = first["decoder"].partition(":")
+        decoder: Decoder = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        pipe.send(answers, {"ready": False, "error": f"{type(error).__name__}: {error}"})
+        return
+    pipe.send(answers, {"ready": True})
+    while True:
+        try:
+            request, _ = pipe.receive(requests)
+        except EOFError:
+            return
+        header, blobs = answer(decoder, first, request)
+        pipe.send(answers, header, blobs)
+
+
+def die_with(parent: int) -> None:
+    """Asks the kernel to kill this process when its supervisor dies: a hung decoder would never see a closed pipe."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        # Where the machine runs out of memory, this process is the one to end. Some sandboxes have it read-only.
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("1000")
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+def answer(decoder: Decoder, settings: dict[str, Any], request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    """One video's row and its frames, or the reason why there are none."""
+    try:
+        check_file(request["path"])
+        decoded = decoder(request["path"], _choose(decoder, settings, request))
+        check_span(request["end_seconds"], decoded.duration_seconds)
+        return _row(decoded, settings, request["path"])
+    except DecodeError as failure:
+        return {"reason": failure.reason, "detail": failure.detail}, []
+    except MemoryError:
+        return {"reason": "out_of_memory", "detail": "MemoryError"}, []
+    except Exception as error:
+        return {"reason": "decode_error", "detail": type(error).__name__}, []
+
+
+def _choose(decoder: Decoder, settings: dict[str, Any], request: dict[str, Any]) -> Choose:
+    """What picks the frames; the adaptive rule looks at small pictures of many frames first."""
+    span = request["start_seconds"], request["end_seconds"]
+    count, path = settings["frames"], request["path"]
+    if settings["sampling"] != sampling.ADAPTIVE:
+        return sampling.chooser(settings["sampling"], count, *span, seed=PurePath(path).stem)
+    look = sampling.chooser("segment_center", count * sampling.CANDIDATES, *span)
+    candidates = decoder(path, look, LOOK_SIDE)
+    picked = sampling.most_different(np.stack(candidates.frames), count)
+    wanted = [candidates.indices[index] for index in picked]
+    return lambda times: wanted
+
+
+def check_file(path: str) -> None:
+    """Refuses what is no regular file with content: opening a pipe would hang every decoder.
+
+    Raises:
+        DecodeError: missing_file, not_regular_file, empty_file or unreadable.
+    """
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise DecodeError("missing_file") from None
+    except (OSError, ValueError) as error:
+        raise DecodeError("unreadable", type(error).__name__) from None
+    if not stat.S_ISREG(found.st_mode):
+        raise DecodeError("not_regular_file")
+    if found.st_size == 0:
+        raise DecodeError("empty_file")
+
+
+def check_span(end_seconds: float | None, duration_seconds: float) -> None:
+    """Refuses a segment that reaches beyond its file: the annotations are of another file, or of another cut of it.
+
+    Raises:
+        DecodeError: outside_file.
+    """
+    if end_seconds is not None and end_seconds > duration_seconds + SPAN_TOLERANCE_SECONDS:
+        detail = f"the segment ends at {end_seconds:g} s, the file at {duration_seconds:g} s"
+        raise DecodeError("outside_file", detail)
+
+
+def _row(decoded: DecodedFrames, settings: dict[str, Any], path: str) -> tuple[dict[str, Any], list[bytes]]:
+    if not decoded.frames:
+        raise DecodeError("no_frames")
+    pictures = resize_frames(decoded.frames, settings["size"])
+    row = {
+        "timestamps_seconds": list(decoded.timestamps_seconds),
+        "frame_indices": list(decoded.indices),
+        "width": pictures.shape[2],
+        "height": pictures.shape[1],
+        "source_width": decoded.frames[0].shape[1],
+        "source_height": decoded.frames[0].shape[0],
+        "source_frames": decoded.source_frames,
+        "fps": decoded.fps,
+        "duration_seconds": decoded.duration_seconds,
+        "content_sha256": _sha256(path),
+        "decoder": decoded.decoder,
+        "corrupt_frames": decoded.corrupt_frames,
+    }
+    return {"reason": None, "row": row}, encode_frames(pictures, settings["quality"], settings["chroma"])
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    main(*(int(argument) for argument in sys.argv[1:4]))

@@ -1,0 +1,69 @@
+"""decord: https://github.com/dmlc/decord.
+
+The reader is opened, read once and dropped: an open decord reader goes on decoding in the background without limit.
+One thread each: threads inside one video cost 20 % more processor time than one process per core.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+import decord
+import numpy as np
+from numpy.typing import NDArray
+
+from components.ingest.decoders.base import Choose, DecodedFrames, DecodeError
+
+try:
+    VERSION = f"decord {metadata.version('decord')}"
+except metadata.PackageNotFoundError:  # the maintained fork installs under the same import name
+    VERSION = f"decord2 {metadata.version('decord2')}"
+
+
+def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
+    """The chosen frames of one file, in one batch; with ``side`` squeezed to squares of that many pixels.
+
+    Raises:
+        DecodeError: unreadable, no_video_stream, no_frames or empty_segment.
+    """
+    reader = _open(path, side)
+    total = len(reader)
+    if total == 0:
+        raise DecodeError("no_frames")
+    shown = reader.get_frame_timestamp(range(total))  # float32[total, 2]: start and end in seconds
+    shown = shown - shown[0, 0]
+    starts = [round(float(start), 4) for start in shown[:, 0]]
+    indices = choose(starts)
+    if not indices:
+        raise DecodeError("empty_segment")
+    return DecodedFrames(
+        frames=list(reader.get_batch(indices).asnumpy()),
+        indices=indices,
+        timestamps_seconds=[starts[index] for index in indices],
+        source_frames=total,
+        fps=round(float(reader.get_avg_fps()), 6),
+        duration_seconds=round(float(shown[-1, 1]), 4),
+        decoder=VERSION,
+    )
+
+
+def read(path: str, indices: list[int], total: int, side: int | None = None) -> list[NDArray[np.uint8]]:
+    """Frames ``uint8[H, W, 3]`` by their numbers, of a file that is known to have ``total`` of them.
+
+    Raises:
+        DecodeError: unreadable, no_video_stream, or decode_error if decord counts otherwise.
+    """
+    reader = _open(path, side)
+    if len(reader) != total:
+        raise DecodeError("decode_error", f"decord counts {len(reader)} frames, {total} are shown")
+    return list(reader.get_batch(indices).asnumpy())
+
+
+def _open(path: str, side: int | None) -> Any:
+    size = -1 if side is None else side
+    try:
+        return decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1, width=size, height=size)
+    except Exception as error:  # DECORDError derives from Exception alone
+        without_video = "cannot find video stream" in str(error)
+        raise DecodeError("no_video_stream" if without_video else "unreadable", type(error).__name__) from None

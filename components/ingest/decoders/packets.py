@@ -1,0 +1,238 @@
+"""The packets of a video file: which frames are shown when and where decoding can begin, read without decoding any.
+
+The number of frames is the number of packets that are shown, never the header's figure: cuts without re-encoding keep
+hidden frames before the cut, and headers of damaged files promise what is not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from typing import NamedTuple
+
+import av
+import av.error
+import numpy as np
+from av.container import InputContainer
+from av.stream import Discard, Disposition
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from components.ingest.decoders.base import Choose, DecodedFrames, DecodeError
+
+MOV, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"
+# These hold no presentation times; what stands in a packet is FFmpeg's guess.
+TIMELESS = ("avi", "mpegvideo", "h264", "hevc", "m4v", "obu")
+# Containers that hold videos. Playlists and lists of files are none: they would open other files than the one named.
+CONTAINERS = (MOV, MATROSKA, *TIMELESS, "mpegts", "mpeg", "asf", "flv", "ogg", "mxf", "rm", "nut", "dv", "gif", "ivf")
+
+# Less than this share of the frames that a file's own index lists makes it a truncated one.
+LEAST_SHARE = 0.9
+
+
+class Packet(NamedTuple):
+    """One coded frame; times in units of the stream's time base, None where the file has none."""
+
+    pts: int | None
+    dts: int | None
+    duration: int
+    key: bool
+    hidden: bool
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The shown frames of a file in the order in which they are shown.
+
+    Args:
+        pts: presentation times in units of the time base; None for all where they cannot be relied on.
+        times_seconds: when each is shown, from the first one on, ascending.
+        duration_seconds: from the first frame's start to the last one's end.
+    """
+
+    pts: Sequence[int] | None
+    times_seconds: Sequence[float]
+    duration_seconds: float
+
+    def chosen(self, choose: Choose) -> list[int]:
+        """Numbers of the wanted frames.
+
+        Raises:
+            DecodeError: empty_segment.
+        """
+        indices = choose(self.times_seconds)
+        if not indices:
+            raise DecodeError("empty_segment")
+        return indices
+
+    def decoded(
+        self, frames: Sequence[NDArray[np.uint8]], indices: list[int], decoder: str, corrupt: int | None = None
+    ) -> DecodedFrames:
+        """What a decoder returns that found ``frames`` under ``indices`` of this line."""
+        total = len(self.times_seconds)
+        return DecodedFrames(
+            frames=frames,
+            indices=indices,
+            timestamps_seconds=[self.times_seconds[index] for index in indices],
+            source_frames=total,
+            fps=round(total / self.duration_seconds, 6) if self.duration_seconds else 0.0,
+            duration_seconds=self.duration_seconds,
+            decoder=decoder,
+            corrupt_frames=corrupt,
+        )
+
+
+@dataclass(frozen=True)
+class PacketTable:
+    """Every packet of a file's video stream, in the order of the file, which is the order of decoding.
+
+    Args:
+        container: name of the container's format in FFmpeg.
+        codec: name of the codec in FFmpeg.
+        pixels: name of the pixel format in FFmpeg, None if the header does not tell.
+        width, height: pixels, before any rotation.
+        video_streams: how many there are, still pictures not counted.
+        time_base: seconds per unit of the packets' times.
+        rate: mean frame rate as the container states it, None where it does not.
+        packets: at least one.
+    """
+
+    container: str
+    codec: str
+    pixels: str | None
+    width: int
+    height: int
+    video_streams: int
+    time_base: Fraction
+    rate: Fraction | None
+    packets: Sequence[Packet]
+
+    @functools.cached_property
+    def sound(self) -> bool:
+        """Whether every shown packet has a presentation time of its own."""
+        if self.container in TIMELESS:
+            return False
+        shown = [packet.pts for packet in self.packets if not packet.hidden]
+        return None not in shown and len(set(shown)) == len(shown)
+
+    @functools.cached_property
+    def reordered(self) -> bool:
+        """Whether some frames are decoded after others that are shown later, as B-frames are."""
+        times = [packet.pts for packet in self.packets if packet.pts is not None]
+        return any(late > early for late, early in pairwise(times))
+
+    @functools.cached_property
+    def timeline(self) -> Timeline:
+        """The shown frames, as far as packets tell.
+
+        Raises:
+            DecodeError: no_frames; or unreadable where the file has neither times nor a frame rate.
+        """
+        shown = [packet for packet in self.packets if not packet.hidden]
+        if not self.sound:
+            return self.even(len(shown))
+        durations = {packet.pts: packet.duration for packet in shown if packet.pts is not None}
+        return self.timed(sorted(durations), durations)
+
+    def timed(self, pts: Sequence[int], durations: dict[int, int]) -> Timeline:
+        """The line of frames with known presentation times, ascending.
+
+        Raises:
+            DecodeError: no_frames.
+        """
+        if not pts:
+            raise DecodeError("no_frames")
+        first, last = pts[0], pts[-1]
+        # Some containers leave the last frame without a length: the mean one then.
+        length = durations.get(last) or (last - first) / max(1, len(pts) - 1)
+        # Whole numbers until the division: fractions give the same, in ten times the time.
+        above, below = self.time_base.numerator, self.time_base.denominator
+        times = [round((value - first) * above / below, 4) for value in pts]
+        return Timeline(pts, times, round((last - first) * above / below + float(length * self.time_base), 4))
+
+    def even(self, total: int) -> Timeline:
+        """The line of frames without reliable times, evenly spaced at the stated rate.
+
+        Raises:
+            DecodeError: no_frames; or unreadable where no rate is stated.
+        """
+        if total == 0:
+            raise DecodeError("no_frames")
+        if not self.rate:
+            raise DecodeError("unreadable", "neither times nor a frame rate")
+        times = [round(index * self.rate.denominator / self.rate.numerator, 4) for index in range(total)]
+        return Timeline(None, times, round(float(total / self.rate), 4))
+
+
+@contextlib.contextmanager
+def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """A file and its first video stream, decoded by one thread; other streams are not read.
+
+    Raises:
+        DecodeError: unreadable or no_video_stream.
+    """
+    try:
+        # The prefix keeps a colon in a name from being read as a protocol.
+        container = av.open(
+            f"file:{path}", metadata_errors="ignore", options={"format_whitelist": ",".join(CONTAINERS)}
+        )
+    except MemoryError:
+        raise
+    except (av.error.FFmpegError, ValueError) as error:
+        raise DecodeError("unreadable", type(error).__name__) from None
+    with container:
+        streams = _video_streams(container)
+        if not streams:
+            raise DecodeError("no_video_stream")
+        for other in container.streams:
+            if other is not streams[0]:
+                other.discard = Discard.all
+        if streams[0].codec_context is None:
+            raise DecodeError("unreadable", "unknown codec")
+        streams[0].codec_context.thread_count = 1
+        yield container, streams[0]
+
+
+def _video_streams(container: InputContainer) -> list[VideoStream]:
+    """Without cover pictures."""
+    return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+
+
+def read_packets(container: InputContainer, stream: VideoStream) -> PacketTable:
+    """The table of a stream, read once from the beginning to the end.
+
+    Raises:
+        DecodeError: no_frames or truncated.
+    """
+    packets = []
+    empty = 0
+    # A file that breaks off has the packets before the break.
+    with contextlib.suppress(av.error.InvalidDataError, av.error.EOFError):
+        for packet in container.demux(stream):
+            if packet.size:
+                packets.append(
+                    Packet(packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, packet.is_discard)
+                )
+            else:
+                empty += 1  # shows nothing, though an index may list it
+    listed = len(stream.index_entries) if container.format.name == MOV else 0
+    if len(packets) + empty < LEAST_SHARE * listed:
+        raise DecodeError("truncated", f"{len(packets)} of {listed} frames")
+    if not packets:
+        raise DecodeError("no_frames")
+    context = stream.codec_context
+    return PacketTable(
+        container=container.format.name,
+        codec=context.name,
+        pixels=context.pix_fmt,
+        width=context.width,
+        height=context.height,
+        video_streams=len(_video_streams(container)),
+        time_base=stream.time_base or Fraction(1, 1000),
+        rate=stream.average_rate or stream.guessed_rate,
+        packets=packets,
+    )

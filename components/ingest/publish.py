@@ -1,0 +1,154 @@
+"""From finished shards to a published store: manifest, ledger and card, and their place on a disk or at a URI."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from components import storage
+from components.errors import DataError
+from components.frames import schema
+from components.frames.store import write_table
+from components.ingest.shards import DoneShard, Settings
+from components.ingest.state import library_versions
+from components.manifest import SPLITS, Manifest, first_few
+from components.provenance import sha256_file
+
+UPLOADS = 8  # at a time
+
+# Names of a store's files at a place of its own; nothing else there is touched.
+OURS = re.compile(r"(shard-\d{5,}|manifest|ledger)-[0-9a-f]{16}\.parquet")
+
+
+def write_store(
+    folder: Path, manifest: Manifest, settings: Settings, records: list[DoneShard], ledger: list[dict[str, Any]]
+) -> None:
+    """Writes manifest, ledger and card beside the shards."""
+    write_table(folder / schema.MANIFEST, manifest.to_table())
+    write_table(folder / schema.LEDGER, pa.Table.from_pylist(ledger, schema=schema.LEDGER_SCHEMA))
+    content = json.dumps([manifest.fingerprint(), settings.to_dict(), ledger, [done.sha256 for done in records]])
+    videos = {split: counts(ledger, split) for split in SPLITS}
+    decoded = sum(count[schema.DECODED] for count in videos.values())
+    length = sum(done.bytes for done in records)
+    card = {
+        "format": schema.FORMAT,
+        "task": manifest.task,
+        "benchmark": manifest.protocol.benchmark,
+        "fingerprint": hashlib.sha256(content.encode()).hexdigest(),
+        "settings": settings.to_dict(),
+        "frames": "JPEG, RGB, PIL bicubic to the short side, uncropped, long side cut to whole pixels",
+        "videos": videos,
+        "failed": {reason: len(ids) for reason, ids in failures(ledger).items()},
+        "bytes": length,
+        "bytes_per_video": round(length / decoded) if decoded else 0,
+        "versions": library_versions(),
+        "shards": [
+            {
+                "name": schema.shard_name(done.number),
+                "bytes": done.bytes,
+                "sha256": done.sha256,
+                "videos": sum(row["status"] == schema.DECODED for row in done.ledger),
+            }
+            for done in records
+        ],
+    }
+    storage.write_bytes(folder / schema.CARD, _json(card))
+
+
+def publish(folder: Path, target: Path, elsewhere: str | None) -> str:
+    """Publishes the store that :func:`write_store` completed.
+
+    Without ``elsewhere``, ``target`` becomes a folder with all its files. With it the files go there, under names that
+    hold a part of their hash, so that a file is never changed and one that is there need not be sent again; last comes
+    the card, with this place as ``uri`` and the files' names as ``names``. ``target`` becomes a folder with that card
+    alone. A reader finds the old store until the new card is there; then what neither card names is removed.
+
+    Args:
+        folder: with shards, manifest, ledger and card.
+        target: the local folder.
+        elsewhere: folder or URI of the files.
+
+    Returns:
+        Where the files are.
+
+    Raises:
+        DataError: the storage does not answer.
+    """
+    if elsewhere is None:
+        storage.publish_folder(folder, target)
+        return str(target)
+    card = json.loads((folder / schema.CARD).read_text())
+    hashes = {shard["name"]: shard["sha256"] for shard in card["shards"]}
+    hashes |= {name: sha256_file(folder / name) for name in (schema.MANIFEST, schema.LEDGER)}
+    card["uri"] = elsewhere
+    card["names"] = {name: f"{Path(name).stem}-{digest[:16]}.parquet" for name, digest in hashes.items()}
+    there = {info.base_name: info.size for info in storage.file_infos(elsewhere)}
+    keep = {schema.CARD, *card["names"].values()}
+    if schema.CARD in there:
+        keep |= set(json.loads(storage.read_text(storage.join(elsewhere, schema.CARD))).get("names", {}).values())
+
+    def send(name: str) -> None:
+        if there.get(card["names"][name]) != (folder / name).stat().st_size:
+            storage.upload(folder / name, storage.join(elsewhere, card["names"][name]))
+
+    with ThreadPoolExecutor(UPLOADS) as pool:
+        list(pool.map(send, card["names"]))
+    pointer = folder.with_name("pointer")
+    storage.write_bytes(pointer / schema.CARD, _json(card))
+    storage.upload(pointer / schema.CARD, storage.join(elsewhere, schema.CARD))
+    storage.publish_folder(pointer, target)
+    for name in sorted(name for name in set(there) - keep if OURS.fullmatch(name)):
+        storage.delete_file(storage.join(elsewhere, name))
+    return elsewhere
+
+
+def failures(ledger: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Ids of failed videos under each reason that occurs."""
+    found: dict[str, list[str]] = {}
+    for row in ledger:
+        if row["status"] == schema.FAILED:
+            found.setdefault(row["reason"], []).append(row["video_id"])
+    return dict(sorted(found.items()))
+
+
+def failure_lines(failed: dict[str, list[str]]) -> list[str]:
+    """A line per reason: how many videos, what it means, the first few ids."""
+    return [f"  {reason} {len(ids)} ({schema.REASONS[reason]}): {first_few(ids)}" for reason, ids in failed.items()]
+
+
+def check_failures(task_name: str, ledger: list[dict[str, Any]], most: float, where: Path) -> None:
+    """Refuses a store in which too many videos failed, or all of a split that has any.
+
+    Raises:
+        DataError: names share, reasons and the ledger's path.
+    """
+    failed = failures(ledger)
+    share = sum(len(ids) for ids in failed.values()) / len(ledger)
+    by_split = {split: counts(ledger, split) for split in SPLITS}
+    empty = [split for split in SPLITS if by_split[split][schema.FAILED] and not by_split[split][schema.DECODED]]
+    if share <= most and not empty:
+        return
+    what = "no video of a split could be decoded" if empty else "too many videos failed"
+    raise DataError(
+        "\n".join([f"{what}, nothing is published", *failure_lines(failed)]),
+        where=f"task {task_name}",
+        found=", ".join(empty) if empty else f"{share:.1%}",
+        expected=None if empty else f"at most {most:.1%} (frames.max_failed_share)",
+        cure=f"every video's reason is in {where}; after a cure outside of the videos run it with --overwrite",
+    )
+
+
+def counts(ledger: list[dict[str, Any]], split: str) -> dict[str, int]:
+    """Videos of a split by status."""
+    statuses = [row["status"] for row in ledger if row["split"] == split]
+    return {status: statuses.count(status) for status in (schema.DECODED, schema.FAILED)}
+
+
+def _json(card: dict[str, Any]) -> bytes:
+    return (json.dumps(card, indent=1) + "\n").encode()

@@ -1,0 +1,134 @@
+"""Frames that an earlier run decoded: found by what they were made from, copied instead of decoded again.
+
+A manifest that gained, lost or renamed videos has other shards. Their rows come from the shards of earlier manifests
+where the file's content, the segment and all that decides about pixels are the same. Which rows there are stands in
+one SQLite file, written before the tasks start and only read by them.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components import storage
+from components.errors import DataError
+from components.ingest.isolation import Outcome
+from components.ingest.sources import NOT_FETCHED, Identity
+from components.manifest import Video
+
+if TYPE_CHECKING:
+    from components.ingest.shards import DoneShard
+
+# The one sampling rule that draws by the name of the file.
+DRAWN_BY_NAME = "segment_random"
+
+# Reasons that may be of the limits' making.
+LIMITED = ("timeout", "out_of_memory", "crashed")
+
+SCHEMA = """
+CREATE TABLE rows (uri TEXT, size INTEGER, mtime_ns INTEGER, sha256 TEXT, start REAL, end REAL, name TEXT,
+                   file TEXT, row INTEGER, reason TEXT, detail TEXT);
+CREATE INDEX by_uri ON rows (uri);
+CREATE INDEX by_sha256 ON rows (sha256);
+"""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A row of an earlier run, and the hash of the file behind it."""
+
+    outcome: Outcome
+    sha256: str
+
+
+def write_index(path: Path, shards: Iterable[tuple[Path, DoneShard]], limits: dict[str, float]) -> int:
+    """Writes which videos the finished shards of earlier runs hold.
+
+    Failures count too, since the same content fails again; but for those that other limits or another answer of the
+    storage would change.
+
+    Args:
+        path: of the index; replaced.
+        shards: file and record, all with the rows' settings of this run.
+        limits: of this run.
+
+    Returns:
+        How many videos.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    with sqlite3.connect(path) as index:
+        index.executescript(SCHEMA)
+        for file, done in shards:
+            rows = [
+                (
+                    *(origin["uri"], *origin["identity"], origin["sha256"], origin["start_seconds"]),
+                    *(origin["end_seconds"], _name(origin["uri"]), str(file), row["row"], row["reason"], row["detail"]),
+                )
+                for origin, row in zip(done.origins, done.ledger, strict=True)
+                if origin["identity"] is not None and origin["sha256"] is not None and row["reason"] != NOT_FETCHED
+                if row["reason"] not in LIMITED or done.limits == limits
+            ]
+            index.executemany(f"INSERT INTO rows VALUES ({', '.join('?' * 11)})", rows)
+        count = index.execute("SELECT count(*) FROM rows").fetchone()[0]
+    index.close()
+    return int(count)
+
+
+class Earlier:
+    """The rows of earlier runs.
+
+    Args:
+        path: of the index that :func:`write_index` wrote.
+        sampling: rule of this run.
+    """
+
+    def __init__(self, path: Path, sampling: str) -> None:
+        self._sampling = sampling
+        self._index = sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)
+        self._held: tuple[str, int, int, pa.Table] | None = None
+
+    def by_identity(self, video: Video, identity: Identity) -> Found | None:
+        """The row of a file that stands where it stood, with its size and modification time."""
+        return self._find("uri = ? AND size = ? AND mtime_ns = ?", (video.uri, *identity), video)
+
+    def by_content(self, video: Video, sha256: str) -> Found | None:
+        """The row of a file with this content, whatever it was called then."""
+        return self._find("sha256 = ?", (sha256,), video)
+
+    def _find(self, where: str, values: tuple[Any, ...], video: Video) -> Found | None:
+        query = f"SELECT sha256, file, row, reason, detail FROM rows WHERE {where} AND start IS ? AND end IS ?"
+        values = (*values, video.start_seconds, video.end_seconds)
+        if self._sampling == DRAWN_BY_NAME:
+            query, values = f"{query} AND name = ?", (*values, _name(video.uri))
+        if (found := self._index.execute(f"{query} ORDER BY reason LIMIT 1", values).fetchone()) is None:
+            return None
+        sha256, file, number, reason, detail = found
+        if reason:
+            return Found(Outcome(reason, detail), sha256)
+        row = self._read(file, number)
+        if row["content_sha256"] != sha256:
+            raise DataError("row is not the one its record names", where=f"{file} row {number}", expected=sha256)
+        return Found(Outcome(None, row=row), sha256)
+
+    def _read(self, file: str, number: int) -> dict[str, Any]:
+        """A row; neighbours come from the row group that is held."""
+        if self._held is None or self._held[0] != file or not self._held[1] <= number < self._held[2]:
+            with pq.ParquetFile(file) as shard:
+                first, group = 0, 0
+                while number >= first + (rows := shard.metadata.row_group(group).num_rows):
+                    first, group = first + rows, group + 1
+                self._held = (file, first, first + rows, shard.read_row_group(group))
+        _, first, _, table = self._held
+        return dict(table.slice(number - first, 1).to_pylist()[0])
+
+
+def _name(uri: str) -> str:
+    return PurePosixPath(storage.split(uri)[1]).stem

@@ -1,0 +1,47 @@
+"""The ``training`` and ``execution`` blocks of params.yaml: what decides an adapter, and what does not."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from components.config import STRICT, Count, Seconds, Share
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainingSettings:
+    """What decides the result of a training. A method's learning rate is among the method's settings."""
+
+    epochs: Count
+    batch_size: Annotated[int, Field(ge=2)]
+    batching: Literal["random", "hard"]
+    hard_group: Annotated[int, Field(ge=2)]
+    last_batch: Literal["drop", "keep"]
+    captions_per_video: Count
+    augmentation: Literal["none", "crop_flip"]
+    warmup_share: Share
+    weight_decay: Annotated[float, Field(ge=0)]
+    max_grad_norm: Annotated[float, Field(gt=0)]
+    validation_every: Count
+    select_on: Literal["last", "val", "test"]
+    threads: Count
+    micro_batches: Count
+    grad_cache: bool
+    checkpoint_activations: bool
+    cache_frozen: bool
+    precision: Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class ExecutionSettings:
+    """How a training is carried out. None of these changes its result, so none makes an adapter out of date."""
+
+    checkpoint_steps: Count
+    keep_checkpoints: Count
+    storage: str
+    workers: Count
+    cache_mib: Annotated[int, Field(ge=0)]
+    timeout_seconds: Seconds
+    max_failures: Annotated[int, Field(ge=0)]

@@ -1,0 +1,35 @@
+"""Writes the hash of the code behind each stage, so that DVC reruns what an edit changes and nothing else."""
+
+from __future__ import annotations
+
+import json
+
+from components import cli, storage
+from components.benchmarks import BENCHMARKS
+from components.fingerprint import ROOTS, code_of
+from components.ingest.decoders import DECODERS
+from components.methods.entries import canonical, targets
+
+
+def body(stage: cli.Stage) -> None:
+    """The code -> outputs/fingerprints/<stage>.json, or <stage>/<entry>.json where entries run code of their own."""
+    params = stage.params
+    methods = {label: targets(canonical(label, raw)[0]) for label, raw in params.methods.items()}
+    candidates = [target for label in params.tracking.methods if label in methods for target in methods[label]]
+    decoder = DECODERS.target(params.frames.decoder, where="frames.decoder")
+    entries: dict[str, list[str]] = {name: [] for name in ROOTS}
+    entries["index"] = entries["register"] = candidates
+    for name in ("ingest", "train", "evaluate"):
+        del entries[name]
+    for name, task in params.tasks.items():
+        entries[f"ingest/{name}"] = [BENCHMARKS.target(task.benchmark, where=f"tasks.{name}.benchmark"), decoder]
+    for label, names in methods.items():
+        entries[f"train/{label}"] = entries[f"evaluate/{label}"] = names
+    for entry, plugins in entries.items():
+        code = code_of(entry.partition("/")[0], plugins)
+        text = json.dumps({"sha256": code.sha256, "files": code.files}, indent=1) + "\n"
+        storage.write_bytes(stage.layout.fingerprint(entry), text.encode())
+
+
+if __name__ == "__main__":
+    cli.main(body, __doc__ or "")

@@ -1,0 +1,59 @@
+"""A decoder plug-in that misbehaves on purpose, as the file's name says; other files go to decord.
+
+Runs in decoding processes, which import it by this module's name.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import signal
+from pathlib import Path
+
+from components.ingest.decoders.base import Choose, DecodedFrames
+from components.ingest.decoders.decord import decode as decord
+
+KEPT: list[object] = []
+
+
+def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
+    """decord, but for the names below."""
+    name = Path(path).stem
+    if name.startswith("hang"):
+        ctypes.PyDLL(None).pause()  # for ever, in C, with Python's lock held
+    if name.startswith("abort"):
+        os.abort()
+    if name.startswith("segfault"):
+        ctypes.string_at(0)
+    if name.startswith("leave"):
+        os._exit(7)
+    if name.startswith("leak"):
+        held = []
+        while True:
+            held.append(b"x" * (8 << 20))
+    if name.startswith("keep"):
+        KEPT.append(b"x" * (300 << 20))
+    if name.startswith("map"):
+        KEPT.append(mmap.mmap(-1, 64 << 30, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ))
+    if name.startswith("raise"):
+        raise ZeroDivisionError("a text that may hold addresses")
+    return decord(path, choose, side)
+
+
+def journal(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
+    """decord; notes every call, and sends a signal when told to.
+
+    ``REELTUNE_TEST_JOURNAL`` names a folder: ``journal`` has a line per call, ``kill`` holds a process id (or
+    ``worker``: the one that this process decodes for), the number of calls after which it gets a signal, and which
+    one if not SIGKILL.
+    """
+    folder = Path(os.environ["REELTUNE_TEST_JOURNAL"])
+    with (folder / "journal").open("a") as stream:
+        stream.write(Path(path).stem + "\n")
+    if (folder / "kill").exists():
+        victim, calls, *name = (folder / "kill").read_text().split()
+        if len((folder / "journal").read_text().split()) >= int(calls):
+            (folder / "kill").unlink()
+            os.kill(os.getppid() if victim == "worker" else int(victim), signal.Signals[(*name, "SIGKILL")[0]])
+    return decord(path, choose, side)

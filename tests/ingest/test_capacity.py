@@ -1,0 +1,58 @@
+"""The calculator: what it adds up, which limit it names, and that its sizes are those of real frames."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.ingest.capacity import KIB_PER_FRAME, MS_PER_VIDEO, SOURCES, Plan, Source, decode_ms, plan
+
+SOURCE = Source(ms_per_second=10.0, ms_per_frame=2.0, longest_gap_seconds=4.0, mbit_per_second=8.0)
+WIDE = {"network_gbit": 1e9, "write_mb": 1e12}
+
+
+def made(videos: int = 1000, cores: int = 4, **limits: float) -> Plan:
+    rest = {"seconds": 20.0, "frames": 12, "quality": 95, "shard_videos": 128}
+    return plan(videos, SOURCE, cores=cores, **rest, **{**WIDE, **limits})  # type: ignore[arg-type]
+
+
+def test_a_video_costs_its_decoding_its_frames_and_what_comes_with_it() -> None:
+    found = made()
+    each = 20 * 10 + 12 * 2 + MS_PER_VIDEO
+    assert found.core_hours == pytest.approx(1000 * each / 1000 / 3600)
+    assert found.bound == "processors"
+    assert found.read_bytes == pytest.approx(1000 * 20 * 1e6)
+    assert found.store_bytes == pytest.approx(1000 * 12 * KIB_PER_FRAME[95] * 1024)
+    assert found.shards == 8
+    # What the cores take in and give out at full speed.
+    assert found.network_gbit == pytest.approx(4 / (each / 1000) * 20 * 8e6 / 1e9)
+
+
+def test_cores_without_a_shard_do_not_help() -> None:
+    assert made(cores=8).hours == made(cores=800).hours < made(cores=4).hours
+
+
+def test_long_videos_cost_groups_of_pictures_not_their_length() -> None:
+    assert decode_ms(SOURCE, 20, 12) == 200
+    assert decode_ms(SOURCE, 3600, 12) == 12 * 2 * 10
+
+
+def test_the_narrowest_limit_is_named() -> None:
+    assert made(network_gbit=1e-6).bound == "network"
+    assert made(write_mb=1e-6).bound == "storage"
+    assert made(network_gbit=1e-3).hours == pytest.approx(1000 * 20 * 8e6 / 1e6 / 3600)
+
+
+@given(st.integers(1, 10**9), st.integers(1, 10**5))
+def test_more_cores_never_take_longer_and_more_videos_never_less(videos: int, cores: int) -> None:
+    base = made(videos, cores, network_gbit=10, write_mb=500)
+    assert made(videos, 2 * cores, network_gbit=10, write_mb=500).hours <= base.hours
+    assert made(2 * videos, cores, network_gbit=10, write_mb=500).hours >= base.hours
+    assert all(value > 0 for value in dataclasses.astuple(base) if not isinstance(value, str))
+
+
+def test_sources_are_complete() -> None:
+    assert all(min(dataclasses.astuple(source)) > 0 for source in SOURCES.values())
