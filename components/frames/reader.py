@@ -73,12 +73,12 @@ class FrameReader:
         resized = view is None
         cached = [name for name in rows if (name, resized) in self._cache]
         missing = [name for name in rows if (name, resized) not in self._cache]
-        work: Iterator[tuple[str, Sequence[bytes]]] = chain(
-            ((name, ()) for name in cached), ((video.video_id, video.frames) for video in self.store.read(missing))
+        work: Iterator[tuple[str, Sequence[bytes] | None]] = chain(
+            ((name, None) for name in cached), ((video.video_id, video.frames) for video in self.store.read(missing))
         )
 
-        def stored(name: str, jpegs: Sequence[bytes]) -> Tensor:
-            return self._decode(name, jpegs, resized) if jpegs else self._cache[name, resized]
+        def stored(name: str, jpegs: Sequence[bytes] | None) -> Tensor:
+            return self._cache[name, resized] if jpegs is None else self._decode(name, jpegs, resized)
 
         def shown(name: str, clip: Tensor) -> Tensor:
             return clip if view is None else view(name, clip)
@@ -96,7 +96,7 @@ class FrameReader:
                 frames[row, len(clip) :] = 0
                 mask[row, : len(clip)] = True
 
-        def one(name: str, jpegs: Sequence[bytes]) -> Tensor:
+        def one(name: str, jpegs: Sequence[bytes] | None) -> Tensor:
             clip = stored(name, jpegs)
             place(name, shown(name, clip))
             return clip
