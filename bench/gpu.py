@@ -293,9 +293,11 @@ def loader(bench: Bench, store: FrameStore, model: str) -> None:
     bench.add("loader", read_random=frames / seconds)
     for threads in (1, 2) if bench.smoke else (1, 4, 8, 16):
         staging = Staging(4 if bench.device.type == "cuda" else 0)
-        reader = FrameReader(store, resize, FRAMES, cache_mib=0, threads=threads, staging=staging)
+        reader = FrameReader(store, resize, FRAMES, cache_mib=0, threads=threads)
         turn = iter(range(10**6))
-        seconds = bench.seconds(lambda reader=reader, turn=turn: reader.batch(picks[next(turn) % 4]))
+        seconds = bench.seconds(
+            lambda reader=reader, turn=turn, staging=staging: reader.batch(picks[next(turn) % 4], staging=staging)
+        )
         bench.add("loader", **{f"batch_{threads}_threads": frames / seconds})
 
 

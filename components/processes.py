@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -39,27 +43,41 @@ def gather(rows: Tensor, counts: Sequence[int]) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
-def share_out(rows: int, chunk: int, encode: Callable[[slice], Tensor]) -> Tensor:
+def share_out(rows: int, chunk: int, encode: Callable[[T], Tensor], fetch: Callable[[slice], T]) -> Tensor:
     """Encodes ``rows`` rows in chunks that are dealt out over the processes; every process gets all of them.
 
     The chunks do not depend on the number of processes, so neither does what a row is encoded together with.
 
     Args:
-        rows: ``N``, at least 1.
-        chunk: rows per call.
-        encode: slice of rows -> float[len(slice), D]; without gradients.
+        rows: N, at least 1.
+        chunk: Rows per call.
+        encode: What ``fetch`` gave -> ``float[len(slice), D]``, without gradients.
+        fetch: A slice of the rows -> the input of ``encode``. It runs one chunk ahead, in a thread.
 
     Returns:
-        float32[N, D] on the CPU.
+        ``float32[N, D]`` on the CPU.
     """
     rank, world = rank_and_world()
     pieces = [slice(start, min(start + chunk, rows)) for start in range(0, rows, chunk)]
     shares = [range(r, len(pieces), world) for r in range(world)]
-    # A process without a chunk of its own still has to know the width and the device.
-    done = [encode(pieces[index]).float() for index in shares[rank] or [0]]
+    # A process without a chunk still has to know the width and the device.
+    done = [encode(found).float() for found in ahead(fetch, [pieces[index] for index in shares[rank] or [0]])]
     block = done[0].new_zeros(len(shares[rank]), chunk, done[0].shape[1])
     for row, index in enumerate(shares[rank]):
         block[row, : pieces[index].stop - pieces[index].start] = done[row]
     gathered = gather(block, [len(share) for share in shares])
     place = torch.tensor([index for share in shares for index in share], device=gathered.device)
     return torch.empty_like(gathered).index_copy_(0, place, gathered).flatten(0, 1)[:rows].cpu()
+
+
+def ahead(fetch: Callable[[slice], T], pieces: Sequence[slice]) -> Iterator[T]:
+    """``fetch`` of every piece in order, the next one made in a thread while this one is used."""
+    threads = torch.get_num_threads()
+    # A new thread does not inherit the number that was set for this one.
+    with ThreadPoolExecutor(1, "ahead", torch.set_num_threads, (threads,)) as pool:
+        following = pool.submit(fetch, pieces[0])
+        for piece in pieces[1:]:
+            found = following.result()
+            following = pool.submit(fetch, piece)
+            yield found
+        yield following.result()

@@ -30,7 +30,6 @@ class FrameReader:
         cache_mib: Memory for decoded frames. Once it is full nothing is evicted: an epoch visits every video once, so
             evicting the least recent video would evict the one that is needed next.
         threads: Threads that decode. JPEG decoding releases the interpreter's lock.
-        staging: Where batches are decoded to.
     """
 
     def __init__(
@@ -40,12 +39,10 @@ class FrameReader:
         frames: int,
         cache_mib: int,
         threads: int = 1,
-        staging: Staging | None = None,
     ) -> None:
         self.store = store
         self.resize = resize
         self.frames = frames
-        self.staging = staging or Staging()
         self._free_bytes = cache_mib * 2**20
         # The key holds whether the frames are resized: a view starts from the frames as stored.
         self._cache: dict[tuple[str, bool], Tensor] = {}
@@ -54,12 +51,15 @@ class FrameReader:
             # PyTorch's own threads would multiply with these.
             self._pool = ThreadPoolExecutor(threads, "decode", torch.set_num_threads, (1,))
 
-    def batch(self, ids: Sequence[str], view: View | None = None) -> tuple[Tensor, Tensor]:
+    def batch(
+        self, ids: Sequence[str], view: View | None = None, staging: Staging | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The videos in the order asked.
 
         Args:
             ids: B video ids, which may repeat.
             view: Takes the place of ``resize`` for each video. Its result is not cached, the frames are.
+            staging: Where the frames are decoded to; ordinary memory if None.
 
         Returns:
             frames ``uint8[B, T, 3, S, S]`` and mask ``bool[B, T]``, true where a frame is real.
@@ -88,7 +88,7 @@ class FrameReader:
             return torch.zeros(0, self.frames, 3, 0, 0, dtype=torch.uint8), mask
         clips = {first[0]: stored(*first)}
         start = shown(first[0], clips[first[0]])
-        frames = self.staging.take((len(ids), self.frames, *start.shape[1:]))
+        frames = (staging or Staging()).take((len(ids), self.frames, *start.shape[1:]))
 
         def place(name: str, clip: Tensor) -> None:
             for row in rows[name]:

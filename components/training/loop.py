@@ -23,6 +23,7 @@ from components.errors import TrainingError
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.methods.base import Method
+from components.precision import check_precision, numerics
 from components.processes import rank_and_world
 from components.training.checkpoint import Checkpoints, check_state
 from components.training.loader import Batch, make_loader
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 # Steps between two logged points; each is a write to the tracking store.
 LOG_EVERY = 10
+# Threads that decode for one GPU; more do not feed it faster.
+GPU_THREADS = 8
 # Logged points that a checkpoint holds: a driver that is killed has not passed on all that its workers had logged.
 TOLD_AGAIN = 100
 
@@ -108,7 +111,10 @@ def fit(
     Raises:
         TrainingError: no training videos, a loss or gradient that is NaN or Inf.
     """
-    reader = FrameReader(store, method.backbone.resize, method.frames, execution.cache_mib)
+    device = next(method.parameters()).device
+    check_precision(settings.precision, device, "training.precision")
+    threads = execution.decode_threads or (GPU_THREADS if device.type == "cuda" else 1)
+    reader = FrameReader(store, method.backbone.resize, method.frames, execution.cache_mib, threads)
     if not method.trainable():
         method.eval()
         heartbeat.mark("the validation")
@@ -118,7 +124,8 @@ def fit(
         nothing = {"steps": 0.0, "seconds": 0.0, "samples_per_second": 0.0, "data_wait_share": 0.0}
         return Result(0, [{"epoch": 0, "step": 0, **figures}] if figures else [], nothing)
     run = _Run(method, store, settings, execution, seed, reader, validate, checkpoints, log or _ignore)
-    return run.train()
+    with numerics(settings.precision):
+        return run.train()
 
 
 class _Run:
@@ -168,7 +175,7 @@ class _Run:
             progress.wait_seconds += time.perf_counter() - started
             loss, norm = self.step(batch)
             progress.seconds += time.perf_counter() - started
-            self.note(loss, norm, int(batch.mask.sum()))
+            self.note(loss, norm, batch.real_frames)
             self.after_step()
         batches.close()
         return self.finish()
