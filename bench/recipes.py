@@ -130,6 +130,14 @@ def small(params: Params) -> Params:
     return dataclasses.replace(params, training=training, backbone=backbone)
 
 
+def told(row: dict[str, Any]) -> str:
+    """A result for a terminal."""
+    if "ms" not in row:
+        return "trains nothing"
+    more = f"  with micro_batches {row['micro_batches']} and grad_cache" if row.get("grad_cache") else ""
+    return f"{row['ms']:9.1f} ms{row['gib']:8.1f} GiB  fits {', '.join(row['fits']) or 'none of these cards'}{more}"
+
+
 def main() -> None:
     """A line per recipe, section and method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -152,18 +160,7 @@ def main() -> None:
                     continue
                 row = try_method(params, name, device)
                 found[f"{recipe}.{section}.{name}"] = row
-                shown = (
-                    "trains nothing"
-                    if "ms" not in row
-                    else (
-                        f"{row['ms']:9.1f} ms{row['gib']:8.1f} GiB  fits {', '.join(row['fits']) or 'none of these cards'}"
-                        + (
-                            f"  with micro_batches {row['micro_batches']} and grad_cache"
-                            if row.get("grad_cache")
-                            else ""
-                        )
-                    )
-                )
+                shown = told(row)
                 print(f"{recipe:12} {section:11} {params.backbone.model:9} {name:20} {shown}", flush=True)
                 gc.collect()
                 if device.type == "cuda":
