@@ -1,8 +1,8 @@
 """The embedded mini CLIP: its open_clip model config and its tokenizer.
 
-It stands in for a published CLIP where nothing may be downloaded. The tokenizer is open_clip's own with a reduced list
-of merges: those of CLIP's BPE that the words of the embedded collections need. Any other word is still spelled, in
-letters and shorter pieces.
+It replaces a published CLIP where nothing may be downloaded. The tokenizer is open_clip's with a shorter list of
+merges: only those of CLIP's BPE that the words of the embedded collections need. Any other word is spelled in letters
+and shorter pieces.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ BPE_PATH = Path(__file__).with_name("mini_bpe.txt.gz")
 
 
 def mini_tokenizer(context_length: int) -> SimpleTokenizer:
-    """open_clip's tokenizer over the reduced merges; texts are padded with 0 to ``context_length``."""
+    """open_clip's tokenizer with the shorter list of merges. Texts are padded with 0 to ``context_length``."""
     return SimpleTokenizer(bpe_path=str(BPE_PATH), context_length=context_length)
 
 
 def reduced_merges(words: Iterable[str]) -> list[str]:
-    """The lines of CLIP's merge list, in its order, that take part in spelling ``words``.
+    """The lines of CLIP's merge list that spell ``words``, in the list's order.
 
-    With these alone each word gets the same pieces as from the full list.
+    With only these, each word gets the same pieces as with the full list.
     """
     full = SimpleTokenizer()
     kept: set[tuple[str, str]] = set()
@@ -46,7 +46,10 @@ def reduced_merges(words: Iterable[str]) -> list[str]:
 
 
 def write_bpe(path: Path, words: Iterable[str]) -> None:
-    """Writes the reduced merges in the file form that open_clip's tokenizer reads; same words, same bytes."""
+    """Writes the merges for ``words`` as open_clip's tokenizer reads them. The same words give the same bytes.
+
+    The file of the package was written with ``components.embedded.captions.all_words()``.
+    """
     text = "\n".join(["#version: 0.2", *reduced_merges(words)])
     path.write_bytes(gzip.compress(text.encode(), mtime=0))
 
@@ -54,7 +57,7 @@ def write_bpe(path: Path, words: Iterable[str]) -> None:
 def _merge(pieces: list[str], pair: tuple[str, str]) -> list[str]:
     merged: list[str] = []
     for piece in pieces:
-        # A piece that was just merged ends in pair[1] joined, never equals pair[0] alone unless it is a fresh one.
+        # A merged piece is longer than pair[0], so it is not merged a second time.
         if merged and merged[-1] == pair[0] and piece == pair[1]:
             merged[-1] = pair[0] + pair[1]
         else:
