@@ -10,7 +10,7 @@ from typing import Any
 from components.errors import RegistryError
 from components.tracking.flatten import flatten
 
-# What must be equal for two scorecards to be comparable; who was evaluated, and how fast, may differ.
+# What must be equal before two scorecards can be compared. The method, its size and its speed may differ.
 COMPARED = (
     "task",
     "split",
