@@ -1,7 +1,7 @@
 """The MLflow store: its address, the connection to it, and its experiments.
 
-All access goes through :class:`mlflow.MlflowClient` with an absolute URI. MLflow's fluent functions keep a global active
-run and resolve relative stores against the current folder, but each Ray worker runs in another folder.
+All access goes through :class:`mlflow.MlflowClient` with an absolute URI. MLflow's fluent functions keep a global
+active run and resolve relative stores against the current folder, but each Ray worker runs in another folder.
 """
 
 from __future__ import annotations
