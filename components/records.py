@@ -42,10 +42,12 @@ def read_tree(path: str | Path, *, error: type[ReelTuneError] = DataError, cure:
     Raises:
         ReelTuneError: of the kind ``error``: no file, or not a JSON object.
     """
+    if not storage.exists(path):
+        raise error("missing", where=path, cure=cure)
     try:
         tree = json.loads(storage.read_text(path))
-    except FileNotFoundError:
-        raise error("missing", where=path, cure=cure) from None
+    except DataError as fault:
+        raise error(str(fault)) from None
     except ValueError as fault:
         raise error(f"not JSON: {fault}", where=path) from None
     if not isinstance(tree, dict):

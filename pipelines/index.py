@@ -41,7 +41,7 @@ def choose(stage: cli.Stage, store: FrameStore, backbone: Backbone) -> tuple[Pat
         return stage.path(champion.folder), {name: getattr(champion, name) for name in fields}
     folder = stage.path(stage.args.adapter) if stage.args.adapter else plain_adapter(stage, backbone)
     card = read_card(folder)
-    return folder, {"version": None, "method": card["label"], "seed": None, "sha256": card["sha256"]}
+    return folder, {"version": None, "method": card.label, "seed": None, "sha256": card.sha256}
 
 
 def body(stage: cli.Stage) -> None:

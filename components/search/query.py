@@ -196,7 +196,7 @@ def from_adapter(
         DataError: There is no usable index and no frame store.
         AdapterError: The adapter was trained with another backbone.
     """
-    sha256 = read_card(adapter)["sha256"]
+    sha256 = read_card(adapter).sha256
     method = load_adapter(adapter, shared_backbone(backbone, root))
     try:
         index = indexes.read(Layout(root).index(task))

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.adapters.card import CARD, WEIGHTS
+from components.adapters.card import FILES, AdapterCard, read_card
+from components.adapters.record import RECORD
 from components.errors import RegistryError
 from components.layout import Layout
 from components.records import read_tree
@@ -28,8 +29,7 @@ class EvaluatedAdapter:
         method: Key of the method in params.yaml.
         seed: The training's seed.
         folder: The folder that contains adapter.json and adapter.safetensors.
-        card: The content of adapter.json, as it is in the file: :attr:`identity` is compared with that of versions that
-            older releases have registered.
+        card: The content of adapter.json.
         scorecards: The scorecard of each split.
         run_id: The training's run in MLflow, None if the training logged nothing.
     """
@@ -38,7 +38,7 @@ class EvaluatedAdapter:
     method: str
     seed: int
     folder: Path
-    card: dict[str, Any]
+    card: AdapterCard
     scorecards: dict[str, dict[str, Any]]
     run_id: str | None
 
@@ -48,15 +48,13 @@ class EvaluatedAdapter:
         return f"{self.method}-{self.seed}"
 
     @property
-    def sha256(self) -> str:
-        """Hex hash of the weights file."""
-        return str(self.card["sha256"])
-
-    @property
     def identity(self) -> str:
-        """Hex SHA-256 of what the adapter computes: weights, method, settings, backbone, frames and tokens."""
-        fields = ("sha256", "method", "settings", "backbone", "frames", "words")
-        text = json.dumps({key: self.card.get(key) for key in fields}, sort_keys=True)
+        """Hex SHA-256 of what the adapter computes: weights, method, settings, backbone, frames and tokens.
+
+        Versions have it as a tag, so it must be the same in every release.
+        """
+        fields, card = ("sha256", "method", "settings", "backbone", "frames", "words"), self.card.to_dict()
+        text = json.dumps({key: card[key] for key in fields}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -64,7 +62,8 @@ def read_evaluated(root: Path, task: str, method: str, seed: int) -> EvaluatedAd
     """Read what training and evaluation left under ``outputs/``.
 
     Raises:
-        RegistryError: A file is missing or is not JSON. The message names it.
+        AdapterError: adapter.json is missing or damaged.
+        RegistryError: Another file is missing or is not JSON. The message names it.
     """
     layout = Layout(root)
     folder, scorecards = layout.adapter(task, method, seed), layout.scorecards(task, method, seed)
@@ -73,9 +72,10 @@ def read_evaluated(root: Path, task: str, method: str, seed: int) -> EvaluatedAd
         method=method,
         seed=seed,
         folder=folder,
-        card=_read(folder / CARD),
+        card=read_card(folder),
         scorecards={split: _read(scorecards / f"{split}.json") for split in SPLITS},
-        run_id=_read(folder / "training.json").get("mlflow_run_id"),
+        # The rest of this record does not matter here, so records of older releases need not be complete.
+        run_id=_read(folder / RECORD).get("mlflow_run_id"),
     )
 
 
@@ -96,7 +96,7 @@ def metrics_of(scorecard: Mapping[str, Any]) -> dict[str, float]:
 def copy_adapter(source: Path, target: Path) -> None:
     """Copy the adapter's two files and nothing else from ``source`` to the new folder ``target``."""
     target.mkdir(parents=True)
-    for name in (CARD, WEIGHTS):
+    for name in FILES:
         shutil.copyfile(source / name, target / name)
 
 
@@ -110,7 +110,7 @@ def tags_of(adapter: EvaluatedAdapter) -> dict[str, str]:
         if key.endswith("R@1")  # the registry's page lists every tag, and the artifacts include the whole scorecards
     }
     plain = {"task": adapter.task, "method": adapter.method, "seed": adapter.seed, **parameters}
-    return {**{key: str(value) for key, value in plain.items()}, "adapter_sha256": adapter.sha256, **scores}
+    return {**{key: str(value) for key, value in plain.items()}, "adapter_sha256": adapter.card.sha256, **scores}
 
 
 def write_scorecards(adapter: EvaluatedAdapter, folder: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from mlflow.entities.model_registry import ModelVersion
 
 from components import storage
-from components.adapters.card import CARD
+from components.adapters.card import read_card
 from components.errors import RegistryError
 from components.records import read_tree
 from components.tracking import promotion
@@ -144,13 +144,13 @@ class ModelRegistry:
             model = download_version(self.client, self.task, number, Path(scratch))
             storage.publish_folder(model / "artifacts" / "adapter", folder)
         version = self.client.get_model_version(self.task, number)
-        card = read_tree(folder / CARD, error=RegistryError)
+        card = read_card(folder)
         return Champion(
-            method=card["label"],
+            method=card.label,
             seed=int(version.tags["seed"]),
             version=number,
             run_id=version.run_id,
-            sha256=card["sha256"],
+            sha256=card.sha256,
             folder=storage.relative(self.root, str(folder)),
         )
 
@@ -164,7 +164,7 @@ class ModelRegistry:
                 seed=version.adapter.seed,
                 version=version.number,
                 run_id=version.run_id,
-                sha256=version.adapter.sha256,
+                sha256=version.adapter.card.sha256,
                 validation={**metrics_of(version.adapter.scorecards["val"])},
             )
             for version in versions
@@ -183,9 +183,9 @@ class ModelRegistry:
                 task=self.task,
                 method=adapter.method,
                 seed=adapter.seed,
-                params={"settings": adapter.card.get("settings", {}), "frames": adapter.card.get("frames")},
+                params={"settings": adapter.card.settings, "frames": adapter.card.frames},
                 provenance=provenance,
-                tags={"backbone": adapter.card.get("backbone", {}), "made_by": "register"},
+                tags={"backbone": adapter.card.backbone.to_dict(), "made_by": "register"},
             )
         # A new run ends here. The training's run has ended already.
         with run if found is None else contextlib.nullcontext(), tempfile.TemporaryDirectory() as scratch:
