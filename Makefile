@@ -3,8 +3,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
-# Folders and files of `make quick`: no Ray, no servers, no training.
-QUICK := tests/adapters tests/backbones tests/benchmarks tests/frames tests/report/test_count.py $(wildcard tests/test_*.py)
+# The part of the suite that `make quick` runs: no Ray cluster, no server, no training.
+QUICK := $(addprefix tests/,adapters backbones benchmarks embedded evaluation frames parity search report/test_count.py) \
+	$(wildcard tests/test_*.py)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
