@@ -162,7 +162,12 @@ def test_prose_keeps_to_the_limits() -> None:
     ("name", "source", "semicolons", "words"),
     [
         ("a.py", '"""One; two three."""\nx = "four; # five"  # six seven; eight\n', 2, 6),
-        ("b.py", "def f() -> None:\n    'Alpha ``beta; gamma`` delta.'\n    a = '''#; epsilon'''; b = \"\\\"# zeta;\"\n", 0, 2),
+        (
+            "b.py",
+            "def f() -> None:\n    'Alpha ``beta; gamma`` delta.'\n    a = '''#; epsilon'''; b = \"\\\"# zeta;\"\n",
+            0,
+            2,
+        ),
         ("c.py", '#!/usr/bin/env python\nx = 1  # type: ignore[arg-type]\ny = f"{x};"  # noqa: E501\n', 0, 0),
         ("d.py", '"""See this::\n\n    a = b; c\n\nAnd then that.\n"""\n', 0, 5),
         ("e.yaml", "key: 'a; b'  # first; second\nurl: x#y; z\n# third word\n", 1, 4),
