@@ -206,7 +206,8 @@ def whole(root: Path, cpus: int, shard: int, decoder: str) -> Callable[[], objec
     def turn() -> None:
         for folder in (".reeltune", "outputs"):
             shutil.rmtree(root / folder, ignore_errors=True)
-        ingest(root, TASK, task_params(cpus, shard, decoder))
+        params = task_params(cpus, shard, decoder)
+        ingest(root, TASK, params.task(TASK), params.frames, params.ray)
 
     return turn
 

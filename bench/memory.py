@@ -66,7 +66,8 @@ def main() -> None:
         root = copies(folder / "root", [str(folder / "tiny.mp4")], args.videos)
         peaks = Peaks()
         peaks.start()
-        summary = ingest(root, TASK, task_params(args.cpus, args.shard))
+        params = task_params(args.cpus, args.shard)
+        summary = ingest(root, TASK, params.task(TASK), params.frames, params.ray)
         print(summary.text())
         for kind, mib in peaks.mib.items():
             print(f"{kind:16}{mib:8.0f} MiB")
