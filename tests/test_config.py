@@ -8,7 +8,6 @@ import pytest
 
 from components.errors import ConfigError
 from components.params import load_params
-from components.plugins import Registry
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = ROOT / "params.yaml"
@@ -71,16 +70,3 @@ def test_unknown_tasks_and_methods_are_named() -> None:
         params.task("shape-clips")
     with pytest.raises(ConfigError, match="unknown method"):
         params.method("nothing")
-
-
-def test_a_registry_refuses_clashes_and_names_what_there_is() -> None:
-    registry: Registry[type] = Registry("thing")
-    registry.register("path", "pathlib:Path")
-    registry.register("path", "pathlib:Path")
-    assert registry.get("path") is Path
-    with pytest.raises(ConfigError, match="taken"):
-        registry.register("path", "pathlib:PurePath")
-    with pytest.raises(ConfigError, match="did you mean 'path'"):
-        registry.get("paths")
-    with pytest.raises(ConfigError, match="module:Name"):
-        registry.register("other", "pathlib")
