@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from pyarrow import fs
 
-from components.errors import DataError
+from components.errors import DataError, MissingFileError
 
 Location = str | Path
 
@@ -128,7 +128,7 @@ def read_bytes(location: Location) -> bytes:
         with files.open_input_stream(path) as stream:
             return bytes(stream.read())
     except FileNotFoundError:
-        raise DataError("no such file", where=location) from None
+        raise MissingFileError("no such file", where=location) from None
     except OSError as error:
         raise DataError("cannot be read", where=location, cure=str(error)) from None
 
