@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from components.config import parse_yaml
 from components.errors import ConfigError
 from components.names import NAMES
 from components.params import OLD_KEYS, Params, load_params
@@ -73,11 +75,9 @@ def test_old_keys_name_the_new_ones_next_to_other_faults(tmp_path: Path) -> None
 
 
 def test_settings_that_moved_to_execution_are_not_reported_as_missing(tmp_path: Path) -> None:
-    text = PARAMS.read_text(encoding="utf-8")
-    block = text[text.index("\nexecution:") : text.index("\nevaluation:")]
-    moved_lines = "\n".join(block.splitlines()[2:])
-    without = text.replace(block, "\nexecuted: {}\n")
-    (tmp_path / "params.yaml").write_text(without.replace("\ntraining:\n", f"\ntraining:\n{moved_lines}\n"))
+    tree = parse_yaml(PARAMS.read_text(encoding="utf-8"), "params.yaml")
+    tree["training"] |= tree.pop("execution")
+    (tmp_path / "params.yaml").write_text(json.dumps({**tree, "executed": {}}))  # JSON is YAML
     found = faults_of(tmp_path / "params.yaml").split("\n  ")[1:]
     moved = [old for old, new in OLD_KEYS.items() if new.startswith("execution.")]
     assert len(moved) == 7
