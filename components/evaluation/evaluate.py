@@ -67,8 +67,8 @@ def _identity(adapter: dict[str, Any], store: FrameStore, seed: int) -> dict[str
         "settings": adapter["settings"],
         "frames": adapter["frames"],
         "words": adapter["words"],
-        "sampling": store.card["settings"]["sampling"],
-        "decoding": {key: store.card["settings"].get(key) for key in ("decoder", "size", "quality", "chroma")},
+        "sampling": store.card.settings.sampling,
+        "decoding": {key: getattr(store.card.settings, key) for key in ("decoder", "size", "quality", "chroma")},
         "epoch": extra.get("epoch"),
         "selected_on": extra.get("training", {}).get("select_on"),
         "parameters": {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 from components import storage
 from components.errors import DataError
 from components.frames import schema
+from components.frames.card import read_card
 from components.manifest import SPLITS, Manifest, first_few
 
 # Videos whose encoded frames are held while a scattered request is put in order: some 60 MB at 230 KB a video.
@@ -68,24 +68,24 @@ class FrameStore:
     """
 
     def __init__(self, uri: str | Path) -> None:
-        self.card: dict[str, Any] = read_card(uri)
-        self.uri = str(self.card.get("uri", uri))
+        self.card = read_card(uri)
+        self.uri = str(uri) if self.card.uri is None else self.card.uri
         sizes = self._sizes()
-        for shard in self.card["shards"]:
-            found = sizes.get(self._name(shard["name"]))
-            if found != shard["bytes"]:
+        for shard in self.card.shards:
+            name = self.card.name_of(shard.name)
+            if sizes.get(name) != shard.bytes:
                 raise DataError(
-                    "shard is missing" if found is None else "shard is damaged",
-                    where=storage.join(self.uri, self._name(shard["name"])),
-                    found=found,
-                    expected=f"{shard['bytes']} bytes",
+                    "shard is damaged" if name in sizes else "shard is missing",
+                    where=storage.join(self.uri, name),
+                    found=sizes.get(name),
+                    expected=f"{shard.bytes} bytes",
                     cure="run the ingest stage again",
                 )
 
     @property
     def fingerprint(self) -> str:
         """Hex SHA-256 over manifest, settings, ledger and shards."""
-        return str(self.card["fingerprint"])
+        return self.card.fingerprint
 
     @functools.cached_property
     def manifest(self) -> Manifest:
@@ -141,7 +141,7 @@ class FrameStore:
 
     def _fetch(self, ids: list[str]) -> dict[str, StoredVideo]:
         wanted: dict[tuple[int, int], list[int]] = {}
-        per_group = self.card["settings"]["row_group_videos"]
+        per_group = self.card.settings.row_group_videos
         for video_id in dict.fromkeys(ids):
             shard, row = self._places[video_id]
             wanted.setdefault((shard, row // per_group), []).append(row % per_group)
@@ -168,35 +168,12 @@ class FrameStore:
         """Length in bytes of every file of the store; one request lists what would be one each."""
         return {info.base_name: info.size for info in storage.file_infos(self.uri)}
 
-    def _name(self, name: str) -> str:
-        """What a file of the store is called at its place: see :func:`components.ingest.publish.publish`."""
-        return str(self.card.get("names", {}).get(name, name))
-
     def _open(self, name: str) -> pq.ParquetFile:
-        files, path = storage.filesystem(storage.join(self.uri, self._name(name)))
+        files, path = storage.filesystem(storage.join(self.uri, self.card.name_of(name)))
         return pq.ParquetFile(files.open_input_file(path))
 
     def _table(self, name: str) -> pa.Table:
         return self._open(name).read()
-
-
-def read_card(uri: str | Path) -> dict[str, Any]:
-    """The card of a store: settings, versions, counts, shards, fingerprint.
-
-    Raises:
-        DataError: no store there, or one of another format.
-    """
-    where = storage.join(uri, schema.CARD)
-    if not storage.exists(where):
-        cure = "run the ingest stage"
-        raise DataError("no frame store", where=uri, expected=f"a folder with {schema.CARD}", cure=cure)
-    try:
-        card = json.loads(storage.read_text(where))
-    except json.JSONDecodeError as error:
-        raise DataError("not JSON", where=where, cure=str(error)) from None
-    if card.get("format") != schema.FORMAT:
-        raise DataError("frame store of another format", where=where, found=card.get("format"), expected=schema.FORMAT)
-    return dict(card)
 
 
 # JPEG gains nothing from compression, dictionaries or statistics.
