@@ -70,7 +70,7 @@ def write_store(folder: Path, videos: int, pictures: Pictures, quality: int = 95
         versions={},
         shards=tuple(shards),
     )
-    (folder / schema.CARD).write_bytes(card.to_json())
+    (folder / schema.CARD).write_text(card.to_json(), encoding="utf-8")
 
 
 def _row(video: Video, pictures: NDArray[np.uint8], quality: int, chroma: int) -> dict[str, Any]:

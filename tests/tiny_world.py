@@ -155,7 +155,7 @@ def write_store(root: Path, made: tuple[Video, ...], failed_test: int = 0) -> No
         versions={},
         shards=(StoredShard(shard.name, shard.stat().st_size, sha256_file(shard), len(rows)),),
     )
-    (folder / schema.CARD).write_bytes(card.to_json())
+    (folder / schema.CARD).write_text(card.to_json(), encoding="utf-8")
 
 
 def _row(video: Video, count: int) -> dict[str, object]:

@@ -106,11 +106,11 @@ class StoreCard:
         """The name that the file ``name`` of the working state has in the published store."""
         return (self.names or {}).get(name, name)
 
-    def to_json(self) -> bytes:
-        """The content of ``card.json``. Equal cards give equal bytes."""
+    def to_json(self) -> str:
+        """The text of ``card.json``. Equal cards give equal texts."""
         content: dict[str, Any] = asdict(self)
         kept = {key: value for key, value in content.items() if key not in OPTIONAL or value is not None}
-        return (json.dumps(kept, indent=1) + "\n").encode()
+        return json.dumps(kept, indent=1) + "\n"
 
 
 def read_card(uri: str | Path) -> StoreCard:

@@ -61,7 +61,7 @@ def write_store(
             for done in records
         ),
     )
-    storage.write_bytes(folder / schema.CARD, card.to_json())
+    storage.write_bytes(folder / schema.CARD, card.to_json().encode())
 
 
 def publish(folder: Path, target: Path, elsewhere: str | None) -> str:
@@ -104,7 +104,7 @@ def publish(folder: Path, target: Path, elsewhere: str | None) -> str:
     with ThreadPoolExecutor(UPLOADS) as pool:
         list(pool.map(send, names))
     pointer = folder.with_name("pointer")
-    storage.write_bytes(pointer / schema.CARD, card.to_json())
+    storage.write_bytes(pointer / schema.CARD, card.to_json().encode())
     storage.upload(pointer / schema.CARD, storage.join(elsewhere, schema.CARD))
     storage.publish_folder(pointer, target)
     for name in sorted(name for name in set(there) - keep if OURS.fullmatch(name)):

@@ -122,10 +122,10 @@ def test_the_card_counts(store: FrameStore) -> None:
 
 
 def test_the_card_keeps_its_bytes(store: FrameStore) -> None:
-    written = (Path(store.uri) / schema.CARD).read_bytes()
+    written = (Path(store.uri) / schema.CARD).read_text()
     assert store.card.to_json() == written
     content = json.loads(written)
-    assert (json.dumps(content, indent=1) + "\n").encode() == written
+    assert json.dumps(content, indent=1) + "\n" == written
     keys = "format task benchmark fingerprint settings frames videos failed bytes bytes_per_video versions shards"
     assert list(content) == keys.split()
     assert list(content["shards"][0]) == ["name", "bytes", "sha256", "videos"]
