@@ -66,7 +66,7 @@ def read_tree(path: str | Path, *, error: type[ReelTuneError] = DataError, cure:
     try:
         tree = json.loads(storage.read_text(path))
     except MissingFileError:
-        raise error("no such file", where=path, cure=cure) from None
+        raise error("missing", where=path, cure=cure) from None
     except DataError as fault:
         raise error(str(fault)) from None
     except ValueError as fault:
