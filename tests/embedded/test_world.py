@@ -89,7 +89,7 @@ def test_plans_have_the_sizes_asked_for_and_share_nothing_across_splits() -> Non
 
 
 @pytest.mark.parametrize("make", [collections.plan_clips, collections.plan_stories])
-def test_temporal_videos_have_negatives_in_motion_words_alone(make: object) -> None:
+def test_temporal_videos_have_negatives_that_differ_only_in_motion(make: object) -> None:
     """Each temporal test video has another one with the same things in the same order and other motions."""
     plans = [plan for plan in make(SIZES, 0) if plan.split == "test" and plan.temporal]  # type: ignore[operator]
     assert len(plans) == 16

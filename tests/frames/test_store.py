@@ -50,7 +50,7 @@ def row_of(video_id: str) -> dict[str, object]:
 
 
 def make_store(folder: Path) -> Manifest:
-    """10 training, 2 validation and 5 test videos; two of them failed."""
+    """Writes a store of 10 training, 2 validation and 5 test videos. Two of them failed."""
     sizes = {"train": 10, "val": 2, "test": 5}
     names = [(f"{split}{number}", split) for split, size in sizes.items() for number in range(size)]
     videos = tuple(Video(name, f"v/{name}.mp4", split, (f"a {name}",)) for name, split in reversed(names))
