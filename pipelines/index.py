@@ -40,7 +40,7 @@ def choose(stage: cli.Stage, store: FrameStore, backbone: Backbone) -> tuple[Pat
         return stage.path(champion["folder"]), {key: champion[key] for key in ("version", "method", "seed", "sha256")}
     folder = stage.path(stage.args.adapter) if stage.args.adapter else plain_adapter(stage, backbone)
     card = read_card(folder)
-    return folder, {"version": None, "method": card["label"], "seed": None, "sha256": card["sha256"]}
+    return folder, {"version": None, "method": card.label, "seed": None, "sha256": card.sha256}
 
 
 def body(stage: cli.Stage) -> None:

@@ -1,8 +1,8 @@
 """The embedded mini CLIP: its open_clip model config and its tokenizer.
 
-It stands in for a published CLIP where nothing may be downloaded. The tokenizer is open_clip's own with a reduced list
-of merges: those of CLIP's BPE that the words of the embedded collections need. Any other word is still spelled, in
-letters and shorter pieces.
+It replaces a published CLIP where nothing may be downloaded. The tokenizer is open_clip's with a shorter list of
+merges: only those of CLIP's BPE that the words of the embedded collections need. Any other word is spelled in letters
+and shorter pieces.
 """
 
 from __future__ import annotations
@@ -17,5 +17,5 @@ BPE_PATH = Path(__file__).with_name("mini_bpe.txt.gz")
 
 
 def mini_tokenizer(context_length: int) -> SimpleTokenizer:
-    """open_clip's tokenizer over the reduced merges; texts are padded with 0 to ``context_length``."""
+    """open_clip's tokenizer with the shorter list of merges. Texts are padded with 0 to ``context_length``."""
     return SimpleTokenizer(bpe_path=str(BPE_PATH), context_length=context_length)

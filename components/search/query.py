@@ -163,7 +163,7 @@ def from_adapter(
     """
     from components.frames.store import FrameStore
 
-    sha256 = indexes.read_card(adapter)["sha256"]
+    sha256 = indexes.read_card(adapter).sha256
     folder = Layout(root).index(task)
     method = load_adapter(adapter, shared_backbone(backbone, root))
     try:

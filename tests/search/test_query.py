@@ -37,7 +37,7 @@ def write_index(root: Path, name: str) -> None:
     adapter = root / "outputs" / "adapters" / TASK / name
     store = FrameStore(root / "outputs" / "frames" / TASK)
     method = load_adapter(adapter, shared_backbone(params.backbone, root))
-    made = indexes.build(method, store, split="test", adapter_sha256=indexes.read_card(adapter)["sha256"], batch_size=3)
+    made = indexes.build(method, store, split="test", adapter_sha256=indexes.read_card(adapter).sha256, batch_size=3)
     indexes.write(made, root / "outputs" / "indexes" / TASK, adapter, {"split": "test"})
 
 
