@@ -16,7 +16,8 @@ from components import storage
 from components.adapters.card import FORMAT, WEIGHTS, AdapterCard, ParameterInfo, TrainingFacts, read_card, write_card
 from components.backbones.clip import Backbone, parameter_total
 from components.errors import AdapterError
-from components.methods.base import Method, build
+from components.methods.base import Method
+from components.methods.build import build
 from components.provenance import sha256_file
 
 __all__ = ["load_adapter", "read_card", "save_adapter"]

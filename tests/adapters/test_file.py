@@ -19,7 +19,8 @@ from variants import BACKBONE, NAMES, make
 from components.adapters.card import AdapterCard, TrainingFacts
 from components.adapters.file import load_adapter, read_card, save_adapter
 from components.errors import AdapterError
-from components.methods.base import Method, build
+from components.methods.base import Method
+from components.methods.build import build
 from components.provenance import sha256_file
 
 trained = make

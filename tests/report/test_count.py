@@ -15,7 +15,7 @@ from variants import NAMES, make
 from components.adapters.file import save_adapter
 from components.backbones.clip import Backbone
 from components.methods import METHODS
-from components.methods.base import build
+from components.methods.build import build
 from components.report.count import Count, count, meta_backbone, paper_total, published, weights_file_bytes
 
 ROOT = Path(__file__).parents[2]
