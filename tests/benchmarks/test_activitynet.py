@@ -79,7 +79,7 @@ def test_subsets_take_keys_and_ids(folder: Path) -> None:
         ("val_1.json", {"v_c1": entry(" ")}, r"val_1\.json: videos without a sentence; found 'c1'"),
         ("val_1.json", {"v_c1": ["a"]}, r"val_1\.json: videos without a sentence; found 'c1'"),
         ("val.json", {"c1": entry("a")}, r"val\.json: video key without v_; found 'c1'"),
-        ("val_ids.json", ["v_c1", "v_c2", "v_c1"], r"val_ids\.json:3: video id stands twice; found 'v_c1'"),
+        ("val_ids.json", ["v_c1", "v_c2", "v_c1"], r"val_ids\.json:3: video id occurs twice; found 'v_c1'"),
         ("val.json", {"v_/../c": entry("a")}, r"val\.json: video id is not usable as a file name"),
         ("train.json", [], r"train\.json: unexpected JSON; found 'list'; expected dict"),
     ],

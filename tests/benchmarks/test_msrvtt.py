@@ -117,10 +117,10 @@ def test_captions_of_a_video_without_an_entry_are_named(folder: Path) -> None:
         (
             "MSRVTT_JSFUSION_test.csv",
             "video_id,sentence\nv,a\nv,b\n",
-            r"csv:3: video id stands twice; found 'v'.*line 2",
+            r"csv:3: video id occurs twice; found 'v'.*line 2",
         ),
         ("MSRVTT_JSFUSION_test.csv", "video_id,sentence\nv,a\n../v,b\n", r"csv:3: .*not usable as a file name"),
-        ("MSRVTT_train.9k.csv", "video_id\nvideo1\nvideo2\nvideo1\n", r"csv:4: video id stands twice"),
+        ("MSRVTT_train.9k.csv", "video_id\nvideo1\nvideo2\nvideo1\n", r"csv:4: video id occurs twice"),
         ("MSRVTT_train.9k.csv", "video_id\na/../../b\n", r"csv:2: .*not usable as a file name"),
         (
             "MSRVTT_data.json",
@@ -129,7 +129,7 @@ def test_captions_of_a_video_without_an_entry_are_named(folder: Path) -> None:
         ),
         ("MSRVTT_data.json", "{", "not JSON"),
         ("MSRVTT_data.json", "[]", "unexpected JSON; found 'list'; expected dict"),
-        ("MSRVTT_data.json", '{"videos": []}', "not of MSR-VTT's form"),
+        ("MSRVTT_data.json", '{"videos": []}', "not in the form of MSR-VTT"),
         ("subsets.json", '{"temporal": "video50"}', "not a list of video ids"),
     ],
 )
@@ -202,8 +202,8 @@ def test_counts_are_compared_where_the_ids_are_the_benchmarks(tmp_path: Path, ca
     [
         ({"spilt": "7k"}, r"tasks\.small\.options: unknown option.*'spilt'.*split, val_share"),
         ({"split": "8k"}, "unknown split of MSR-VTT.*7k or full"),
-        ({"val_share": 2}, r"val_share: not a share; found 2"),
-        ({"val_share": True}, "not a share"),
+        ({"val_share": 2}, r"val_share: not a fraction; found 2"),
+        ({"val_share": True}, "not a fraction"),
     ],
 )
 def test_wrong_options_are_named(folder: Path, options: dict[str, object], message: str) -> None:
