@@ -52,7 +52,7 @@ class Registry(Generic[T]):
         self._targets[name] = target
 
     def get(self, name: str, where: object = None) -> T:
-        """Imports the object behind ``name``.
+        """Imports the object that ``name`` means.
 
         Args:
             name: Any of the three kinds of name.

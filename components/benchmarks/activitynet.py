@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import Any
 
 from components import storage
 from components.benchmarks import files
-from components.benchmarks.interface import AnnotationFile, Published, Reader
+from components.benchmarks.interface import AnnotationFile, Options, Published, Reader
 from components.errors import DataError
 from components.manifest import Manifest, Protocol, Video, first_few
 
@@ -37,7 +36,7 @@ PUBLISHED = Published(
 log = logging.getLogger(__name__)
 
 
-def read(task: str, folder: str, options: dict[str, Any]) -> Manifest:
+def read(task: str, folder: str, options: Options) -> Manifest:
     """Reads the manifest of a folder in the format of ActivityNet Captions.
 
     Args:
@@ -114,7 +113,7 @@ def _paragraphs(folder: str, captions_file: str, ids_file: str | None) -> dict[s
     return paragraphs
 
 
-def _paragraph(entry: Any) -> str:
+def _paragraph(entry: object) -> str:
     """Joins the sentences by one space each. Some published sentences begin with a space."""
     sentences = entry.get("sentences") if isinstance(entry, dict) else None
     if not isinstance(sentences, list):

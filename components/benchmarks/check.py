@@ -100,13 +100,12 @@ def check(task_name: str, task: TaskSettings, root: Path) -> Check:
         ConfigError: The benchmark or an option is unknown.
     """
     reader, folder = find_reader(task_name, task), storage.resolve(root, task.root)
-    options = dict(task.options)
-    files = tuple((file, _size(folder, file)) for file in reader.files(options))
+    files = tuple((file, _size(folder, file)) for file in reader.files(task.options))
     try:
         manifest = read_annotations(task_name, task, root)
     except DataError as error:
         return Check(task_name, folder, files, str(error), {}, ())
-    published = reader.published(options)
+    published = reader.published(task.options)
     if published is not None and not published.concerns(manifest):
         published = None
     differences = tuple(published.differences(manifest)) if published is not None else ()

@@ -14,11 +14,10 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import PurePosixPath
-from typing import Any
 
 from components import storage
 from components.benchmarks import files
-from components.benchmarks.interface import AnnotationFile, Published, Reader
+from components.benchmarks.interface import AnnotationFile, Options, Published, Reader
 from components.errors import DataError
 from components.manifest import SPLITS, Manifest, Protocol, Video, first_few
 
@@ -37,7 +36,7 @@ PUBLISHED = Published(
 log = logging.getLogger(__name__)
 
 
-def read(task: str, folder: str, options: dict[str, Any]) -> Manifest:
+def read(task: str, folder: str, options: Options) -> Manifest:
     """Reads the manifest of a folder in the format of DiDeMo.
 
     Args:
@@ -108,7 +107,7 @@ def _paragraphs(folder: str, split: str) -> dict[str, str]:
     return {name: " ".join(descriptions[video_id]) for (_, name), video_id in zip(lines, ids, strict=True)}
 
 
-def _entry(where: str, row: Any) -> tuple[str, str]:
+def _entry(where: str, row: object) -> tuple[str, str]:
     """The file name and the description of one entry."""
     if not isinstance(row, dict) or not isinstance(row.get("video"), str) or "description" not in row:
         raise DataError(

@@ -114,7 +114,7 @@ def read_json(where: str, kind: type) -> Any:
     return content
 
 
-def check_options(task: str, given: Mapping[str, Any], known: Collection[str]) -> None:
+def check_options(task: str, given: Mapping[str, object], known: Collection[str]) -> None:
     """Refuses options that the reader does not have.
 
     Raises:
@@ -129,7 +129,7 @@ def check_options(task: str, given: Mapping[str, Any], known: Collection[str]) -
         )
 
 
-def val_share(task: str, options: Mapping[str, Any], default: float = 0.05) -> float:
+def val_share(task: str, options: Mapping[str, object], default: float = 0.05) -> float:
     """The option ``val_share``: the fraction of the training videos that is held out for validation.
 
     Raises:
@@ -138,7 +138,7 @@ def val_share(task: str, options: Mapping[str, Any], default: float = 0.05) -> f
     return share(task, options, "val_share", default)
 
 
-def share(task: str, options: Mapping[str, Any], name: str, default: float) -> float:
+def share(task: str, options: Mapping[str, object], name: str, default: float) -> float:
     """The option ``name``, a fraction of the videos.
 
     Raises:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from components.manifest import SPLITS, Manifest
+
+# The options of a task in params.yaml. A reader checks the values.
+Options = Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,6 @@ class Reader:
         published: The published counts under given options, or None if there are none.
     """
 
-    read: Callable[[str, str, dict[str, Any]], Manifest]
-    files: Callable[[dict[str, Any]], tuple[AnnotationFile, ...]]
-    published: Callable[[dict[str, Any]], Published | None] = lambda options: None
+    read: Callable[[str, str, Options], Manifest]
+    files: Callable[[Options], tuple[AnnotationFile, ...]]
+    published: Callable[[Options], Published | None] = lambda options: None

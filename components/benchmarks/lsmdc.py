@@ -9,11 +9,10 @@ to its time stamp. Each clip is a separate file, so the times are not used. Vali
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from components import storage
 from components.benchmarks import files
-from components.benchmarks.interface import AnnotationFile, Published, Reader
+from components.benchmarks.interface import AnnotationFile, Options, Published, Reader
 from components.errors import DataError
 from components.manifest import Manifest, Protocol, Video
 
@@ -34,7 +33,7 @@ PUBLISHED = Published(
 )
 
 
-def read(task: str, folder: str, options: dict[str, Any]) -> Manifest:
+def read(task: str, folder: str, options: Options) -> Manifest:
     """Reads the manifest of a folder in the format of LSMDC.
 
     Args:

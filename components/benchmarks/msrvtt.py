@@ -21,7 +21,7 @@ from typing import Any
 
 from components import storage
 from components.benchmarks import files
-from components.benchmarks.interface import AnnotationFile, Published, Reader
+from components.benchmarks.interface import AnnotationFile, Options, Published, Reader
 from components.errors import ConfigError, DataError
 from components.manifest import Manifest, Protocol, Video, first_few
 
@@ -46,7 +46,7 @@ PUBLISHED = {
 }
 
 
-def read(task: str, folder: str, options: dict[str, Any]) -> Manifest:
+def read(task: str, folder: str, options: Options) -> Manifest:
     """Reads the manifest of a folder in the format of MSR-VTT.
 
     Args:
@@ -74,7 +74,7 @@ def read(task: str, folder: str, options: dict[str, Any]) -> Manifest:
     return Manifest(task, protocol, videos)
 
 
-def _files(options: dict[str, Any]) -> tuple[AnnotationFile, ...]:
+def _files(options: Options) -> tuple[AnnotationFile, ...]:
     data, variant = AnnotationFile((DATA,)), _variant("", options)
     if variant == FULL:
         return (data,)
@@ -85,7 +85,7 @@ def _files(options: dict[str, Any]) -> tuple[AnnotationFile, ...]:
 READER = Reader(read=read, files=_files, published=lambda options: PUBLISHED[_variant("", options)])
 
 
-def _variant(task: str, options: dict[str, Any]) -> str:
+def _variant(task: str, options: Options) -> str:
     variant = str(options.get("split", "9k"))
     if variant not in PUBLISHED:
         where = f"params.yaml tasks.{task}.options.split"
@@ -93,7 +93,7 @@ def _variant(task: str, options: dict[str, Any]) -> str:
     return variant
 
 
-def _listed_splits(task: str, folder: str, options: dict[str, Any]) -> tuple[dict[str, dict[str, list[str]]], Protocol]:
+def _listed_splits(task: str, folder: str, options: Options) -> tuple[dict[str, dict[str, list[str]]], Protocol]:
     """The captions of each video by split, from the lists, and the protocol."""
     variant = _variant(task, options)
     splits, validation = _splits(task, folder, f"MSRVTT_train.{variant}.csv", options)
@@ -138,7 +138,7 @@ def _full_splits(folder: str) -> tuple[dict[str, dict[str, list[str]]], Protocol
     )
 
 
-def _splits(task: str, folder: str, train_file: str, options: dict[str, Any]) -> tuple[dict[str, list[str]], str]:
+def _splits(task: str, folder: str, train_file: str, options: Options) -> tuple[dict[str, list[str]], str]:
     train = _ids(storage.join(folder, train_file))
     if storage.exists(storage.join(folder, VALIDATION)):
         return {"train": train, "val": _ids(storage.join(folder, VALIDATION))}, VALIDATION

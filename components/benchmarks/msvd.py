@@ -13,11 +13,10 @@ from __future__ import annotations
 import io
 import pickle
 import re
-from typing import Any
 
 from components import storage
 from components.benchmarks import files
-from components.benchmarks.interface import AnnotationFile, Published, Reader
+from components.benchmarks.interface import AnnotationFile, Options, Published, Reader
 from components.errors import DataError
 from components.manifest import SPLITS, Manifest, Protocol, Video, first_few
 
@@ -31,7 +30,7 @@ PUBLISHED = Published(
 )
 
 
-def read(task: str, folder: str, options: dict[str, Any]) -> Manifest:
+def read(task: str, folder: str, options: Options) -> Manifest:
     """Reads the manifest of a folder in the format of MSVD.
 
     Args:
@@ -104,9 +103,10 @@ def _captions(where: str) -> dict[str, list[str]]:
     return captions
 
 
-def _text(where: str, entry: Any) -> str:
-    words = entry if isinstance(entry, list | tuple) else [entry]
-    if not all(isinstance(word, str) for word in words):
+def _text(where: str, entry: object) -> str:
+    parts = entry if isinstance(entry, list | tuple) else [entry]
+    words = [part for part in parts if isinstance(part, str)]
+    if len(words) < len(parts):
         raise DataError("unexpected caption", where=where, found=entry, expected="a text or a list of words")
     if not (text := " ".join(" ".join(words).split())):
         raise DataError("empty caption", where=where, expected="a text", cure="remove it from the file")
@@ -116,11 +116,11 @@ def _text(where: str, entry: Any) -> str:
 class _Plain(pickle.Unpickler):
     """Unpickles containers, texts and numbers. Without names of classes and functions, a pickle can call nothing."""
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         raise pickle.UnpicklingError(f"the file names {module}.{name}")
 
 
-def read_plain_pickle(where: str) -> Any:
+def read_plain_pickle(where: str) -> object:
     """Reads a pickle of containers, texts and numbers.
 
     Raises:

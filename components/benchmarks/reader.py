@@ -34,7 +34,7 @@ def read_annotations(task_name: str, task: TaskSettings, root: Path) -> Manifest
         DataError: Annotations are missing, damaged or contradictory.
     """
     reader = find_reader(task_name, task)
-    manifest = reader.read(task_name, storage.resolve(root, task.root), dict(task.options))
+    manifest = reader.read(task_name, storage.resolve(root, task.root), task.options)
     manifest.check()
     return manifest
 
@@ -52,7 +52,7 @@ def read_manifest(task_name: str, task: TaskSettings, root: Path) -> Manifest:
         DataError: Annotations are missing, damaged or contradictory, or there is no video file at all.
     """
     manifest = read_annotations(task_name, task, root)
-    published = find_reader(task_name, task).published(dict(task.options))
+    published = find_reader(task_name, task).published(task.options)
     for difference in published.differences(manifest) if published is not None else ():
         log.warning("task %s: %s; results on this copy are not results on the benchmark", task_name, difference)
     require_some_file(storage.resolve(root, task.root), manifest)

@@ -19,14 +19,14 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
-from typing import Any
+from typing import SupportsFloat
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components import storage
 from components.benchmarks import files
-from components.benchmarks.interface import AnnotationFile, Reader
+from components.benchmarks.interface import AnnotationFile, Options, Reader
 from components.errors import ConfigError, DataError
 from components.manifest import NO_CAPTIONS, SPLITS, Manifest, Protocol, Video
 
@@ -37,10 +37,10 @@ OPTIONAL = ("split", "start", "end")
 # Characters of a path that an id cannot have. They become a dash.
 UNSAFE = re.compile(r"[^\w.@+-]+|\.\.+")
 
-Row = tuple[str, dict[str, Any]]  # place of the row for messages, its fields
+Row = tuple[str, Mapping[str, object]]  # place of the row for messages, its fields
 
 
-def read(task: str, folder: str, options: dict[str, Any]) -> Manifest:
+def read(task: str, folder: str, options: Options) -> Manifest:
     """Reads the manifest of a user's collection.
 
     Args:
@@ -132,7 +132,7 @@ def _without_captions(task: str, folder: str) -> Manifest:
     return Manifest(task, protocol, tuple(videos))
 
 
-def _shares(task: str, options: Mapping[str, Any]) -> tuple[float, float]:
+def _shares(task: str, options: Options) -> tuple[float, float]:
     """The fractions for validation and test."""
     shares = files.share(task, options, "val_share", 0.1), files.share(task, options, "test_share", 0.1)
     if sum(shares) >= 1:
@@ -141,7 +141,7 @@ def _shares(task: str, options: Mapping[str, Any]) -> tuple[float, float]:
     return shares
 
 
-def _table(folder: str, options: Mapping[str, Any]) -> str | None:
+def _table(folder: str, options: Options) -> str | None:
     if "file" in options:
         name = str(options["file"])
         if PurePosixPath(name).suffix not in (".csv", ".jsonl", ".parquet"):
@@ -185,7 +185,7 @@ def _parquet_rows(where: str) -> Iterator[Row]:
     yield from ((f"{where} row {number}", row) for number, row in enumerate(table.select(names).to_pylist(), 1))
 
 
-def _path(place: str, value: Any) -> str:
+def _path(place: str, value: object) -> str:
     """The path of a row below the folder of videos, or its URI with the name quoted as in a listing."""
     if storage.is_uri(uri := str(value).strip()):
         return storage.join(*storage.split(uri))
@@ -213,13 +213,13 @@ def _files_below(folder: str, paths: set[str]) -> dict[str, str]:
     return uris
 
 
-def _caption(place: str, value: Any) -> str:
+def _caption(place: str, value: object) -> str:
     if not isinstance(value, str) or not (text := " ".join(value.split())):
         raise DataError("empty caption", where=place, found=value, expected="a text", cure="write one or drop the row")
     return text
 
 
-def _given_split(place: str, value: Any) -> str:
+def _given_split(place: str, value: object) -> str:
     if value not in SPLITS:
         raise DataError(
             "unknown split", where=place, found=value, expected="train, val or test in every row, or no such column"
@@ -227,15 +227,16 @@ def _given_split(place: str, value: Any) -> str:
     return str(value)
 
 
-def _seconds(place: str, fields: Mapping[str, Any], name: str) -> float | None:
-    if fields[name] == "":
+def _seconds(place: str, fields: Mapping[str, object], name: str) -> float | None:
+    value = fields[name]
+    if value == "":
         return None
     try:
-        seconds = float(fields[name])
-    except (TypeError, ValueError):
+        seconds = float(value) if isinstance(value, str | SupportsFloat) else math.nan
+    except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise DataError(f"{name} is not a time", where=place, found=fields[name], expected="seconds, 0 or more")
+        raise DataError(f"{name} is not a time", where=place, found=value, expected="seconds, 0 or more")
     return seconds
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from components import storage
 from components.benchmarks import files
-from components.benchmarks.interface import AnnotationFile, Reader
+from components.benchmarks.interface import AnnotationFile, Options, Reader
 from components.manifest import Manifest, Protocol, Video
 
 
-def read(task: str, folder: str, options: dict[str, Any]) -> Manifest:
+def read(task: str, folder: str, options: Options) -> Manifest:
     """Reads the manifest of a folder with ``list.txt``."""
     rows = [line.split(maxsplit=2) for _, line in files.read_lines(storage.join(folder, "list.txt"))]
     videos = tuple(Video(name, storage.join(folder, f"{name}.mp4"), split, (caption,)) for split, name, caption in rows)

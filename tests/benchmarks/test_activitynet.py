@@ -101,7 +101,7 @@ def test_an_unknown_option_is_named(folder: Path) -> None:
         read(folder, split="7k")
 
 
-@pytest.mark.skipif(not (SHARED / "annotations" / "activitynet").is_dir(), reason="published files are not at hand")
+@pytest.mark.skipif(not (SHARED / "annotations" / "activitynet").is_dir(), reason="there are no published files here")
 def test_published_files(tmp_path: Path) -> None:
     for path in (SHARED / "annotations" / "activitynet").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())

@@ -47,7 +47,7 @@ def test_splits_and_sentences(folder: Path) -> None:
     assert lsmdc.PUBLISHED.differences(manifest)[0] == "train has 2 videos, published are 109,673"
 
 
-def test_clips_lie_flat_or_under_their_movie(folder: Path) -> None:
+def test_clips_are_in_the_folder_or_in_that_of_their_movie(folder: Path) -> None:
     flat, below = CLIPS["train"]
     wanted = {flat: put(folder, f"{flat}.avi"), below: put(folder, "0001_American_Beauty", f"{below}.mp4")}
     wanted[CLIPS["test"][0]] = put(folder, "3086_UGLY_TRUTH", f"{CLIPS['test'][0]}.avi")

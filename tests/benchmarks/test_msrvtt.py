@@ -162,16 +162,16 @@ def test_a_collection_without_videos_is_one_error(folder: Path) -> None:
         read_manifest("small", task, folder)
 
 
-def own_splits(folder: Path, *splits: str) -> None:
-    """Gives the videos of the data set's own file the splits in turn."""
+def set_splits(folder: Path, *splits: str) -> None:
+    """Writes ``splits`` in turn to the videos in the file of the data set."""
     data = json.loads((folder / "MSRVTT_data.json").read_text())
     for number, entry in enumerate(data["videos"]):
         entry["split"] = splits[number % len(splits)]
     (folder / "MSRVTT_data.json").write_text(json.dumps(data))
 
 
-def test_the_full_split_is_the_data_sets_own(folder: Path) -> None:
-    own_splits(folder, "train", "validate", "test")
+def test_the_full_split_is_the_official_one(folder: Path) -> None:
+    set_splits(folder, "train", "validate", "test")
     for path in folder.glob("*.csv"):
         path.unlink()
     manifest = read(folder, split="full")
@@ -180,13 +180,13 @@ def test_the_full_split_is_the_data_sets_own(folder: Path) -> None:
     assert manifest.by_id()["video2"].captions == ("caption 0 of video2", "caption 1 of video2")
     assert manifest.by_id()["video2"].split == "test"
     assert manifest.protocol.variant == "full"
-    own_splits(folder, "train", "dev")
+    set_splits(folder, "train", "dev")
     with pytest.raises(DataError, match=r"MSRVTT_data\.json: entry without a known split; found 'video1, video3"):
         read(folder, split="full")
 
 
 def test_counts_are_compared_where_the_ids_are_the_benchmarks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for name, tests, warnings in (("own", ["video50"], 0), ("copy", ["video7010"], 3)):
+    for name, tests, warnings in (("other", ["video50"], 0), ("copy", ["video7010"], 3)):
         folder = tmp_path / name
         write_msrvtt(folder, TRAIN, VAL, tests)
         put_videos(folder, TRAIN)
@@ -212,12 +212,12 @@ def test_wrong_options_are_named(folder: Path, options: dict[str, object], messa
         read(folder, **options)
 
 
-@pytest.mark.skipif(not (SHARED / "annotations" / "msrvtt").is_dir(), reason="published MSR-VTT lists are not at hand")
+@pytest.mark.skipif(not (SHARED / "annotations" / "msrvtt").is_dir(), reason="there are no MSR-VTT lists here")
 @pytest.mark.parametrize(("variant", "count"), [("9k", 9000), ("7k", 7010)])
 def test_published_lists(tmp_path: Path, variant: str, count: int) -> None:
     for path in (SHARED / "annotations" / "msrvtt").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    # The training captions are not published with the lists.
+    # The lists have no training captions.
     train = files.read_csv(str(tmp_path / f"MSRVTT_train.{variant}.csv"), ("video_id",))
     write = [{"video_id": row["video_id"], "caption": "a caption"} for _, row in train]
     (tmp_path / "MSRVTT_data.json").write_text(json.dumps({"videos": write, "sentences": write}))

@@ -55,7 +55,7 @@ def test_a_pickle_of_words_gives_the_same(folder: Path) -> None:
 
 
 class Call:
-    """Pickles as a call of ``os.mkdir``."""
+    """An object that pickles as a call of ``os.mkdir``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -129,7 +129,7 @@ def test_a_video_of_two_splits_is_refused(folder: Path) -> None:
         read(folder).check()
 
 
-@pytest.mark.skipif(not (SHARED / "annotations" / "msvd").is_dir(), reason="published MSVD files are not at hand")
+@pytest.mark.skipif(not (SHARED / "annotations" / "msvd").is_dir(), reason="there are no published MSVD files here")
 def test_published_files(tmp_path: Path) -> None:
     for path in (SHARED / "annotations" / "msvd").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())

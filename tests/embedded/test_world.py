@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.embedded import annotations, captions, collections, scene, stills, vocabulary
+from components.embedded import captions, collections, scene, stills, vocabulary
+from components.embedded.annotations import write_activitynet, write_msrvtt
 from components.embedded.scene import MOTIONS, REVERSE, Event, Item
 from components.embedded.settings import DemoTaskSettings
 
@@ -89,7 +90,7 @@ def test_plans_have_the_sizes_asked_for_and_share_nothing_across_splits() -> Non
 
 
 @pytest.mark.parametrize("make", [collections.plan_clips, collections.plan_stories])
-def test_temporal_videos_have_negatives_in_motion_words_alone(make: object) -> None:
+def test_temporal_videos_have_negatives_that_differ_only_in_motion(make: object) -> None:
     """Each temporal test video has another one with the same things in the same order and other motions."""
     plans = [plan for plan in make(SIZES, 0) if plan.split == "test" and plan.temporal]  # type: ignore[operator]
     assert len(plans) == 16
@@ -116,7 +117,7 @@ def test_a_video_is_real_h264_and_the_same_every_time(tmp_path: Path) -> None:
 
 def test_annotations_have_the_published_forms(tmp_path: Path) -> None:
     clips, stories = collections.plan_clips(SIZES, 0), collections.plan_stories(SIZES, 0)
-    for plans, write, folder in ((clips, annotations.write_msrvtt, "c"), (stories, annotations.write_activitynet, "s")):
+    for plans, write, folder in ((clips, write_msrvtt, "c"), (stories, write_activitynet, "s")):
         (tmp_path / folder).mkdir()
         write(plans, tmp_path / folder)
     header = (tmp_path / "c/MSRVTT_JSFUSION_test.csv").read_text().splitlines()
