@@ -123,5 +123,5 @@ def read_card(folder: Path) -> AdapterCard:
 
 
 def write_card(folder: Path, card: AdapterCard) -> None:
-    """Writes adapter.json; the file appears whole or not at all."""
+    """Writes adapter.json. The file appears whole or not at all."""
     storage.write_bytes(folder / CARD, (json.dumps(card.to_dict(), indent=2) + "\n").encode())

@@ -129,7 +129,7 @@ class TestPreprocess:
         theirs = open_clip.image_transform(16, is_train=False)(image)
         ours = backbone.preprocess(picture[None])[0]
         assert ours.shape == (3, 16, 16)
-        # One step of 255 is 0.015 after normalisation; the two resizers round differently.
+        # One step of 255 is 0.015 after normalisation, and the two resizers round differently.
         assert apart(ours, theirs) < 0.04
 
     def test_frames_of_the_input_size_are_not_resampled(self) -> None:
