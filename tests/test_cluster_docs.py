@@ -12,7 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from components.params import load_params
-from components.training.settings import TrainingSettings
+from components.training.settings import ExecutionSettings, TrainingSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 # The fields of KubeRay's v1 resources (ray-operator/config/crd/bases/ray.io_rayjobs.yaml); others would be dropped.
@@ -111,6 +111,7 @@ def gpus() -> int:
 
 def test_the_page_names_settings_that_exist() -> None:
     text = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"training\.(\w+)", text))
+    blocks = {"training": TrainingSettings, "execution": ExecutionSettings}
+    named = set(re.findall(r"\b(training|execution)\.(\w+)", text))
     assert len(named) > 5
-    assert named <= {field.name for field in fields(TrainingSettings)}
+    assert named <= {(block, field.name) for block, cls in blocks.items() for field in fields(cls)}

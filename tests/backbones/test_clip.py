@@ -1,4 +1,4 @@
-"""Our forward pass against open_clip's own, and the ways a backbone is loaded or refused."""
+"""The forward pass against open_clip's, and how a backbone is loaded or refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from components.backbones.clip import Backbone, create, load_backbone, model_con
 from components.backbones.settings import BackboneSettings
 from components.backbones.spec import BackboneSpec
 from components.backbones.weights import weights_sha256
-from components.errors import AdapterError, BackboneError
+from components.errors import BackboneError, DataError
+from components.records import make_record
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,7 +129,7 @@ class TestPreprocess:
         theirs = open_clip.image_transform(16, is_train=False)(image)
         ours = backbone.preprocess(picture[None])[0]
         assert ours.shape == (3, 16, 16)
-        # One step of 255 is 0.015 after normalisation; the two resizers round differently.
+        # One step of 255 is 0.015 after normalisation, and the two resizers round differently.
         assert apart(ours, theirs) < 0.04
 
     def test_frames_of_the_input_size_are_not_resampled(self) -> None:
@@ -180,13 +181,12 @@ class TestLoad:
 
     def test_spec_round_trip_and_differences(self, saved: Path) -> None:
         spec = self.load(saved, "plain.safetensors").spec
-        again = BackboneSpec.from_dict(json.loads(json.dumps(spec.to_dict())))
-        assert again == spec
+        assert make_record(json.loads(json.dumps(spec.to_dict())), BackboneSpec, "card") == spec
         forced = self.load(saved, "plain.safetensors", quick_gelu=True).spec
         assert forced.quick_gelu
         assert spec.differences(forced) == ["quick_gelu"]
-        with pytest.raises(AdapterError, match="other fields"):
-            BackboneSpec.from_dict({"model": "x"})
+        with pytest.raises(DataError, match=r"(?s)card: 1 fault.*vision_width.*'wide'"):
+            make_record({**spec.to_dict(), "vision_width": "wide"}, BackboneSpec, "card")
 
     def test_smaller_images_resize_the_positions(self, saved: Path) -> None:
         raw = {**CONFIG, "vision_cfg": {**CONFIG["vision_cfg"], "image_size": 32, "pos_embed_type": "learnable"}}
@@ -253,7 +253,7 @@ class TestLoad:
 
 
 class _Holder(torch.nn.Module):
-    """A module with the names of an OpenAI archive: the model's, beside three numbers."""
+    """A module with the entries of an OpenAI archive: the model's weights and three numbers."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
