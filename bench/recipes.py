@@ -127,7 +127,9 @@ def small(params: Params) -> Params:
     """The recipe on the mini backbone, four videos a batch."""
     training = dataclasses.replace(params.training, batch_size=4, micro_batches=min(4, params.training.micro_batches))
     backbone = dataclasses.replace(params.backbone, model=mini.NAME)
-    return dataclasses.replace(params, training=training, backbone=backbone)
+    most = int(model_config(mini.NAME, ROOT)[0]["text_cfg"]["context_length"])
+    tasks = {name: dataclasses.replace(task, words=min(task.words, most)) for name, task in params.tasks.items()}
+    return dataclasses.replace(params, training=training, backbone=backbone, tasks=tasks)
 
 
 def told(row: dict[str, Any]) -> str:
