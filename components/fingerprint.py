@@ -27,7 +27,7 @@ PACKAGE = "components"
 # The modules that do the work of each stage. A training of method M also runs the code of M.
 ROOTS: dict[str, tuple[str, ...]] = {
     "demo": ("components.embedded.collections", "components.embedded.annotations"),
-    "pretrain": ("components.embedded.pretraining",),
+    "pretrain": ("components.embedded.pretraining", "components.embedded.vocabulary"),
     "ingest": ("components.ingest.run",),
     "train": ("components.training.job", "components.evaluation.validation"),
     "evaluate": ("components.adapters.file", "components.evaluation.evaluate", "components.evaluation.scorecard"),

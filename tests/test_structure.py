@@ -28,6 +28,7 @@ LINES = [
     {"tracking"},
     {"search"},
     {"report"},
+    {"names"},
     {"cli", "recipes"},
 ]
 
