@@ -32,7 +32,7 @@ def one(root: Path, task: str, method: str, seed: int, done: dict[str, dict[str,
     """The record of one adapter, from ``done`` (training key to record) or made anew."""
     torch.set_num_threads(1)
     params = load_params(root / "params.yaml")
-    job = Job(root, task, method, seed, params)
+    job = Job.of(root, params, task, method, seed)
     plan = job.plan()
     if plan.key in done:
         return done[plan.key]
@@ -48,8 +48,8 @@ def one(root: Path, task: str, method: str, seed: int, done: dict[str, dict[str,
         "method": method,
         "seed": seed,
         "metrics": scorecard.card["metrics"],
-        "trainable_parameters": card["trainable"],
-        "backbone_share": card["share"],
+        "trainable_parameters": card.trainable,
+        "backbone_share": card.share,
         "artifact_bytes": sum(file.stat().st_size for file in (work / "adapter").iterdir()),
         "training_seconds": outcome["seconds"],
         "training_key": plan.key,

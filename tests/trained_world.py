@@ -10,6 +10,7 @@ from pathlib import Path
 import tiny_world
 import torch
 
+from components.adapters.card import TrainingFacts
 from components.adapters.file import save_adapter
 from components.backbones.clip import load_backbone
 from components.evaluation.encode import encode_split
@@ -42,7 +43,7 @@ def add_adapter(root: Path, params: Params, method: str, seed: int) -> None:
     for parameter in made.trainable().values():
         torch.nn.init.normal_(parameter, std=0.05)
     folder = root / "outputs" / "adapters" / TASK / f"{method}-{seed}"
-    save_adapter(folder, made, task=TASK, provenance={"commit": None}, extra={"parameters_total": 1_377_824})
+    save_adapter(folder, made, task=TASK, provenance={"commit": None}, extra=TrainingFacts(parameters_total=1_377_824))
     (folder / "training.json").write_text(json.dumps({"seconds": 1.5, "mlflow_run_id": None}), encoding="utf-8")
     with (folder / "curves.csv").open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)

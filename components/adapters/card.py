@@ -1,56 +1,127 @@
-"""adapter.json: what an adapter is, readable without torch."""
+"""adapter.json: what an adapter is. Reading it needs no torch."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from components import storage
+from components.backbones.spec import BackboneSpec
+from components.config import STRICT
 from components.errors import AdapterError
+from components.records import read_record, read_tree
 
 CARD = "adapter.json"
 WEIGHTS = "adapter.safetensors"
+FILES = (CARD, WEIGHTS)
 FORMAT = 1
 
-# Every key of adapter.json and the type of its value.
-KEYS: dict[str, type | tuple[type, ...]] = {
-    "format": int,
-    "method": str,  # registered name, or several joined by +
-    "label": str,  # its entry in params.yaml
-    "temporal": bool,  # whether the order of frames can matter
-    "settings": dict,  # the method's settings, all of them
-    "task": str,
-    "frames": int,  # T, the most frames per video
-    "words": int,  # L, the most tokens per text
-    "backbone": dict,  # the spec the adapter is bound to
-    "parameters": dict,  # name -> {"shape": [...], "dtype": "float32"}, exactly those of the weights file
-    "trainable": int,  # scalars
-    "share": (int, float),  # trainable / all scalars of the backbone
-    "bytes": int,  # size of the weights file
-    "sha256": str,  # of the weights file
-    "provenance": dict,  # commit, versions
-    "extra": dict,
-}
+
+@dataclass(frozen=True, config=STRICT)
+class ParameterInfo:
+    """One tensor of the weights file.
+
+    Attributes:
+        shape: Its sizes.
+        dtype: ``float32``.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
 
 
-def read_card(folder: Path) -> dict[str, Any]:
-    """adapter.json of an adapter folder.
+@dataclass(frozen=True, config=ConfigDict(extra="ignore", strict=True, allow_inf_nan=False))
+class TrainingFacts:
+    """What a training adds to the card. An adapter that was made without training has None in every field.
+
+    Attributes:
+        seed: The seed of the training.
+        epoch: The epoch that gave the parameters, from 1.
+        parameters_total: Scalars in the backbone.
+        training: The ``training`` block of params.yaml at that time.
+        store: Fingerprint of the frame store.
+        training_key: Hash of everything that decides the result.
+    """
+
+    seed: int | None = None
+    epoch: int | None = None
+    parameters_total: int | None = None
+    training: dict[str, Any] | None = None
+    store: str | None = None
+    training_key: str | None = None
+
+    @property
+    def selected_on(self) -> str | None:
+        """The split that chose the epoch (``training.select_on``)."""
+        return (self.training or {}).get("select_on")
+
+
+@dataclass(frozen=True, config=STRICT)
+class AdapterCard:
+    """The content of adapter.json.
+
+    Attributes:
+        format: Version of this format, :data:`FORMAT`.
+        method: Registered name of the method, or several joined by ``+``.
+        label: The method's entry in params.yaml.
+        temporal: Whether the order of frames can matter.
+        settings: All settings of the method.
+        task: The collection that the adapter was trained for.
+        frames: T, the most frames per video.
+        words: L, the most tokens per text.
+        backbone: The backbone that the adapter is bound to.
+        parameters: The tensors of the weights file by name.
+        trainable: Scalars in these tensors.
+        share: ``trainable`` divided by the scalars of the backbone.
+        bytes: Size of the weights file.
+        sha256: Hash of the weights file.
+        provenance: Commit and package versions.
+        extra: What the training adds.
+    """
+
+    format: int
+    method: str
+    label: str
+    temporal: bool
+    settings: dict[str, Any]
+    task: str
+    frames: int
+    words: int
+    backbone: BackboneSpec
+    parameters: dict[str, ParameterInfo]
+    trainable: int
+    share: float
+    bytes: int
+    sha256: str
+    provenance: dict[str, Any]
+    extra: TrainingFacts
+
+    def to_dict(self) -> dict[str, Any]:
+        """The mapping that adapter.json holds, with lists for tuples."""
+        tree = asdict(self)
+        tree["extra"] = {name: value for name, value in tree["extra"].items() if value is not None}
+        return dict(json.loads(json.dumps(tree)))
+
+
+def read_card(folder: Path) -> AdapterCard:
+    """The card of the adapter in ``folder``.
 
     Raises:
-        AdapterError: absent, damaged or written by another version of the format.
+        AdapterError: adapter.json is missing or damaged, or has another format.
     """
-    path = Path(folder) / CARD
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AdapterError("no adapter", where=path, found=error.strerror, cure="run the train stage") from None
-    except ValueError as error:
-        raise AdapterError("adapter card is damaged", where=path, found=str(error)) from None
-    if not isinstance(card, dict):
-        raise AdapterError("adapter card is damaged", where=path, expected="a JSON object")
-    if card.get("format") != FORMAT:
-        raise AdapterError("adapter format is another version", where=path, found=card.get("format"), expected=FORMAT)
-    for key, kind in KEYS.items():
-        if not isinstance(card.get(key), kind) or (isinstance(card.get(key), bool) and kind is not bool):
-            raise AdapterError(f"adapter card has no valid {key!r}", where=path, found=card.get(key))
-    return card
+    path = folder / CARD
+    # The format first: the fields of another format would only be reported as faults.
+    found = read_tree(path, error=AdapterError, cure="run the train stage").get("format")
+    if found != FORMAT:
+        raise AdapterError("adapter format is another version", where=path, found=found, expected=FORMAT)
+    return read_record(path, AdapterCard, error=AdapterError)
+
+
+def write_card(folder: Path, card: AdapterCard) -> None:
+    """Writes adapter.json; the file appears whole or not at all."""
+    storage.write_bytes(folder / CARD, (json.dumps(card.to_dict(), indent=2) + "\n").encode())

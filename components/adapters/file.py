@@ -1,9 +1,7 @@
-"""Adapter folders: ``adapter.json`` and ``adapter.safetensors``, nothing of the backbone and never a pickle."""
+"""Adapter folders: ``adapter.json`` and ``adapter.safetensors``. They hold nothing of the backbone and no pickle."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,9 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from components.adapters.card import CARD, FORMAT, WEIGHTS, read_card
+from components import storage
+from components.adapters.card import FORMAT, WEIGHTS, AdapterCard, ParameterInfo, TrainingFacts, read_card, write_card
 from components.backbones.clip import Backbone, parameter_total
-from components.backbones.spec import BackboneSpec
 from components.errors import AdapterError
 from components.methods.base import Method, build
 from components.provenance import sha256_file
@@ -31,84 +29,78 @@ def save_adapter(
     task: str,
     provenance: Mapping[str, Any],
     label: str | None = None,
-    extra: Mapping[str, Any] | None = None,
+    extra: TrainingFacts | None = None,
 ) -> None:
-    """Writes the two files; each is written aside and renamed, the card last.
+    """Writes the two files of an adapter, the card last. Each file appears whole or not at all.
 
-    The card holds the hash of the weights, so that a save that was cut short is refused by :func:`load_adapter`.
+    The card holds the hash of the weights, so :func:`load_adapter` refuses a save that was interrupted.
 
     Args:
-        folder: made if absent; other files in it stay.
-        method: whose trainable parameters are saved.
-        task: the collection that it was trained for.
-        provenance: commit and versions.
-        label: the method's entry in params.yaml; None for its registered name.
-        extra: anything else worth keeping, JSON-able.
+        folder: Where to write. It is made if absent, and other files in it stay.
+        method: The method; its trainable parameters are saved.
+        task: The collection that it was trained for.
+        provenance: Commit and versions.
+        label: The method's entry in params.yaml; None stands for its registered name.
+        extra: What the training adds to the card.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: p.detach().to("cpu", torch.float32).contiguous() for name, p in method.trainable().items()}
-    aside = folder / f".{WEIGHTS}.{os.getpid()}"
-    save_file(tensors, aside, metadata={"method": method.name})
+    with storage.atomic_file(folder / WEIGHTS) as aside:
+        save_file(tensors, aside, metadata={"method": method.name})
+        size, sha256 = aside.stat().st_size, sha256_file(aside)
     trainable = sum(tensor.numel() for tensor in tensors.values())
-    card = {
-        "format": FORMAT,
-        "method": method.name,
-        "label": label or method.name,
-        "temporal": method.temporal,
-        "settings": asdict(method.settings),
-        "task": task,
-        "frames": method.frames,
-        "words": method.words,
-        "backbone": method.spec.to_dict(),
-        "parameters": {
-            name: {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+    card = AdapterCard(
+        format=FORMAT,
+        method=method.name,
+        label=label or method.name,
+        temporal=method.temporal,
+        settings=asdict(method.settings),
+        task=task,
+        frames=method.frames,
+        words=method.words,
+        backbone=method.spec,
+        parameters={
+            name: ParameterInfo(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
             for name, tensor in tensors.items()
         },
-        "trainable": trainable,
-        "share": trainable / parameter_total(method.backbone),
-        "bytes": aside.stat().st_size,
-        "sha256": sha256_file(aside),
-        "provenance": dict(provenance),
-        "extra": dict(extra or {}),
-    }
-    card_aside = folder / f".{CARD}.{os.getpid()}"
-    card_aside.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, folder / WEIGHTS)
-    os.replace(card_aside, folder / CARD)
+        trainable=trainable,
+        share=trainable / parameter_total(method.backbone),
+        bytes=size,
+        sha256=sha256,
+        provenance=dict(provenance),
+        extra=extra or TrainingFacts(),
+    )
+    write_card(folder, card)
 
 
 def load_adapter(folder: Path, backbone: Backbone) -> Method:
     """The method in ``folder``, on ``backbone``, in evaluation mode.
 
     Raises:
-        AdapterError: absent or damaged files, another backbone (both specs are in the message), or parameters that are
-            not exactly those of the method.
+        AdapterError: The files are missing or damaged, the adapter is bound to another backbone (the message holds both
+            specs), or its parameters are not exactly those of the method.
     """
     folder = Path(folder)
     card = read_card(folder)
-    spec = BackboneSpec.from_dict(card["backbone"], folder / CARD)
-    if spec != backbone.spec:
+    if card.backbone != backbone.spec:
         raise AdapterError(
-            f"adapter is bound to another backbone (differs in {', '.join(spec.differences(backbone.spec))})",
+            f"adapter is bound to another backbone (differs in {', '.join(card.backbone.differences(backbone.spec))})",
             where=folder,
             found=backbone.spec.to_dict(),
-            expected=spec.to_dict(),
+            expected=card.backbone.to_dict(),
             cure="load the backbone that the adapter was trained on",
         )
-    tensors = _read_weights(folder / WEIGHTS, card)
-    method = build(card["method"], card["settings"], backbone, frames=card["frames"], words=card["words"])
+    tensors = _read_weights(folder / WEIGHTS, card.sha256)
+    method = build(card.method, card.settings, backbone, frames=card.frames, words=card.words)
     _fill(method, tensors, folder / WEIGHTS)
     return method.eval()
 
 
-def _read_weights(path: Path, card: Mapping[str, Any]) -> dict[str, Tensor]:
+def _read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise AdapterError("adapter weights are missing", where=path)
     found = sha256_file(path)
-    if found != card["sha256"]:
-        raise AdapterError(
-            "adapter weights are damaged or of another card", where=path, found=found, expected=card["sha256"]
-        )
+    if found != sha256:
+        raise AdapterError("adapter weights are damaged or of another card", where=path, found=found, expected=sha256)
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -116,6 +108,7 @@ def _read_weights(path: Path, card: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _fill(method: Method, tensors: Mapping[str, Tensor], where: Path) -> None:
+    """Copies ``tensors`` into the trainable parameters of ``method``; names and shapes must be equal."""
     parameters = method.trainable()
     missing, unexpected = sorted(set(parameters) - set(tensors)), sorted(set(tensors) - set(parameters))
     if missing or unexpected:

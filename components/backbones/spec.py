@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from typing import Any
 
-from components.errors import AdapterError
+from pydantic.dataclasses import dataclass
+
+from components.config import STRICT
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class BackboneSpec:
     """Shapes, activation, preprocessing and weights of a ViT CLIP.
 
     Attributes:
-        model: open_clip model name, ``mini``, or the file name of a model config.
-        image_size: side of the square input, pixels.
-        patch_size: side of a square patch, pixels.
-        embed_dim: width of the joint space.
-        vision_width, vision_layers, vision_heads: the vision tower.
-        text_width, text_layers, text_heads: the text tower.
-        context_length: most tokens a text may have, start and end included.
-        vocab_size: rows of the token embedding.
-        quick_gelu: whether the MLPs use ``x * sigmoid(1.702 x)`` in place of GELU.
-        mean, std: per-channel normalisation of pixels in [0, 1].
-        interpolation: filter of the resize of the short side to ``image_size``.
-        weights_sha256: hash of all weights, the same however they were stored (:func:`clip.weights_sha256`).
+        model: open_clip's model name, ``mini``, or the file name of a model config.
+        image_size: Side of the square input in pixels.
+        patch_size: Side of a square patch in pixels.
+        embed_dim: Width of the joint space.
+        vision_width, vision_layers, vision_heads: The vision tower.
+        text_width, text_layers, text_heads: The text tower.
+        context_length: The most tokens a text may have, with the start and the end token.
+        vocab_size: Rows of the token embedding.
+        quick_gelu: Whether the MLPs use ``x * sigmoid(1.702 x)`` instead of GELU.
+        mean, std: Per-channel normalisation of pixels in [0, 1].
+        interpolation: Filter that resizes the short side to ``image_size``.
+        weights_sha256: Hash of all weights. It does not depend on the file format
+            (:func:`components.backbones.weights.weights_sha256`).
     """
 
     model: str
@@ -51,23 +54,8 @@ class BackboneSpec:
         return (self.image_size // self.patch_size) ** 2
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able mapping with a key per field."""
+        """A mapping with a key per field, as JSON holds it."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, raw: dict[str, Any], where: object = None) -> BackboneSpec:
-        """The inverse of :meth:`to_dict`.
-
-        Raises:
-            AdapterError: a field is missing or unknown.
-        """
-        names = {field.name for field in fields(cls)}
-        if set(raw) != names:
-            raise AdapterError(
-                "backbone spec has other fields", where=where, found=sorted(raw), expected=", ".join(sorted(names))
-            )
-        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in raw.items()}
-        return cls(**values)
 
     def differences(self, other: BackboneSpec) -> list[str]:
         """The fields in which two specs differ."""

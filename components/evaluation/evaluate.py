@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 
+from components.adapters.card import AdapterCard
 from components.errors import ConfigError
 from components.evaluation.encode import encode_split
 from components.evaluation.rescoring import encode_bank, rescored
@@ -17,7 +18,7 @@ from components.methods.base import Method
 
 
 def evaluate(
-    method: Method, store: FrameStore, split: str, adapter: dict[str, Any], seed: int, settings: EvaluationSettings
+    method: Method, store: FrameStore, split: str, adapter: AdapterCard, seed: int, settings: EvaluationSettings
 ) -> Scorecard:
     """Encodes the split once and ranks every query in both directions; re-scored figures stand apart.
 
@@ -57,28 +58,27 @@ def pick_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
     return torch.device(name)
 
 
-def _identity(adapter: dict[str, Any], store: FrameStore, seed: int) -> dict[str, Any]:
+def _identity(adapter: AdapterCard, store: FrameStore, seed: int) -> dict[str, Any]:
     """Everything that the figures depend on, for the head of the card."""
-    extra = adapter["extra"]
     return {
-        "task": adapter["task"],
-        "method": adapter["label"],
+        "task": adapter.task,
+        "method": adapter.label,
         "seed": seed,
-        "settings": adapter["settings"],
-        "frames": adapter["frames"],
-        "words": adapter["words"],
-        "sampling": store.card["settings"]["sampling"],
-        "decoding": {key: store.card["settings"].get(key) for key in ("decoder", "size", "quality", "chroma")},
-        "epoch": extra.get("epoch"),
-        "selected_on": extra.get("training", {}).get("select_on"),
+        "settings": adapter.settings,
+        "frames": adapter.frames,
+        "words": adapter.words,
+        "sampling": store.card.settings.sampling,
+        "decoding": {key: getattr(store.card.settings, key) for key in ("decoder", "size", "quality", "chroma")},
+        "epoch": adapter.extra.epoch,
+        "selected_on": adapter.extra.selected_on,
         "parameters": {
-            "trainable": adapter["trainable"],
-            "total": extra.get("parameters_total"),
-            "share": adapter["share"],
-            "artifact_bytes": adapter["bytes"],
+            "trainable": adapter.trainable,
+            "total": adapter.extra.parameters_total,
+            "share": adapter.share,
+            "artifact_bytes": adapter.bytes,
         },
-        "backbone": adapter["backbone"],
-        "adapter_sha256": adapter["sha256"],
+        "backbone": adapter.backbone.to_dict(),
+        "adapter_sha256": adapter.sha256,
         "store": store.fingerprint,
-        "provenance": adapter["provenance"],
+        "provenance": adapter.provenance,
     }

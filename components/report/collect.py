@@ -14,6 +14,7 @@ from components.report import gallery, plots, tables
 from components.report.page import Content, Extras
 from components.search.index import read_index_card
 from components.search.query import Searcher
+from components.tracking.record import read_registry_record
 
 
 def collect(root: Path, params: Params) -> Content:
@@ -37,9 +38,9 @@ def collect(root: Path, params: Params) -> Content:
         records=records,
         missing=missing,
         curves={key: plots.read_curve(folder / "curves.csv") for key, folder in folders.items()},
-        backbone=card["backbone"],
+        backbone=card.backbone.to_dict(),
         backbone_parameters=_backbone_parameters(folders.values()),
-        temporal={key[1]: bool(read_card(folder)["temporal"]) for key, folder in folders.items()},
+        temporal={key[1]: read_card(folder).temporal for key, folder in folders.items()},
         extras={task: _extras(root, params, task, done) for task in dict.fromkeys(key[0] for key in done)},
     )
 
@@ -47,12 +48,12 @@ def collect(root: Path, params: Params) -> Content:
 def _backbone_parameters(folders: Iterable[Path]) -> int:
     """Scalars in the backbone, as the trainings counted them; 0 where no card says."""
     cards = [read_card(folder) for folder in folders]
-    return max((int(card["extra"].get("parameters_total", 0)) for card in cards), default=0)
+    return max((card.extra.parameters_total or 0 for card in cards), default=0)
 
 
 def _extras(root: Path, params: Params, task: str, done: list[tuple[str, str, int]]) -> Extras:
     path = Layout(root).champion_record(task)
-    registry = tables.read_json(path) if path.exists() else None
+    registry = read_registry_record(path) if path.exists() else None
     folder = Layout(root).index(task)
     try:
         index = read_index_card(folder)

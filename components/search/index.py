@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from components import storage
-from components.adapters.card import read_card
+from components.adapters.card import FILES, read_card
 from components.errors import DataError
 from components.evaluation.encode import encode_videos
 from components.frames.reader import FrameReader
@@ -29,7 +29,6 @@ from components.methods.base import Method
 FORMAT = 1
 CARD = "index.json"
 VECTORS = "vectors.parquet"
-ADAPTER = ("adapter.json", "adapter.safetensors")
 
 
 @dataclass(frozen=True)
@@ -100,12 +99,12 @@ def write(index: Index, folder: Path, adapter: Path, made_from: dict[str, Any]) 
         "videos": len(index.rows),
         "dimension": index.vectors.shape[1],
         "adapter_sha256": index.adapter_sha256,
-        "backbone": read_card(adapter)["backbone"],
+        "backbone": read_card(adapter).backbone.to_dict(),
         **made_from,
     }
     with tempfile.TemporaryDirectory() as scratch:
         aside = Path(scratch)
-        for name in ADAPTER:
+        for name in FILES:
             shutil.copyfile(adapter / name, aside / name)
         pq.write_table(_table(index), aside / VECTORS, compression="none")
         (aside / CARD).write_text(json.dumps(card, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -217,7 +217,7 @@ def _record(
         "epochs": job.training.epochs if outcome["steps"] else 0,
         "batch_size": job.training.batch_size,
         "total_seconds": round(seconds, 3),
-        "artifact_bytes": card["bytes"],
+        "artifact_bytes": card.bytes,
         "validation": curve[-1] if curve else {},
         "provenance": plan.came_from,
         "training_key": plan.key,

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from components import provenance, storage
+from components.adapters.card import TrainingFacts
 from components.adapters.file import save_adapter
 from components.backbones.clip import load_backbone, parameter_total
 from components.backbones.settings import BackboneSettings
@@ -228,15 +229,15 @@ def run(
         )
     total = parameter_total(method.backbone)
     if rank_and_world()[0] == 0:
-        extra = {
-            "seed": job.seed,
-            "epoch": result.epoch,
-            "parameters_total": total,
+        extra = TrainingFacts(
+            seed=job.seed,
+            epoch=result.epoch,
+            parameters_total=total,
             # What decides about the result: the rest says more of this machine than of the adapter.
-            "training": asdict(settings),
-            "store": plan.store,
-            "training_key": plan.key,
-        }
+            training=asdict(settings),
+            store=plan.store,
+            training_key=plan.key,
+        )
         with tempfile.TemporaryDirectory() as aside:
             save_adapter(Path(aside), method, task=job.task, provenance=plan.came_from, label=job.method, extra=extra)
             for file in Path(aside).iterdir():

@@ -1,10 +1,11 @@
-"""Adapter folders: what is written is what comes back, and what does not fit is refused."""
+"""Adapter folders: a saved adapter comes back unchanged, and what does not fit is refused."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,18 @@ from safetensors.torch import load_file, save_file
 from tiny_backbone import FRAMES, TEXTS, WORDS, clips, make_backbone
 from variants import BACKBONE, NAMES, make
 
-from components.adapters.card import KEYS
+from components.adapters.card import AdapterCard, TrainingFacts
 from components.adapters.file import load_adapter, read_card, save_adapter
 from components.errors import AdapterError
 from components.methods.base import Method, build
 from components.provenance import sha256_file
 
 trained = make
+KEYS = [field.name for field in fields(AdapterCard)]
 
 
 def save(folder: Path, method: Method) -> Path:
-    save_adapter(folder, method, task="shapes", provenance={"commit": "abc"}, extra={"epoch": 3})
+    save_adapter(folder, method, task="shapes", provenance={"commit": "abc"}, extra=TrainingFacts(epoch=3))
     return folder
 
 
@@ -48,15 +50,15 @@ def test_card_and_weights_hold_exactly_the_trainable_parameters(name: str, tmp_p
     method = trained(name)
     folder = save(tmp_path, method)
     card = read_card(folder)
-    assert set(card) == set(KEYS)
+    assert set(json.loads((folder / "adapter.json").read_text())) == set(KEYS)
     with safe_open(folder / "adapter.safetensors", "pt") as weights:
         keys = sorted(weights.keys())
-    assert keys == list(card["parameters"]) == list(method.trainable())
-    assert card["trainable"] == sum(p.numel() for p in method.trainable().values())
-    assert card["bytes"] == (folder / "adapter.safetensors").stat().st_size
-    assert card["sha256"] == sha256_file(folder / "adapter.safetensors")
-    assert card["extra"] == {"epoch": 3}
-    assert (card["label"], card["temporal"]) == (method.name, method.temporal)
+    assert keys == list(card.parameters) == list(method.trainable())
+    assert card.trainable == sum(p.numel() for p in method.trainable().values())
+    assert card.bytes == (folder / "adapter.safetensors").stat().st_size
+    assert card.sha256 == sha256_file(folder / "adapter.safetensors")
+    assert card.extra == TrainingFacts(epoch=3)
+    assert (card.label, card.temporal) == (method.name, method.temporal)
     assert sorted(path.name for path in folder.iterdir()) == ["adapter.json", "adapter.safetensors"]
 
 
@@ -81,7 +83,7 @@ def test_saving_again_replaces_and_leaves_other_files(tmp_path: Path) -> None:
     (tmp_path / "training.json").write_text("{}")
     save(tmp_path, trained("vop"))
     save(tmp_path, trained("mv_adapter"))
-    assert read_card(tmp_path)["method"] == "mv_adapter"
+    assert read_card(tmp_path).method == "mv_adapter"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter.json", "adapter.safetensors", "training.json"]
 
 
@@ -103,14 +105,16 @@ class TestRefusals:
         assert other.spec.weights_sha256 in str(caught.value)
 
     def test_no_adapter(self, tmp_path: Path) -> None:
-        with pytest.raises(AdapterError, match="no adapter"):
+        with pytest.raises(AdapterError, match="missing; run the train stage"):
             read_card(tmp_path)
 
-    @pytest.mark.parametrize("text", ["{", "[]", "null"])
-    def test_damaged_card(self, tmp_path: Path, text: str) -> None:
+    @pytest.mark.parametrize(
+        ("text", "fault"), [("{", "not JSON"), ("[]", "not a JSON object"), ("null", "not a JSON")]
+    )
+    def test_damaged_card(self, tmp_path: Path, text: str, fault: str) -> None:
         save(tmp_path, trained("vop"))
         (tmp_path / "adapter.json").write_text(text)
-        with pytest.raises(AdapterError, match="damaged"):
+        with pytest.raises(AdapterError, match=rf"adapter\.json: {fault}"):
             load_adapter(tmp_path, BACKBONE)
 
     @pytest.mark.parametrize("key", sorted(KEYS))
@@ -175,7 +179,7 @@ def test_cards_are_read_without_torch(tmp_path: Path) -> None:
     save(tmp_path, trained("vop"))
     code = (
         "import sys; from pathlib import Path; from components.adapters.card import read_card;"
-        f"print(read_card(Path({str(tmp_path)!r}))['method'], 'torch' in sys.modules)"
+        f"print(read_card(Path({str(tmp_path)!r})).method, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["vop", "False"]

@@ -29,7 +29,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     adapter = root / "outputs" / "adapters" / TASK / "mv_adapter-0"
     store = FrameStore(root / "outputs" / "frames" / TASK)
     method = load_adapter(adapter, shared_backbone(params.backbone, root))
-    made = indexes.build(method, store, split="test", adapter_sha256=indexes.read_card(adapter)["sha256"], batch_size=4)
+    made = indexes.build(method, store, split="test", adapter_sha256=indexes.read_card(adapter).sha256, batch_size=4)
     made_from = {"method": "mv_adapter", "seed": 0, "split": "test"}
     indexes.write(made, root / "outputs" / "indexes" / TASK, adapter, made_from)
     page.write(root / "reports", collect.collect(root, trained_world.tiny_world.params(root)))
