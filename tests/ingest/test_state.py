@@ -21,7 +21,7 @@ from components.manifest import Manifest
 
 @pytest.fixture
 def parts(tmp_path: Path) -> tuple[WorkingState, Manifest, Settings, list[Shard]]:
-    """The state of a collection of four videos with all its shards finished: two of train, one of val, one of test."""
+    """The state of a collection with all its shards finished: two of train, one of val, and one of test."""
     write_collection(tmp_path / "data" / "small", train=3, val=1, test=1)
     params = small_params(tmp_path)
     manifest = read_manifest("small", params.task("small"), tmp_path)
@@ -74,7 +74,7 @@ def test_shards_that_are_not_what_was_written_do_not_count(
     assert finished(state, shards) == []
 
 
-def test_other_settings_start_anew_and_drop_the_old(
+def test_other_settings_start_again_and_drop_the_old(
     parts: tuple[WorkingState, Manifest, Settings, list[Shard]],
 ) -> None:
     state, manifest, settings, shards = parts
