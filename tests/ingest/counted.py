@@ -8,6 +8,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 WIDTH, HEIGHT, FPS = 160, 96, 25
@@ -63,6 +64,7 @@ def write_counted(
     defaults = {"libx264": {"g": "12", "crf": "12", "preset": "ultrafast"}, "libx265": {"x265-params": "log-level=0"}}
     with av.open(str(path), "w", format=format, options=muxer or {}) as container:
         stream = container.add_stream(codec, rate=FPS, options={**defaults.get(codec, {}), **(options or {})})
+        assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, pixels
         stream.codec_context.thread_count = 1
         if times is not None:
@@ -93,9 +95,13 @@ def remux(
     with av.open(str(source)) as reads, av.open(str(target), "w", format=format, options=muxer or {}) as writes:
         stream = reads.streams.video[0]
         copy = writes.add_stream_from_template(stream)
+        assert stream.average_rate is not None
+        assert stream.time_base is not None
         frame = round(1 / (stream.average_rate * stream.time_base))
         for number, packet in enumerate(reads.demux(stream)):
             if packet.size and number >= drop:
+                assert packet.pts is not None
+                assert packet.dts is not None
                 packet.pts, packet.dts = packet.pts - shift * frame, packet.dts - shift * frame
                 packet.stream = copy
                 writes.mux(packet)

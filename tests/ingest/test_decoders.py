@@ -240,12 +240,14 @@ def test_only_a_decoder_that_finds_nothing_is_fallen_back_from() -> None:
         return fail
 
     result = DecodedFrames([], [], [], 0, 0.0, 0.0, "second")
-    for error in (DecodeError("unreadable"), DecodeError("decode_error"), ZeroDivisionError()):
+    fallible: tuple[Exception, ...] = (DecodeError("unreadable"), DecodeError("decode_error"), ZeroDivisionError())
+    final: tuple[Exception, ...] = (DecodeError("empty_segment"), DecodeError("truncated"), MemoryError())
+    for error in fallible:
         assert auto._first_of(failing(error), lambda: result) is result
         with pytest.raises(type(error)) as caught:
             auto._first_of(failing(error), failing(DecodeError("no_frames")))
         assert caught.value is error
-    for error in (DecodeError("empty_segment"), DecodeError("truncated"), MemoryError()):
+    for error in final:
         with pytest.raises(type(error)) as caught:
             auto._first_of(failing(error), lambda: result)
         assert caught.value is error
@@ -271,9 +273,9 @@ def test_small_squares_for_a_first_look(plain: Callable[[str], tuple[Path, Decod
 
 
 @pytest.fixture
-def decoded_times(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def decoded_times(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     """Collects the presentation times of the frames that PyAV decodes."""
-    times: list[int] = []
+    times: list[int | None] = []
     every = pyav._Collector.frames
 
     def counting(self: Any, *args: Any) -> Any:
@@ -285,7 +287,7 @@ def decoded_times(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return times
 
 
-def test_only_the_groups_of_wanted_frames_are_decoded(tmp_path: Path, decoded_times: list[int]) -> None:
+def test_only_the_groups_of_wanted_frames_are_decoded(tmp_path: Path, decoded_times: list[int | None]) -> None:
     path = write_counted(tmp_path / "long.mp4", frames=240, options={"bf": "0", "sc_threshold": "0", "g": "24"})
     found = pyav.decode(str(path), lambda times: [25, 27, 200])
     assert [number_of(frame) for frame in found.frames] == [25, 27, 200]
@@ -310,7 +312,7 @@ WITH_NEEDLESS_FRAMES: dict[str, tuple[str, dict[str, str]]] = {
 
 @pytest.mark.parametrize("name", WITH_NEEDLESS_FRAMES)
 def test_frames_that_no_other_needs_are_left_out_without_a_trace(
-    tmp_path: Path, decoded_times: list[int], monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, decoded_times: list[int | None], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     codec, options = WITH_NEEDLESS_FRAMES[name]
     rng = np.random.default_rng(0)

@@ -60,7 +60,7 @@ def check(store: FrameStore) -> None:
     assert {fate for name, fate in fates.items() if name != "video1"} == {("", "", "grey 1.0")}
     (video,) = store.read(["video0"])
     assert [round(frame.mean()) for frame in decode_frames(video.frames)] == [10 * i for i in video.frame_indices]
-    assert store.card["settings"]["decoder"] == NAME
+    assert store.card.settings.decoder == NAME
 
 
 def test_it_decodes_in_the_decoding_process(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

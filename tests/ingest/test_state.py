@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,17 @@ def test_finished_shards_stay_finished(parts: tuple[WorkingState, Manifest, Sett
     state, manifest, settings, shards = parts
     assert finished(state, shards) == [0, 1, 2, 3]
     assert finished(WorkingState(state.root, manifest, settings), shards) == [0, 1, 2, 3]
+
+
+def test_records_keep_the_format_of_release_0_1(
+    parts: tuple[WorkingState, Manifest, Settings, list[Shard]],
+) -> None:
+    record = json.loads((parts[0].folder / "done" / "00000.json").read_text())
+    keys = ["number", "sha256", "bytes", "mtime_ns", "ledger", "origins", "tried", "limits", "seconds"]
+    assert list(record) == keys
+    assert [list(row) for row in record["ledger"]] == [schema.LEDGER_SCHEMA.names] * 2
+    assert list(record["origins"][0]) == ["uri", "start_seconds", "end_seconds", "identity", "sha256"]
+    assert record["limits"] == {"time_limit_seconds": 30.0, "memory_limit_mib": 4096}
 
 
 def test_changed_new_and_removed_videos_undo_their_shards(

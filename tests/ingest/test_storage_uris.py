@@ -86,10 +86,10 @@ def test_videos_and_store_at_uris_give_the_bytes_of_a_disk(
     shutil.copyfile(data / "videos" / "video5.mp4", data / "videos" / "video1.mp4")
     storage.upload(data / "videos" / "video1.mp4", storage.join(bucket, "videos", "video1.mp4"))
     params = small_params(there, *remote)
-    store = run(there, read_manifest("small", params.task("small"), there), settings)
+    made = run(there, read_manifest("small", params.task("small"), there), settings)
     # This content is known from video5, so not even it is decoded.
     assert len(journal.read_text().split()) == before[1]
-    publish(store, Layout(there).frames("small"), summary.store)
+    publish(made, Layout(there).frames("small"), summary.store)
     (video,) = FrameStore(summary.store).read(["video1"])
     assert video.source_frames == 25
     # Its ledger row is the same as before.
