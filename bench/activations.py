@@ -1,4 +1,4 @@
-"""Peak of living tensors: what a computation needs beyond the tensors that were there before, without any allocator."""
+"""Peak memory of a computation in new tensors. It counts storages, so no allocator's rounding or cache is in it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class _Living(TorchDispatchMode):
-    """Counts the bytes of storages made by operators for as long as anything holds them."""
+    """Counts the bytes of the storages that operators make, for as long as anything holds them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class _Living(TorchDispatchMode):
 
 
 def peak_mib(turn: Callable[[], object]) -> float:
-    """MiB that ``turn`` held at most in tensors of its own; operators' scratch memory is not seen."""
+    """The most MiB that ``turn`` held in new tensors at one time. Scratch memory inside operators is not counted."""
     living = _Living()
     with living:
         turn()

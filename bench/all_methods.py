@@ -32,7 +32,7 @@ def one(root: Path, task: str, method: str, seed: int, done: dict[str, dict[str,
     """The record of one adapter, from ``done`` (training key to record) or made anew."""
     torch.set_num_threads(1)
     params = load_params(root / "params.yaml")
-    job = Job(root, task, method, seed, params)
+    job = Job.of(root, params, task, method, seed)
     plan = job.plan()
     if plan.key in done:
         return done[plan.key]

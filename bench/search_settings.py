@@ -34,7 +34,7 @@ def run(root: Path, task: str, method: str, seed: int, overrides: list[str]) -> 
     backbone = load_backbone(params.backbone, root)
     model = build(method, params.method(method), backbone, frames=sizes.frames, words=sizes.words)
     started = time.process_time()
-    fit(model, store, params.training, seed)
+    fit(model, store, params.training, params.execution, seed)
     seconds = time.process_time() - started
     model.eval()
     reader = FrameReader(store, backbone.resize, model.frames, cache_mib=0)

@@ -78,14 +78,14 @@ def stopper(after: int) -> Log:
 def resume(epochs: int) -> tuple[float, float, float]:
     """Seconds that a stop in the second epoch costs, of a start before its first step, and of an epoch."""
     params = load_params(ROOT / "params.yaml")
-    settings = dataclasses.replace(params.training, epochs=epochs, workers=1)
-    job = Job(ROOT, TASK, METHOD, 0, dataclasses.replace(params, training=settings))
+    settings = dataclasses.replace(params.training, epochs=epochs)
+    job = Job.of(ROOT, dataclasses.replace(params, training=settings), TASK, METHOD, 0)
 
     def run(folder: str, log: Log | None) -> float:
         method, store = job.build(), job.store()
         started = time.perf_counter()
         with contextlib.suppress(StoppedError):
-            fit(method, store, settings, 0, checkpoints=Checkpoints(folder, keep=2), log=log)
+            fit(method, store, settings, job.execution, 0, checkpoints=Checkpoints(folder, keep=2), log=log)
         return time.perf_counter() - started
 
     steps = len(job.store().ids("train")) // settings.batch_size

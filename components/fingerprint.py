@@ -46,6 +46,7 @@ PASSIVE = (
     "components.errors",
     "components.fingerprint",
     "components.heartbeat",
+    "components.ingest.events",
     "components.ingest.progress",
     "components.layout",
     "components.params",
@@ -177,14 +178,12 @@ def bare_source(source: str) -> str:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column] + "\n"
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                assert first.end_lineno is not None
-                for row in range(first.lineno, first.end_lineno + 1):
-                    lines[row - 1] = "\n"
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if ast.get_docstring(node, clean=False) is not None:
+            first = node.body[0]
+            for row in range(first.lineno, (first.end_lineno or first.lineno) + 1):
+                lines[row - 1] = "\n"
+            if len(node.body) == 1 and first.col_offset:
+                lines[first.lineno - 1] = " " * first.col_offset + "pass\n"
     return "".join(line.rstrip() + "\n" for line in lines if line.strip())

@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def identity() -> str:
-    """Identify this process, in a form that can be written down and given to :func:`is_alive` later."""
+    """Identifies this process, in a form that can be written down and given to :func:`is_alive` later."""
     pid = os.getpid()
     return f"{_place()}/{pid}/{_start_of(pid)}"
 

@@ -1,4 +1,4 @@
-"""Parameters, multiply-adds and bytes of every method, without weights: nothing is loaded or downloaded."""
+"""Counts parameters, multiply-adds and bytes of every method. It needs no weights and downloads nothing."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from components.report.count import count, meta_backbone, published, table
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The script's own arguments."""
-    parser.add_argument("--models", nargs="+", default=["ViT-B-32", "ViT-B-16", "ViT-L-14"], help="names of open_clip")
+    """Adds the arguments of this script."""
+    parser.add_argument("--models", nargs="+", default=["ViT-B-32", "ViT-B-16", "ViT-L-14"], help="open_clip models")
     parser.add_argument("--frames", type=int, default=12, help="T, frames of the video")
     parser.add_argument("--words", type=int, default=32, help="L, tokens of the text")
-    parser.add_argument("--params", action="store_true", help="the entries of params.yaml in place of published sizes")
+    parser.add_argument("--params", action="store_true", help="the entries of params.yaml, not the published sizes")
 
 
 def body(stage: cli.Stage) -> None:

@@ -12,7 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from components.params import load_params
-from components.training.settings import TrainingSettings
+from components.training.settings import ExecutionSettings, TrainingSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 # The fields of KubeRay's v1 resources (ray-operator/config/crd/bases/ray.io_rayjobs.yaml); others would be dropped.
@@ -111,6 +111,7 @@ def gpus() -> int:
 
 def test_the_page_names_settings_that_exist() -> None:
     text = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"training\.(\w+)", text))
-    assert len(named) > 5
-    assert named <= {field.name for field in fields(TrainingSettings)}
+    for block, cls, least in (("training", TrainingSettings, 1), ("execution", ExecutionSettings, 6)):
+        named = set(re.findall(rf"`{block}\.(\w+)", text))
+        assert len(named) >= least
+        assert named <= {field.name for field in fields(cls)}

@@ -1,4 +1,4 @@
-"""A random backbone of a few thousand weights for tests."""
+"""A small random backbone for tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FRAMES = 5
 
 
 def make_backbone(seed: int = 0, learned_positions: bool = False, **changes: Any) -> Backbone:
-    """The tiny backbone; ``changes`` replace entries of its config."""
+    """The tiny backbone. ``changes`` replace entries of its config."""
     torch.manual_seed(seed)
     raw = {**CONFIG, **changes}
     if learned_positions:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +14,12 @@ from safetensors.torch import save_file
 from components.backbones import mini
 from components.backbones.clip import create, model_config
 from components.frames import schema
+from components.frames.card import StoreCard, StoredShard, StoreSettings
 from components.frames.jpeg import encode_frames
 from components.frames.store import write_shard, write_table
 from components.manifest import Manifest, Protocol, Video
 from components.params import Params, load_params
+from components.provenance import sha256_file
 from components.training.settings import ExecutionSettings, TrainingSettings
 
 TASK = "tiny"
@@ -104,7 +106,8 @@ def write_store(root: Path, made: tuple[Video, ...], failed_test: int = 0) -> No
     folder.mkdir(parents=True)
     manifest = Manifest(TASK, Protocol("msrvtt", "tiny", "one caption per test video", "listed"), made)
     lost = [video.video_id for video in made if video.split == "test"][::-1][:failed_test]
-    rows, ledger = [], []
+    rows: list[dict[str, object]] = []
+    ledger: list[dict[str, object]] = []
     for number, video in enumerate(made):
         ok = video.video_id not in lost
         count = FRAMES - 1 if number % 5 == 4 else FRAMES
@@ -128,14 +131,33 @@ def write_store(root: Path, made: tuple[Video, ...], failed_test: int = 0) -> No
     import pyarrow as pa
 
     write_table(folder / schema.LEDGER, pa.Table.from_pylist(ledger, schema=schema.LEDGER_SCHEMA))
-    card = {
-        "format": schema.FORMAT,
-        "task": TASK,
-        "settings": {"row_group_videos": 8, "frames": FRAMES, "sampling": "uniform"},
-        "shards": [{"name": schema.shard_name(0), "bytes": (folder / schema.shard_name(0)).stat().st_size}],
-        "fingerprint": manifest.fingerprint(),
-    }
-    (folder / schema.CARD).write_text(json.dumps(card), encoding="utf-8")
+    shard = folder / schema.shard_name(0)
+    card = StoreCard(
+        format=schema.FORMAT,
+        task=TASK,
+        benchmark="msrvtt",
+        fingerprint=manifest.fingerprint(),
+        settings=StoreSettings(
+            decoder="test",
+            sampling="uniform",
+            frames=FRAMES,
+            size=32,
+            quality=95,
+            chroma=444,
+            shard_videos=len(made),
+            row_group_videos=8,
+            time_limit_seconds=30.0,
+            memory_limit_mib=4096,
+        ),
+        frames="JPEG",
+        videos={},
+        failed={},
+        bytes=shard.stat().st_size,
+        bytes_per_video=0,
+        versions={},
+        shards=(StoredShard(shard.name, shard.stat().st_size, sha256_file(shard), len(rows)),),
+    )
+    (folder / schema.CARD).write_text(card.to_json(), encoding="utf-8")
 
 
 def _row(video: Video, count: int) -> dict[str, object]:
@@ -156,11 +178,11 @@ def _row(video: Video, count: int) -> dict[str, object]:
     }
 
 
-def training(root: Path, **changes: object) -> TrainingSettings:
+def training(root: Path, **changes: Any) -> TrainingSettings:
     """The training block with some fields changed."""
     return dataclasses.replace(params(root).training, **changes)
 
 
-def execution(root: Path, **changes: object) -> ExecutionSettings:
+def execution(root: Path, **changes: Any) -> ExecutionSettings:
     """The execution block with some fields changed."""
     return dataclasses.replace(params(root).execution, **changes)

@@ -1,1 +1,1 @@
-"""What is kept of a training: two small files bound to one backbone."""
+"""What a training leaves: a small adapter that is bound to one backbone, and how it was trained."""

@@ -41,7 +41,7 @@ class TrainingFacts:
 
     Attributes:
         seed: The seed of the training.
-        epoch: The epoch whose parameters were kept, from 1.
+        epoch: The epoch that gave the parameters, from 1.
         parameters_total: Scalars in the backbone.
         training: The ``training`` block of params.yaml at that time.
         store: Fingerprint of the frame store.

@@ -37,7 +37,7 @@ def save_adapter(
 
     Args:
         folder: Where to write. It is made if absent, and other files in it stay.
-        method: The method whose trainable parameters are saved.
+        method: The method; its trainable parameters are saved.
         task: The collection that it was trained for.
         provenance: Commit and versions.
         label: The method's entry in params.yaml; None stands for its registered name.

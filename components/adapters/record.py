@@ -1,4 +1,4 @@
-"""training.json: how an adapter was trained. It lies in the adapter's folder, next to the validation curve."""
+"""training.json: how an adapter was trained. It is in the adapter's folder, next to the validation curve."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TrainingRecord:
 
     Attributes:
         task, method, seed: What was trained: a key of ``tasks``, a key of ``methods`` and the seed.
-        epoch: The epoch whose parameters were kept, from 1; 0 without training.
+        epoch: The epoch that gave the parameters, from 1; 0 without training.
         steps: Optimiser steps.
         seconds: Time in the training loop, over all starts of the job.
         samples_per_second: Videos per second of training time.

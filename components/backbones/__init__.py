@@ -1,1 +1,1 @@
-"""The frozen CLIP: any ViT of open_clip, or the embedded mini one."""
+"""The frozen CLIP: any ViT of open_clip, or the embedded mini model."""

@@ -1,6 +1,6 @@
-"""A frozen ViT CLIP: open_clip's weights, our own forward pass (:mod:`components.backbones.towers`).
+"""A frozen ViT CLIP: open_clip's weights with this project's forward pass (:mod:`components.backbones.towers`).
 
-Files given by path are read without any network access; a pretrained tag is downloaded by open_clip into its cache.
+Files given by path are read without network access. open_clip downloads a pretrained tag into its cache.
 """
 
 from __future__ import annotations
@@ -29,25 +29,34 @@ _CACHED_TEXTS = 200_000
 
 
 class Tokenizer(Protocol):
-    """What is used of open_clip's SimpleTokenizer."""
+    """The part of open_clip's SimpleTokenizer that is used here."""
 
     sot_token_id: int
     eot_token_id: int
     vocab_size: int
 
     def encode(self, text: str) -> list[int]:
-        """BPE pieces without start and end."""
+        """BPE pieces, without the start and the end token."""
 
 
 class Backbone(nn.Module):
     """The two towers and the logit scale, all frozen.
 
     Attributes:
-        spec: what an adapter is bound to.
+        spec: The identity that an adapter is bound to.
         vision: ``float[n, 3, S, S] -> float[n, E]``.
         text: ``int64[n, L] -> float[n, E]``.
         logit_scale: ``float[]``, the logarithm of the factor on the cosine.
-        fixed: names of parameters that no method trains (sine-cosine positions).
+        fixed: Names of parameters that no method trains (sine-cosine positions).
+
+    Args:
+        clip: open_clip's ``CLIP`` or ``CustomTextCLIP``. Its modules become part of the backbone.
+        model: The name for the spec and for messages.
+        tokenizer: The model's tokenizer.
+        preprocess: open_clip's config of a pretrained tag; None uses CLIP's preprocessing.
+
+    Raises:
+        BackboneError: The towers are of an unsupported kind.
     """
 
     def __init__(self, clip: Any, model: str, tokenizer: Tokenizer, preprocess: dict[str, Any] | None = None) -> None:
@@ -70,13 +79,10 @@ class Backbone(nn.Module):
         self.register_buffer("_shift", (-mean / std).view(3, 1, 1), persistent=False)
 
     def tokenize(self, texts: Sequence[str], words: int) -> Tensor:
-        """Start token, pieces cut to ``words - 2``, end token, zeros.
-
-        Returns:
-            ``int64[len(texts), words]``.
+        """Start token, at most ``words - 2`` pieces, end token, zeros: ``int64[len(texts), words]``.
 
         Raises:
-            BackboneError: ``words`` is not in 3..context length.
+            BackboneError: ``words`` is below 3 or above the context length.
         """
         if not 3 <= words <= self.spec.context_length:
             raise BackboneError(
@@ -98,7 +104,7 @@ class Backbone(nn.Module):
         return self._pieces[text]
 
     def resize(self, frames: Tensor) -> Tensor:
-        """Short side to the input size, then the centre: ``uint8[n, 3, H, W] -> uint8[n, 3, S, S]``."""
+        """Resizes the short side and crops the centre: ``uint8[n, 3, H, W] -> uint8[n, 3, S, S]``."""
         size = self.spec.image_size
         if frames.shape[-2:] == (size, size):
             return frames
@@ -116,20 +122,20 @@ class Backbone(nn.Module):
 
 
 def parameter_total(backbone: nn.Module) -> int:
-    """Scalars in all parameters, frozen or not."""
+    """The number of scalars in all parameters, frozen or not."""
     return sum(parameter.numel() for parameter in backbone.parameters())
 
 
 def load_backbone(settings: BackboneSettings, root: Path) -> Backbone:
-    """The backbone of params.yaml.
+    """Loads the backbone of params.yaml.
 
     Args:
-        settings: ``model`` is an open_clip name, ``mini`` or a model config file; ``pretrained`` an open_clip tag or a
-            weights file (.safetensors, or .pt as a state dict or TorchScript archive).
-        root: folder against which paths are resolved.
+        settings: Which model and weights. A weights file is .safetensors, or .pt with a state dict or a TorchScript
+            archive.
+        root: The folder that relative paths start from.
 
     Raises:
-        BackboneError: an unknown or unsupported model, missing or unfitting weights.
+        BackboneError: The model is unknown or unsupported, or its weights are missing or do not fit.
     """
     raw, make_tokenizer = model_config(settings.model, root)
     path = root / settings.pretrained
@@ -145,7 +151,7 @@ def load_backbone(settings: BackboneSettings, root: Path) -> Backbone:
     tokenizer = make_tokenizer()
     if tokenizer.vocab_size > clip.vocab_size:
         raise BackboneError(
-            "the tokenizer knows more tokens than the text tower",
+            "the tokenizer has more tokens than the text tower",
             where=settings.model,
             found=tokenizer.vocab_size,
             expected=f"at most {clip.vocab_size}",
@@ -154,15 +160,15 @@ def load_backbone(settings: BackboneSettings, root: Path) -> Backbone:
 
 
 def needs_quick_gelu(settings: BackboneSettings, raw: dict[str, Any], tag: dict[str, Any] | None) -> bool:
-    """Whether params.yaml, the model's config or the weights' tag ask for QuickGELU."""
+    """Whether params.yaml, the model's config or the pretrained tag asks for QuickGELU."""
     return bool(settings.quick_gelu or raw.get("quick_gelu") or (tag or {}).get("quick_gelu"))
 
 
 def model_config(model: str, root: Path) -> tuple[dict[str, Any], Callable[[], Tokenizer]]:
-    """The open_clip config of a model and a maker of its tokenizer.
+    """The open_clip config of a model, and a function that makes its tokenizer.
 
     Raises:
-        BackboneError: no such model, with the nearest spelling.
+        BackboneError: There is no such model; the message suggests the nearest spelling.
     """
     if model == mini.NAME:
         raw = _read_config(mini.CONFIG_PATH)
@@ -194,10 +200,15 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def create(model: str, raw: dict[str, Any], quick_gelu: bool = False) -> open_clip.CLIP:
-    """An open_clip ``CLIP`` of this config with random weights.
+    """Makes an open_clip ``CLIP`` from a config, with random weights.
+
+    Args:
+        model: The name for messages.
+        raw: The config (:func:`model_config`).
+        quick_gelu: Whether the MLPs use QuickGELU.
 
     Raises:
-        BackboneError: towers that are not plain transformers.
+        BackboneError: A tower is not a plain transformer.
     """
     vision, text = raw.get("vision_cfg", {}), raw.get("text_cfg", {})
     reasons = {
@@ -215,10 +226,10 @@ def create(model: str, raw: dict[str, Any], quick_gelu: bool = False) -> open_cl
 
 
 def supported(clip: Any, model: str) -> None:
-    """Checks that the towers are those that :mod:`towers` computes.
+    """Checks that :mod:`components.backbones.towers` computes what these towers compute.
 
     Raises:
-        BackboneError: names what is different.
+        BackboneError: It does not; the message names the difference.
     """
     visual, text = clip.visual, getattr(clip, "text", clip)
     if not isinstance(visual, VisionTransformer):
@@ -231,7 +242,7 @@ def supported(clip: Any, model: str) -> None:
         "its text projection is not a matrix": not isinstance(getattr(text, "text_projection", None), nn.Parameter),
         "its text attention is not causal": getattr(text, "attn_mask", None) is None,
         "its text tower has a class token": getattr(text, "cls_emb", None) is not None,
-        "its text is not read out at the largest token": getattr(text, "pool_type", None) not in ("argmax", None)
+        "its text is not read out at the largest id": getattr(text, "pool_type", None) not in ("argmax", None)
         or getattr(text, "text_pool_type", "argmax") != "argmax",
     }
     for reason, holds in reasons.items():
@@ -240,7 +251,14 @@ def supported(clip: Any, model: str) -> None:
 
 
 def describe(backbone: Backbone, visual: Any, model: str, preprocess: dict[str, Any]) -> BackboneSpec:
-    """The spec of a backbone; ``preprocess`` holds a pretrained tag's mean, std and interpolation, where it has any."""
+    """The spec of a backbone.
+
+    Args:
+        backbone: The backbone, with its weights.
+        visual: open_clip's vision tower, for the sizes of image and patch.
+        model: The name.
+        preprocess: A pretrained tag's mean, std and interpolation. CLIP's values replace missing ones.
+    """
     mean = preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN
     std = preprocess.get("std") or open_clip.OPENAI_DATASET_STD
     if preprocess.get("resize_mode", "shortest") != "shortest":
@@ -271,7 +289,7 @@ def describe(backbone: Backbone, visual: Any, model: str, preprocess: dict[str, 
 def _download(settings: BackboneSettings, tag: dict[str, Any]) -> str:
     try:
         return open_clip.download_pretrained(tag)
-    except Exception as error:  # open_clip and its hub clients raise many kinds; all mean the same to the user
+    except Exception as error:  # open_clip and its hub clients raise many kinds, which mean the same to the user
         raise BackboneError(
             "pretrained weights cannot be downloaded",
             where=f"backbone.pretrained for {settings.model}",
@@ -286,7 +304,8 @@ def _no_weights(settings: BackboneSettings, path: Path) -> BackboneError:
         "no such weights",
         where="backbone.pretrained",
         found=settings.pretrained,
-        expected=f"a file ({path} is none)" + (f" or a tag of {settings.model}: {', '.join(tags)}" if tags else ""),
+        expected=f"a file ({path} does not exist)"
+        + (f" or a tag of {settings.model}: {', '.join(tags)}" if tags else ""),
         cure="`python pipelines/pretrain.py` makes the mini backbone's weights"
         if settings.model == mini.NAME
         else None,

@@ -9,7 +9,13 @@ from components.config import STRICT
 
 @dataclass(frozen=True, config=STRICT)
 class BackboneSettings:
-    """The frozen CLIP: an open_clip model name or the path of a model config, and its weights."""
+    """The frozen CLIP.
+
+    Attributes:
+        model: A model name of open_clip, ``mini``, or the path of a model config (.json).
+        pretrained: A pretrained tag of open_clip, or the path of a weights file.
+        quick_gelu: Whether to use QuickGELU even if neither the config nor the tag asks for it.
+    """
 
     model: str
     pretrained: str

@@ -1,33 +1,18 @@
-"""The two towers of CLIP, layer by layer over open_clip's weights, with the places where a method acts.
+"""The two towers of CLIP, layer by layer over open_clip's weights. A method acts through their hooks.
 
-A method gives each tower a :class:`Hooks` object; every hook returns its tensor unchanged by default. One layer is::
+:mod:`components.backbones.hooks` describes the hooks and what passes between them.
 
-    x = before_layer(i, x)                                    prompts in and out, ST-Adapter, joint space-time layout
-    h = ln_1(x);  qkv = project(i, "qkv", h, W h + b)         LoRA
-    a = project(i, "out", o, W o + b), o = attention(qkv)     LoRA;  flow.attention masks keys of padding
-    x = x + after_attention(i, x, h, a)                       adapters beside (from h or x) or behind (from a) attention
-    h = ln_2(x);  m = mlp(h), through project "fc", "proj"    LoRA
-    x = x + after_mlp(i, x, h, m)                             adapters behind (m), beside (h) or beside LN + MLP (x)
-    x = after_layer(i, x)                                     adapters between layers
-
-and before the first layer come ``before_positions`` and ``after_positions`` (in the vision tower still before
-``ln_pre``). What changes the layout of the sequence says so in :class:`Flow`: prompts move ``flow.readout`` and set
-``flow.own``, a joint space-time layout (:meth:`Flow.join`) folds the frames of a video into one sequence. Hooks that
-work on CLIP's own tokens take them by :meth:`Flow.own_tokens` and give back by :meth:`Flow.add_own`, so that methods
-compose (:class:`Chain`) whatever the layout. Temporal heads on frame features stand in the method (``Method.pool``),
-training of CLIP's own weights in the method's choice of parameters.
-
-Only the read-out tokens leave the last layer, so they are computed alone unless the hooks need the others
-(``whole_last_layer``); texts are cut to the longest one of the batch unless the hooks read beyond the end token. Both
-change nothing but the time.
+Two shortcuts change nothing but the time. Only the read-out tokens leave the last layer, so that layer computes only
+these, unless the hooks need the others (``whole_last_layer``). Texts are cut to the longest one of the batch, unless
+the hooks read beyond the end token (``whole_text``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 from open_clip.transformer import QuickGELU
@@ -35,160 +20,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-Part = Literal["qkv", "out", "fc", "proj"]
+from components.backbones.hooks import PLAIN, Chain, Flow, Hooks, Part, all_valid
+from components.backbones.kernels import embed_patches, layer_norm
 
-
-@dataclass
-class Flow:
-    """What is known about the sequences in one pass of a tower; hooks that change the layout write it.
-
-    Attributes:
-        frames: T, frames per video; 1 for texts.
-        mask: ``bool[B, T]``, valid frames; None for texts and single images.
-        readout: ``int64[n]`` or ``int64[n, R]``, the columns of each sequence that are read out; None for the first
-            (class token).
-        own: ``int64[...]``, columns of CLIP's own tokens in order; None while the sequence holds no others.
-        attention: bool or additive mask, 4-dimensional, broadcastable to ``[n, heads, L, L]``, in place of the tower's
-            own; None for that.
-        joint: whether a sequence is a whole video, its frames one after the other.
-        alone: whether the sequence has been cut to the read-out columns (in the last layer).
-    """
-
-    frames: int = 1
-    mask: Tensor | None = None
-    readout: Tensor | None = None
-    own: Tensor | None = None
-    attention: Tensor | None = None
-    joint: bool = False
-    alone: bool = False
-
-    def own_tokens(self, x: Tensor) -> Tensor:
-        """CLIP's own tokens, a row per frame or text: ``float[n, L, D] -> float[B*T, 1+N, D]``, or the read-out
-        tokens where the sequence has been cut to them."""
-        if self.alone:
-            return x
-        x = x if self.own is None else x[:, self.own]
-        return x.reshape(x.shape[0] * self.frames, -1, x.shape[-1]) if self.joint else x
-
-    def add_own(self, x: Tensor, delta: Tensor) -> Tensor:
-        """``x`` with ``delta``, shaped as :meth:`own_tokens` gives them, added to CLIP's own tokens."""
-        if not self.alone:
-            delta = delta.reshape(x.shape[0], -1, x.shape[-1]) if self.joint else delta
-            if self.own is not None:
-                return x.index_add(1, self.own, delta.to(x.dtype))
-        return x + delta
-
-    def join(self, x: Tensor) -> Tensor:
-        """Folds the frames of each video into one sequence: ``float[B*T, 1+N, D] -> float[B, T*(1+N), D]``.
-
-        From here on the class token of each frame is read out, and the keys of padding frames are masked.
-        """
-        tokens = x.shape[1]
-        x = x.reshape(-1, self.frames * tokens, x.shape[-1])
-        self.readout = torch.arange(0, x.shape[1], tokens, device=x.device).expand(x.shape[0], -1)
-        self.own, self.joint = None, True
-        self.attention = None
-        if self.mask is not None and not all_valid(self.mask):
-            self.attention = self.mask.repeat_interleave(tokens, dim=1)[:, None, None]
-        return x
-
-    def extend(self, count: int) -> None:
-        """Notes ``count`` more columns at the end of the sequence that are not CLIP's own."""
-        if self.attention is not None:
-            self.attention = F.pad(self.attention, (0, count), value=True)
-
-
-class Hooks:
-    """The places where a method acts in one tower. Shapes: ``x, h, a, m: float[n, L, D]``, n sequences of L tokens."""
-
-    # The last layer must be computed for all tokens: set where a hook there mixes tokens or reads more than one.
-    whole_last_layer: bool = False
-    # The text must keep the columns behind the batch's longest text: set where the read-out is not at the end token.
-    whole_text: bool = False
-
-    def before_positions(self, x: Tensor, flow: Flow) -> Tensor:
-        """Embedded tokens (vision: class token and patches) before the position embedding is added."""
-        return x
-
-    def after_positions(self, x: Tensor, flow: Flow) -> Tensor:
-        """The same with positions; vision: before ``ln_pre``."""
-        return x
-
-    def before_layer(self, i: int, x: Tensor, flow: Flow) -> Tensor:
-        """The input of layer ``i``."""
-        return x
-
-    def project(self, i: int, part: Part, x: Tensor, y: Tensor, flow: Flow) -> Tensor:
-        """``y``, the output of a linear map of layer ``i``, for its input ``x``."""
-        return y
-
-    def after_attention(self, i: int, x: Tensor, h: Tensor, a: Tensor, flow: Flow) -> Tensor:
-        """What attention adds to ``x``, given ``h = ln_1(x)``."""
-        return a
-
-    def after_mlp(self, i: int, x: Tensor, h: Tensor, m: Tensor, flow: Flow) -> Tensor:
-        """What the MLP adds to ``x``, given ``h = ln_2(x)``."""
-        return m
-
-    def after_layer(self, i: int, x: Tensor, flow: Flow) -> Tensor:
-        """The output of layer ``i``."""
-        return x
-
-
-PLAIN = Hooks()
-
-
-class Chain(Hooks):
-    """Several methods' hooks in one tower: the first acts first; around a layer the first is the outermost."""
-
-    def __init__(self, links: Sequence[Hooks]) -> None:
-        self.links = list(links)
-        self.whole_last_layer = any(link.whole_last_layer for link in self.links)
-        self.whole_text = any(link.whole_text for link in self.links)
-
-    def before_positions(self, x: Tensor, flow: Flow) -> Tensor:
-        for link in self.links:
-            x = link.before_positions(x, flow)
-        return x
-
-    def after_positions(self, x: Tensor, flow: Flow) -> Tensor:
-        for link in self.links:
-            x = link.after_positions(x, flow)
-        return x
-
-    def before_layer(self, i: int, x: Tensor, flow: Flow) -> Tensor:
-        for link in self.links:
-            x = link.before_layer(i, x, flow)
-        return x
-
-    def project(self, i: int, part: Part, x: Tensor, y: Tensor, flow: Flow) -> Tensor:
-        for link in self.links:
-            y = link.project(i, part, x, y, flow)
-        return y
-
-    def after_attention(self, i: int, x: Tensor, h: Tensor, a: Tensor, flow: Flow) -> Tensor:
-        for link in self.links:
-            a = link.after_attention(i, x, h, a, flow)
-        return a
-
-    def after_mlp(self, i: int, x: Tensor, h: Tensor, m: Tensor, flow: Flow) -> Tensor:
-        for link in self.links:
-            m = link.after_mlp(i, x, h, m, flow)
-        return m
-
-    def after_layer(self, i: int, x: Tensor, flow: Flow) -> Tensor:
-        for link in reversed(self.links):
-            x = link.after_layer(i, x, flow)
-        return x
-
-
-def all_valid(mask: Tensor) -> bool:
-    """Whether no frame is padding; on the meta device, where nothing has a value, that is assumed."""
-    return mask.is_meta or bool(mask.all())
+__all__ = [
+    "PLAIN",
+    "Chain",
+    "Flow",
+    "Hooks",
+    "Layers",
+    "Part",
+    "TextTower",
+    "VisionTower",
+    "activate",
+    "all_valid",
+    "checkpointed",
+    "pick",
+    "quick_gelu",
+]
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """``x * sigmoid(1.702 x)``, fused."""
+    """``x * sigmoid(1.702 x)``, in fewer passes over memory."""
     return F.silu(x * 1.702) * (1 / 1.702)
 
 
@@ -196,12 +49,12 @@ class Layers(nn.Module):
     """A stack of open_clip's residual attention blocks.
 
     Args:
-        blocks: modules with ``ln_1, attn (nn.MultiheadAttention), ls_1, ln_2, mlp (c_fc, gelu, c_proj), ls_2``.
-        causal: whether a token sees only itself and those before it.
+        blocks: Modules with ``ln_1, attn (nn.MultiheadAttention), ls_1, ln_2, mlp (c_fc, gelu, c_proj), ls_2``.
+        causal: Whether a token attends only to itself and to the tokens before it.
 
     Attributes:
-        checkpointed: whether a layer keeps only its input for the backward pass and is computed again there (set for a
-            while by :func:`checkpointed`).
+        checkpointed: Whether a layer keeps only its input and is computed again in the backward pass
+            (:func:`checkpointed` sets this).
     """
 
     def __init__(self, blocks: nn.ModuleList, causal: bool) -> None:
@@ -215,59 +68,61 @@ class Layers(nn.Module):
 
         Args:
             x: ``float[n, L, D]``, the input of layer ``start``.
-            start: layers that ``x`` has passed.
+            hooks: The method's hooks.
+            flow: The layout of ``x``.
+            start: The number of layers that ``x`` has already passed.
 
         Returns:
-            ``float[n, D]``: one per frame or text, in a joint layout too.
+            ``float[n, D]``, one row per frame or text, also in a joint layout.
         """
         x = self.through(x, hooks, flow, range(start, len(self.blocks)))
-        return (x if flow.alone else pick(x, flow.readout)).flatten(0, 1)
+        return (x if flow.pooled_only else pick(x, flow.readout)).flatten(0, 1)
 
     def through(self, x: Tensor, hooks: Hooks, flow: Flow, layers: range) -> Tensor:
         """The output of the last of ``layers`` for the input of the first: ``float[n, L, D]``."""
-        run = self._hooked_again if self.checkpointed and torch.is_grad_enabled() else self._hooked
+        run = self._checkpointed_layer if self.checkpointed and torch.is_grad_enabled() else self._hooked_layer
         for i in layers:
             x = run(i, x, hooks, flow)
         return x
 
-    def _hooked(self, i: int, x: Tensor, hooks: Hooks, flow: Flow) -> Tensor:
-        """Layer ``i`` with the hooks before and behind it."""
-        alone = i == len(self.blocks) - 1 and not hooks.whole_last_layer
+    def _hooked_layer(self, i: int, x: Tensor, hooks: Hooks, flow: Flow) -> Tensor:
+        """Layer ``i`` with the hooks before and after it."""
+        pooled_only = i == len(self.blocks) - 1 and not hooks.whole_last_layer
         x = hooks.before_layer(i, x, flow)
-        x = self._layer(i, self.blocks[i], x, hooks, flow, alone)
+        x = self._layer(i, self.blocks[i], x, hooks, flow, pooled_only)
         return hooks.after_layer(i, x, flow)
 
-    def _hooked_again(self, i: int, x: Tensor, hooks: Hooks, flow: Flow) -> Tensor:
-        """:meth:`_hooked` in exchange of time for memory."""
-        # Hooks write into the flow: each of the two passes starts from the layout that this layer found.
-        found, left = replace(flow), []
+    def _checkpointed_layer(self, i: int, x: Tensor, hooks: Hooks, flow: Flow) -> Tensor:
+        """:meth:`_hooked_layer` with activation checkpointing."""
+        # Hooks write into the flow, so each of the two passes starts from a copy of the layout before this layer.
+        before, after = replace(flow), []
 
         def run(x: Tensor) -> Tensor:
-            left.append(replace(found))
-            return self._hooked(i, x, hooks, left[-1])
+            after.append(replace(before))
+            return self._hooked_layer(i, x, hooks, after[-1])
 
         y: Tensor = checkpoint(run, x, use_reentrant=False)
-        vars(flow).update(vars(left[0]))
+        vars(flow).update(vars(after[0]))
         return y
 
-    def _layer(self, i: int, block: Any, x: Tensor, hooks: Hooks, flow: Flow, alone: bool) -> Tensor:
-        h = block.ln_1(x)
+    def _layer(self, i: int, block: Any, x: Tensor, hooks: Hooks, flow: Flow, pooled_only: bool) -> Tensor:
+        h = layer_norm(block.ln_1, x)
         qkv = hooks.project(i, "qkv", h, F.linear(h, block.attn.in_proj_weight, block.attn.in_proj_bias), flow)
-        o = self._attend(qkv, block.attn.num_heads, flow, alone)
-        if alone:
-            x, h, flow.alone = pick(x, flow.readout), pick(h, flow.readout), True
+        o = self._attend(qkv, block.attn.num_heads, flow, pooled_only)
+        if pooled_only:
+            x, h, flow.pooled_only = pick(x, flow.readout), pick(h, flow.readout), True
         a = hooks.project(i, "out", o, block.attn.out_proj(o), flow)
         x = x + block.ls_1(hooks.after_attention(i, x, h, a, flow))
-        h = block.ln_2(x)
+        h = layer_norm(block.ln_2, x)
         u = activate(block.mlp.gelu, hooks.project(i, "fc", h, block.mlp.c_fc(h), flow))
         m = hooks.project(i, "proj", u, block.mlp.c_proj(u), flow)
         return x + block.ls_2(hooks.after_mlp(i, x, h, m, flow))
 
-    def _attend(self, qkv: Tensor, heads: int, flow: Flow, alone: bool) -> Tensor:
+    def _attend(self, qkv: Tensor, heads: int, flow: Flow, pooled_only: bool) -> Tensor:
         n, length, width = qkv.shape
         q, k, v = qkv.view(n, length, 3, heads, width // 3 // heads).permute(2, 0, 3, 1, 4).unbind(0)
         mask, causal = flow.attention, self.causal
-        if alone:
+        if pooled_only:
             mask = self._row_mask(length, flow, qkv.device)
             q, causal = pick(q.transpose(1, 2), flow.readout).transpose(1, 2), False
         causal = causal and mask is None
@@ -275,7 +130,7 @@ class Layers(nn.Module):
         return o.transpose(1, 2).reshape(n, -1, width // 3)
 
     def _row_mask(self, length: int, flow: Flow, device: torch.device) -> Tensor | None:
-        """The mask of the read-out rows alone, ``[n or 1, heads or 1, 1, L]``."""
+        """The mask of only the read-out rows: ``[n or 1, heads or 1, R, L]``."""
         if flow.attention is not None:
             full = flow.attention
             if full.shape[-2] == 1:
@@ -295,7 +150,7 @@ class Layers(nn.Module):
 
 @contextmanager
 def checkpointed(module: nn.Module, on: bool = True) -> Iterator[None]:
-    """Activation checkpointing of every layer of the towers in ``module``, for forward passes within."""
+    """Turns on activation checkpointing in the towers of ``module`` for forward passes inside the block."""
     stacks = [part for part in module.modules() if isinstance(part, Layers)]
     before = [stack.checkpointed for stack in stacks]
     for stack in stacks:
@@ -308,12 +163,17 @@ def checkpointed(module: nn.Module, on: bool = True) -> Iterator[None]:
 
 
 def activate(act: nn.Module, x: Tensor) -> Tensor:
-    """``act(x)``, with open_clip's QuickGELU in its fused form."""
+    """``act(x)``; open_clip's QuickGELU is computed by :func:`quick_gelu`."""
     return quick_gelu(x) if isinstance(act, QuickGELU) else act(x)
 
 
 def pick(x: Tensor, columns: Tensor | None) -> Tensor:
-    """``x[n, columns[n, R]]``, R = 1 for one column each and for None, the first: ``[n, L, ...] -> [n, R, ...]``."""
+    """The ``columns`` of each sequence: ``[n, L, ...] -> [n, R, ...]``.
+
+    Args:
+        x: Sequences of L tokens.
+        columns: ``int64[n]`` or ``int64[n, R]``; None picks the first column.
+    """
     if columns is None:
         return x[:, :1]
     columns = columns.view(x.shape[0], -1)
@@ -324,7 +184,7 @@ class VisionTower(nn.Module):
     """Frames to features.
 
     Args:
-        visual: open_clip's ``VisionTransformer`` with class-token pooling.
+        visual: open_clip's ``VisionTransformer``, pooled at the class token.
     """
 
     def __init__(self, visual: Any) -> None:
@@ -342,6 +202,7 @@ class VisionTower(nn.Module):
 
         Args:
             frames: ``float[B*T, 3, S, S]``, normalised pixels.
+            hooks: The method's hooks.
             flow: T and the frame mask; None for single images.
 
         Returns:
@@ -351,22 +212,23 @@ class VisionTower(nn.Module):
         return self.project(self.layers(self.embed(frames, hooks, flow), hooks, flow))
 
     def embed(self, frames: Tensor, hooks: Hooks, flow: Flow) -> Tensor:
-        """The input of the first layer: ``float[B*T, 3, S, S] -> float[B*T, 1+N, D]``, or more tokens by the hooks."""
-        x = self.conv1(frames).flatten(2).transpose(1, 2)
+        """The input of the first layer: ``float[B*T, 3, S, S] -> float[B*T, 1+N, D]``; hooks may add tokens."""
+        x = embed_patches(self.conv1, frames)
         x = torch.cat([self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
         x = hooks.before_positions(x, flow) + self.positional_embedding.to(x.dtype)
-        return self.ln_pre(hooks.after_positions(x, flow))
+        return layer_norm(self.ln_pre, hooks.after_positions(x, flow))
 
     def project(self, x: Tensor) -> Tensor:
         """Read-out tokens to features: ``float[B*T, D] -> float[B*T, E]``."""
-        return self.ln_post(x) @ self.proj
+        return layer_norm(self.ln_post, x) @ self.proj
 
 
 class TextTower(nn.Module):
     """Token ids to features.
 
     Args:
-        text: open_clip's ``CLIP`` (text parts on its root) or ``TextTransformer``, causal, read out at the largest id.
+        text: open_clip's ``CLIP`` (which holds the text parts itself) or ``TextTransformer``. Attention is causal and
+            the largest token id is read out.
     """
 
     def __init__(self, text: Any) -> None:
@@ -381,16 +243,17 @@ class TextTower(nn.Module):
         """Features in the joint space, not normalised.
 
         Args:
-            tokens: ``int64[B, L]``, L at most the context length; the end token is the largest id.
+            tokens: ``int64[B, L]``, L at most the context length; the end token has the largest id.
+            hooks: The method's hooks.
 
         Returns:
             ``float[B, E]``.
         """
         ends = tokens.argmax(dim=-1)
         if not hooks.whole_text and not tokens.is_meta:
-            # Causal attention: nothing up to an end token sees the columns behind it.
+            # Attention is causal, so no token up to the end token sees the columns after it.
             tokens = tokens[:, : int(ends.max()) + 1]
         flow = Flow(readout=ends)
         x = hooks.before_positions(self.token_embedding(tokens), flow)
         x = hooks.after_positions(x + self.positional_embedding[: x.shape[1]], flow)
-        return self.ln_final(self.layers(x, hooks, flow)) @ self.text_projection
+        return layer_norm(self.ln_final, self.layers(x, hooks, flow)) @ self.text_projection

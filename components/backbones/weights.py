@@ -1,4 +1,4 @@
-"""Checkpoints: reading them, fitting them to a model, and the hash that says which weights they are."""
+"""Reads checkpoints, fits them to a model, and computes the hash that identifies the weights."""
 
 from __future__ import annotations
 
@@ -17,38 +17,41 @@ from torch import Tensor, nn
 
 from components.errors import BackboneError
 
-# Entries that OpenAI's archives carry beside the weights.
+# Entries of OpenAI's archives that are not weights.
 _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 
 
 def load_weights(clip: CLIP, path: Path) -> None:
-    """Reads a checkpoint into an open_clip ``CLIP``; positions are resized to another image size.
+    """Reads a checkpoint into an open_clip ``CLIP`` and resizes the positions where the image size differs.
 
     Raises:
-        BackboneError: the file is damaged or of another model.
+        BackboneError: The file is damaged or holds another model.
     """
     state = read_state(path)
     if any(key.startswith("text.") for key in state):
         state = {key.removeprefix("text."): value for key, value in state.items()}
     state["logit_scale"] = state.get("logit_scale", clip.logit_scale.detach()).reshape(clip.logit_scale.shape)
-    own = clip.state_dict()
-    if set(state) != set(own):
+    expected = clip.state_dict()
+    if set(state) != set(expected):
         raise BackboneError(
-            "weights are of another model",
+            "weights belong to another model",
             where=path,
             cure="check backbone.model",
-            found={"missing": sorted(set(own) - set(state))[:5], "unexpected": sorted(set(state) - set(own))[:5]},
+            found={
+                "missing": sorted(set(expected) - set(state))[:5],
+                "unexpected": sorted(set(state) - set(expected))[:5],
+            },
         )
     resize_pos_embed(state, clip)
     resize_text_pos_embed(state, clip)
-    wrong = {key: list(value.shape) for key, value in state.items() if value.shape != own[key].shape}
+    wrong = {key: list(value.shape) for key, value in state.items() if value.shape != expected[key].shape}
     if wrong:
         key = sorted(wrong)[0]
         raise BackboneError(
             f"{len(wrong)} weights have another shape, such as {key}",
             where=path,
             found=wrong[key],
-            expected=list(own[key].shape),
+            expected=list(expected[key].shape),
             cure="check backbone.model",
         )
     clip.load_state_dict(state)
@@ -58,7 +61,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint: .safetensors, a pickled state dict (weights only) or a TorchScript archive.
 
     Raises:
-        BackboneError: none of these.
+        BackboneError: The file is something else, or cannot be read.
     """
     try:
         if path.suffix == ".safetensors":
@@ -69,7 +72,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise BackboneError("weights cannot be read", where=path, found=str(error).splitlines()[0]) from None
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()) or not state:
-        raise BackboneError("weights file is not a state dict", where=path, expected="names to tensors")
+        raise BackboneError("weights file is not a state dict", where=path, expected="a mapping of names to tensors")
     return {key.removeprefix("module."): value for key, value in state.items() if key not in _NOT_WEIGHTS}
 
 
@@ -86,9 +89,9 @@ def _read_pickle(path: Path) -> Any:
 
 
 def weights_sha256(backbone: nn.Module) -> str:
-    """SHA-256 over the names (sorted) and float32 bytes of all weights, whatever file they came from.
+    """SHA-256 over the sorted names and the float32 bytes of all weights; it does not depend on the file format.
 
-    A backbone on the meta device, built to count parameters, has none.
+    A backbone on the meta device, which is built to count parameters, has no weights and gets no hash.
     """
     if any(value.is_meta for value in backbone.state_dict().values()):
         return "no weights"

@@ -78,7 +78,7 @@ class _ByPasses(Hooks):
     def _added(self, place: Place, i: int, h: Tensor, to: Tensor, flow: Flow) -> Tensor:
         if place not in self.by_passes:
             return to
-        if flow.alone:
+        if flow.pooled_only:
             return to + self.by_passes[place][i].of_class_tokens(h)
         return flow.add_own(to, self.by_passes[place][i](flow.own_tokens(h)))
 

@@ -1,6 +1,6 @@
-"""What a method costs, without weights: parameters, multiply-adds and bytes, on PyTorch's meta device.
+"""The cost of a method: parameters, multiply-adds and bytes. Nothing is loaded: it is counted on PyTorch's meta device.
 
-Multiply-adds are those of matrix products, convolutions and attention, as PyTorch's own counter sees them.
+Multiply-adds are those of matrix products, convolutions and attention, as PyTorch's FLOP counter sees them.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ class Count:
     """The cost of one method on one backbone.
 
     Attributes:
-        label: the entry of ``methods``.
-        model: name of the backbone.
-        trainable: scalars that train.
-        total: scalars of the backbone.
-        paper_total: the backbone as VoP's tables count it, see :func:`paper_total`.
-        video_macs: multiply-adds to embed a video of T frames, every token in every layer, as published figures count.
-        text_macs: the same for a text of L tokens.
-        video_macs_run: multiply-adds that this implementation runs for a video (the last layer computes read-out tokens
-            alone where it can).
-        artifact_bytes: size of ``adapter.safetensors``.
+        label: The entry of ``methods``.
+        model: The backbone's name.
+        trainable: Scalars that train.
+        total: Scalars in the backbone.
+        paper_total: Scalars in the backbone as VoP's tables count them (:func:`paper_total`).
+        video_macs: Multiply-adds to embed a video of T frames with every token in every layer, as papers count them.
+        text_macs: Multiply-adds to embed a text of L tokens.
+        video_macs_run: Multiply-adds that this implementation runs for a video. The last layer computes only the
+            read-out tokens where it can.
+        artifact_bytes: Size of ``adapter.safetensors``.
     """
 
     label: str
@@ -49,21 +49,24 @@ class Count:
     artifact_bytes: int
 
     @property
-    def share(self) -> float:
-        """Of all the backbone's scalars."""
+    def ratio(self) -> float:
+        """Trainable scalars divided by all scalars of the backbone."""
         return self.trainable / self.total
 
     @property
-    def paper_share(self) -> float:
-        """By the denominator of VoP's tables."""
+    def paper_ratio(self) -> float:
+        """Trainable scalars divided by :attr:`paper_total`."""
         return self.trainable / self.paper_total
 
 
 def meta_backbone(model: str) -> Backbone:
-    """A backbone of an open_clip model without weights.
+    """A backbone without weights, on the meta device.
+
+    Args:
+        model: A model name of open_clip, or ``mini``.
 
     Raises:
-        BackboneError: unknown or unsupported model.
+        BackboneError: The model is unknown or unsupported.
     """
     raw, make_tokenizer = model_config(model, Path())
     with torch.device("meta"):
@@ -76,15 +79,15 @@ def count(
     """Counts one method.
 
     Args:
-        label: the entry of ``methods``.
-        raw: its settings.
-        backbone: from :func:`meta_backbone`.
-        frames: T.
-        words: L.
-        macs: whether multiply-adds are counted, which runs both towers on the meta device.
+        label: The entry of ``methods``.
+        raw: Its settings.
+        backbone: A backbone from :func:`meta_backbone`.
+        frames: T, frames of the video.
+        words: L, tokens of the text.
+        macs: Whether to count multiply-adds, which runs both towers on the meta device.
 
     Raises:
-        ConfigError: settings that do not fit.
+        ConfigError: The settings do not fit the method.
     """
     with torch.device("meta"):
         method = build(label, raw, backbone, frames=frames, words=words)
@@ -102,7 +105,7 @@ def count(
 
 
 def weights_file_bytes(method: Method) -> int:
-    """Size of the safetensors file of float32 tensors: eight bytes, a JSON header padded to eight, the data."""
+    """Size of the safetensors file: eight bytes, a JSON header padded to a multiple of eight, and the float32 data."""
     header: dict[str, Any] = {"__metadata__": {"method": method.name}}
     end = 0
     for name, parameter in method.trainable().items():
@@ -119,8 +122,8 @@ def table(counts: Sequence[Count]) -> str:
         (
             c.label,
             f"{c.trainable:,}",
-            f"{c.share:.3%}",
-            f"{c.paper_share:.3%}",
+            f"{c.ratio:.3%}",
+            f"{c.paper_ratio:.3%}",
             f"{c.video_macs / 1e9:.2f}",
             f"{c.video_macs_run / 1e9:.2f}",
             f"{c.text_macs / 1e9:.3f}",
@@ -137,7 +140,7 @@ def table(counts: Sequence[Count]) -> str:
 
 
 def published(model: str) -> dict[str, dict[str, Any]]:
-    """An entry per method at the sizes its paper has for this backbone, the released and composed forms beside them."""
+    """An entry per method at its paper's sizes for this backbone, and further ones for released and composed forms."""
     wide = {"bottleneck": 128} if model.startswith("ViT-L") else {}
     entries: dict[str, dict[str, Any]] = {name: {"lr": 1e-3} if name != "zero_shot" else {} for name in METHODS}
     entries["mv_adapter"] |= wide
@@ -146,16 +149,16 @@ def published(model: str) -> dict[str, dict[str, Any]]:
     parts = ["vop_fc", "mv_adapter"]
     entries["vop_fc + mv_adapter"] = {"method": parts, "lr": 1e-3, "mv_adapter": wide}
     if model.startswith("ViT-L"):
-        # Layers by number pair the towers only where both are equally deep.
+        # Layer numbers pair the towers only where both have the same depth.
         entries["mv_adapter msrvtt released"]["tied_layers"] = 2
     return entries
 
 
 def paper_total(backbone: Backbone) -> int:
-    """The sum over leaf modules alone: 119,826,432 for ViT-B/32, the "119.8 M" of VoP's tables.
+    """The sum over leaf modules: 119,826,432 for ViT-B/32, the "119.8 M" of VoP's tables.
 
-    It leaves out raw parameters: attention's fused input weights and biases, both output projections, position and
-    class embeddings, the logit scale.
+    This leaves out the parameters that no leaf module holds: attention's fused input weights and biases, both output
+    projections, position and class embeddings, and the logit scale.
     """
     leaves = [module for module in backbone.modules() if isinstance(module, _LEAVES)]
     return sum(parameter.numel() for module in leaves for parameter in module.parameters(recurse=False))
@@ -165,7 +168,7 @@ _LEAVES = (nn.Linear, nn.LayerNorm, nn.Conv2d, nn.Embedding)
 
 
 class _Whole(Hooks):
-    """Changes nothing but that all tokens of the last layer are computed."""
+    """Changes no value, but makes the last layer compute all tokens."""
 
     whole_last_layer = True
 

@@ -1,4 +1,4 @@
-"""Adapter folders: what is written is what comes back, and what does not fit is refused."""
+"""Adapter folders: a saved adapter comes back unchanged, and what does not fit is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""training.json: what is written is what comes back, and a damaged file is refused by name."""
+"""training.json: a written record comes back unchanged, and a damaged file is refused with its name."""
 
 from __future__ import annotations
 

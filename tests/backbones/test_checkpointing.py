@@ -1,4 +1,4 @@
-"""Activation checkpointing: the same embeddings and gradients for every method, and fewer tensors held."""
+"""Activation checkpointing: the same embeddings and gradients for every method, and fewer tensors in memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from components.methods.base import Method
 
 
 def embeddings_and_gradients(name: str, on: bool) -> tuple[list[Tensor], dict[str, Tensor | None], int]:
-    """What a step needs, and the bytes that its graph holds."""
+    """Both embeddings, the gradients by name, and the bytes that the graph holds after the forward pass."""
     method = variants.make(name)
     frames, mask = clips(variants.BACKBONE)
     tokens = method.backbone.tokenize(TEXTS, WORDS)
@@ -27,14 +27,14 @@ def embeddings_and_gradients(name: str, on: bool) -> tuple[list[Tensor], dict[st
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), checkpointed(method.backbone, on):
         video, text = method(frames, mask, tokens)
         forward = held
-    # Asymmetric, so that every direction counts.
+    # Random factors, so that every direction has its weight.
     (video * torch.randn(video.shape, generator=torch.Generator().manual_seed(3))).sum().add(
         (text * torch.randn(text.shape, generator=torch.Generator().manual_seed(4))).sum()
     ).backward()
     return [video.detach(), text.detach()], {key: p.grad for key, p in method.trainable().items()}, forward
 
 
-# They train behind the towers, which keep nothing anyway.
+# They train after the towers, which then keep nothing.
 HEADS = ("proj", "seq_transf")
 
 

@@ -1,4 +1,4 @@
-"""Our forward pass against open_clip's own, and the ways a backbone is loaded or refused."""
+"""The forward pass against open_clip's, and how a backbone is loaded or refused."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ class TestLoad:
 
 
 class _Holder(torch.nn.Module):
-    """A module with the names of an OpenAI archive: the model's, beside three numbers."""
+    """A module with the entries of an OpenAI archive: the model's weights and three numbers."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()

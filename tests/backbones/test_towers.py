@@ -1,4 +1,4 @@
-"""The places where a method acts: shortcuts change nothing, hooks compose, and what other methods need fits in."""
+"""Hooks: shortcuts change no result, hooks compose, and the methods' operations can be written with them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_an_extra_mask_holds_in_the_shortened_last_layer(backbone: Backbone) -> 
             self.whole_last_layer = whole
 
         def before_layer(self, i: int, x: Tensor, flow: Flow) -> Tensor:
-            # Tokens see themselves and the two before them.
+            # A token sees itself and the two tokens before it.
             distance = torch.arange(x.shape[1])[:, None] - torch.arange(x.shape[1])
             flow.attention = ((distance >= 0) & (distance < 3))[None, None]
             return x
@@ -51,7 +51,7 @@ def test_an_extra_mask_holds_in_the_shortened_last_layer(backbone: Backbone) -> 
 
 
 def test_low_rank_updates_equal_changed_weights(backbone: Backbone) -> None:
-    # What LoRA needs: every linear map of a layer can be shifted.
+    # LoRA needs this: a hook can add to every linear map of a layer.
     torch.manual_seed(3)
     shapes = {"qkv": (96, 32), "out": (32, 32), "fc": (128, 32), "proj": (32, 128)}
     delta = {part: torch.randn(shape) * 0.05 for part, shape in shapes.items()}
@@ -77,7 +77,7 @@ def test_low_rank_updates_equal_changed_weights(backbone: Backbone) -> None:
 
 
 class Joint(Hooks):
-    """The last layers over all tokens of a video at once, keys of padding frames masked."""
+    """Runs some layers over all tokens of a video at once, with the keys of padding frames masked."""
 
     whole_last_layer = True
 
@@ -102,10 +102,10 @@ def test_joint_space_time_attention_fits(backbone: Backbone) -> None:
     frames, mask = clips(backbone)
     hooks = Joint(1, 2)
     one = frames[:, :1]
-    alone = backbone.vision(one.flatten(0, 1), hooks, Flow(frames=1, mask=mask[:, :1]))
-    assert near(alone, backbone.vision(one.flatten(0, 1)))
+    single = backbone.vision(one.flatten(0, 1), hooks, Flow(frames=1, mask=mask[:, :1]))
+    assert near(single, backbone.vision(one.flatten(0, 1)))
     joint = backbone.vision(frames.flatten(0, 1), hooks, Flow(frames=5, mask=mask)).view(4, 5, -1)
-    assert not near(joint[:, 0], alone, 1e-3)
+    assert not near(joint[:, 0], single, 1e-3)
     garbage = torch.where(mask[..., None, None, None], frames, torch.randn_like(frames) * 9)
     again = backbone.vision(garbage.flatten(0, 1), hooks, Flow(frames=5, mask=mask)).view(4, 5, -1)
     assert near(joint[mask], again[mask])

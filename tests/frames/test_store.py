@@ -15,7 +15,8 @@ from components.frames import schema
 from components.frames.store import FrameStore, StoredVideo, write_shard
 from components.ingest.isolation import Recipe
 from components.ingest.publish import write_store
-from components.ingest.shards import DoneShard, Settings, flat_ledger, plan_shards
+from components.ingest.records import DoneShard, LedgerRow, Settings
+from components.ingest.shards import flat_ledger, plan_shards
 from components.manifest import Manifest, Protocol, Video
 from components.provenance import sha256_file
 
@@ -24,7 +25,7 @@ SETTINGS = Settings(
     "decord",
     shard_videos=4,
     row_group_videos=3,
-    time_limit_seconds=5,
+    time_limit_seconds=5.0,
     memory_limit_mib=4096,
 )
 FAILED = {"train3", "test0"}
@@ -50,7 +51,7 @@ def row_of(video_id: str) -> dict[str, object]:
 
 
 def make_store(folder: Path) -> Manifest:
-    """10 training, 2 validation and 5 test videos; two of them failed."""
+    """Writes a store of 10 training, 2 validation and 5 test videos. Two of them failed."""
     sizes = {"train": 10, "val": 2, "test": 5}
     names = [(f"{split}{number}", split) for split, size in sizes.items() for number in range(size)]
     videos = tuple(Video(name, f"v/{name}.mp4", split, (f"a {name}",)) for name, split in reversed(names))
@@ -58,21 +59,22 @@ def make_store(folder: Path) -> Manifest:
     records = []
     for shard in plan_shards(manifest, SETTINGS.shard_videos):
         rows: list[dict[str, object]] = []
-        ledger: list[dict[str, object]] = []
+        ledger: list[LedgerRow] = []
         for video in shard.videos:
             failed = video.video_id in FAILED
             ledger.append(
-                {
-                    "video_id": video.video_id,
-                    "split": video.split,
-                    "status": schema.FAILED if failed else schema.DECODED,
-                    "reason": "timeout" if failed else "",
-                    "detail": "5 s" if failed else "",
-                    "decoder": "" if failed else "decord 0.6.0",
-                    "frames": 0 if failed else 2,
-                    "shard": shard.number,
-                    "row": None if failed else len(rows),
-                }
+                LedgerRow(
+                    video_id=video.video_id,
+                    split=video.split,
+                    status=schema.FAILED if failed else schema.DECODED,
+                    reason="timeout" if failed else "",
+                    detail="5 s" if failed else "",
+                    decoder="" if failed else "decord 0.6.0",
+                    corrupt_frames=None,
+                    frames=0 if failed else 2,
+                    shard=shard.number,
+                    row=None if failed else len(rows),
+                )
             )
             if not failed:
                 rows.append(row_of(video.video_id))
@@ -115,10 +117,36 @@ def test_the_ledger_has_a_row_per_video(store: FrameStore) -> None:
 
 
 def test_the_card_counts(store: FrameStore) -> None:
-    assert store.card["videos"]["train"] == {"decoded": 9, "failed": 1}
-    assert store.card["failed"] == {"timeout": 2}
-    assert [shard["videos"] for shard in store.card["shards"]] == [4, 3, 2, 2, 4, 0]
-    assert store.card["settings"]["frames"] == 2
+    assert store.card.videos["train"] == {"decoded": 9, "failed": 1}
+    assert store.card.failed == {"timeout": 2}
+    assert [shard.videos for shard in store.card.shards] == [4, 3, 2, 2, 4, 0]
+    assert store.card.settings.frames == 2
+
+
+def test_the_card_keeps_its_bytes(store: FrameStore) -> None:
+    written = (Path(store.uri) / schema.CARD).read_text()
+    assert store.card.to_json() == written
+    content = json.loads(written)
+    assert json.dumps(content, indent=1) + "\n" == written
+    keys = "format task benchmark fingerprint settings frames videos failed bytes bytes_per_video versions shards"
+    assert list(content) == keys.split()
+    assert list(content["shards"][0]) == ["name", "bytes", "sha256", "videos"]
+    assert content["settings"] == SETTINGS.to_dict()
+    assert list(content["settings"]) == list(SETTINGS.to_dict())
+
+
+def test_a_card_without_chroma_is_an_older_one(tmp_path: Path) -> None:
+    make_store(tmp_path)
+    card = json.loads((tmp_path / schema.CARD).read_text())
+    del card["settings"]["chroma"]
+    (tmp_path / schema.CARD).write_text(json.dumps(card))
+    assert FrameStore(tmp_path).card.settings.chroma is None
+    del card["fingerprint"], card["settings"]["frames"]
+    (tmp_path / schema.CARD).write_text(json.dumps(card))
+    with pytest.raises(
+        DataError, match=r"(?s)card\.json: 2 fault\(s\).*fingerprint: missing.*settings\.frames: missing"
+    ):
+        FrameStore(tmp_path)
 
 
 def test_a_video_comes_back_whole(store: FrameStore) -> None:

@@ -1,4 +1,4 @@
-"""Plain CLIP with mean pooling against CLIP4Clip's and VoP's released code."""
+"""Plain CLIP with mean pooling, compared with the released code of CLIP4Clip and VoP."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def test_a_worker_a_node_and_drivers_are_lost(s3: str, tmp_path: Path) -> None:
         folder.mkdir()
     tiny_world.write_project(root)
     settings = (*SETTINGS, f"execution.storage={s3}")
-    job = Job(root, tiny_world.TASK, "vop", 0, tiny_world.params(root, *settings))
+    job = Job.of(root, tiny_world.params(root, *settings), tiny_world.TASK, "vop", 0)
     plan = job.plan()
     folder = job.work_folder(plan.key)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -134,8 +134,8 @@ def test_a_worker_a_node_and_drivers_are_lost(s3: str, tmp_path: Path) -> None:
         assert last.returncode == 0, errors
         assert "resumed after step " in errors
 
-    undisturbed = Job(
-        root, job.task, job.method, 0, tiny_world.params(root, *SETTINGS, "execution.storage=undisturbed")
+    undisturbed = Job.of(
+        root, tiny_world.params(root, *SETTINGS, "execution.storage=undisturbed"), job.task, job.method, 0
     )
     gloo.spawn(2, in_gloo, tmp_path / "ranks", undisturbed)
     expected = Path(undisturbed.work_folder(plan.key)) / "adapter" / "adapter.safetensors"
@@ -154,9 +154,9 @@ def check_what_is_left(job: Job, folder: str, node_folders: list[Path]) -> None:
         rows = list(csv.DictReader(stream))
     assert [row["epoch"] for row in rows] == [str(epoch) for epoch in range(5, EPOCHS + 1, 5)]
     assert float(rows[-1]["t2v_R@1"]) == record["validation"]["t2v_R@1"]
-    loaded = load_adapter(job.adapter_folder, load_backbone(job.params.backbone, job.root))
+    loaded = load_adapter(job.adapter_folder, load_backbone(job.backbone, job.root))
     assert record["parameters"]["trainable"] == sum(p.numel() for p in loaded.trainable().values())
-    client, run_id = connect(job.root, job.params.tracking), record["mlflow_run_id"]
+    client, run_id = connect(job.root, tiny_world.params(job.root).tracking), record["mlflow_run_id"]
     for name, steps in (("val_t2v_R1", range(30, STEPS + 1, 30)), ("frames_per_second", range(10, STEPS + 1, 10))):
         assert {point.step for point in client.get_metric_history(run_id, name)} == set(steps)
     assert client.get_run(run_id).info.status == "FINISHED"

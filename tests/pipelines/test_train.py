@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -23,10 +24,12 @@ import tiny_world
 
 from components.adapters.file import load_adapter
 from components.backbones.clip import load_backbone
+from components.config import parse_yaml
 from components.errors import ReelTuneError
 from components.evaluation.validation import Validation
 from components.training.distributed import train
 from components.training.job import Job
+from components.training.settings import TrainingSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -90,7 +93,7 @@ def test_stages_without_ray_and_evaluation(root: Path, environment: dict[str, st
 )
 def test_faults_show_before_anything_starts(root: Path, task: str, method: str, override: str, message: str) -> None:
     with pytest.raises(ReelTuneError, match=re.escape(message)):
-        Job(root, task, method, 0, tiny_world.params(root, override)).plan()
+        Job.of(root, tiny_world.params(root, override), task, method, 0).plan()
 
 
 @pytest.mark.parametrize(
@@ -104,22 +107,68 @@ def test_faults_show_before_anything_starts(root: Path, task: str, method: str, 
     ],
 )
 def test_no_such_storage(root: Path, place: str, message: str) -> None:
-    job = Job(root, "tiny", "vop", 0, tiny_world.params(root, f"execution.storage={place}"))
+    job = Job.of(root, tiny_world.params(root, f"execution.storage={place}"), "tiny", "vop", 0)
     with pytest.raises(ReelTuneError, match=re.escape(message)):
         train(job, job.plan(), Validation(5), lambda step, figures: None)
 
 
-def test_only_what_decides_about_the_result_makes_another_training(root: Path) -> None:
-    def key(*overrides: str, seed: int = 0) -> str:
-        return Job(root, "tiny", "vop", seed, tiny_world.params(root, *overrides)).plan().key
+def key(root: Path, *overrides: str, seed: int = 0) -> str:
+    """The key of a VoP training: it covers everything that decides the adapter."""
+    return Job.of(root, tiny_world.params(root, *overrides), "tiny", "vop", seed).plan().key
 
-    first = key()
-    operational = ("workers=1", "cache_mib=0", "timeout_seconds=9.0", "max_failures=7", "checkpoint_steps=3")
-    operational += ("keep_checkpoints=9", "storage=elsewhere")
-    assert key(*(f"training.{setting}" for setting in operational), "methods.full.lr=0.5") == first
-    assert (
-        len({first, key(seed=1), key("methods.vop.lr=0.5"), key("training.epochs=3"), key("tasks.tiny.words=9")}) == 5
-    )
+
+# Another value of every field.
+EXECUTION = {
+    "checkpoint_steps": "3",
+    "keep_checkpoints": "9",
+    "storage": "elsewhere",
+    "workers": "1",
+    "cache_mib": "0",
+    "timeout_seconds": "9.0",
+    "max_failures": "7",
+}
+TRAINING = {
+    "epochs": "3",
+    "batch_size": "9",
+    "batching": "random",
+    "hard_group": "3",
+    "last_batch": "keep",
+    "captions_per_video": "2",
+    "augmentation": "crop_flip",
+    "warmup_share": "0.2",
+    "weight_decay": "0.2",
+    "max_grad_norm": "2.0",
+    "validation_every": "2",
+    "select_on": "val",
+    "threads": "2",
+    "micro_batches": "2",
+    "grad_cache": "true",
+    "checkpoint_activations": "true",
+    "cache_frozen": "true",
+    "precision": "bfloat16",
+}
+
+
+def test_how_a_training_is_carried_out_never_makes_another_adapter(root: Path) -> None:
+    """Two jobs that differ in every execution setting, and in another method, have one key."""
+    settings = tiny_world.params(root).execution
+    changed = dataclasses.asdict(tiny_world.execution(root, **typed(EXECUTION)))
+    assert EXECUTION.keys() == changed.keys()
+    assert not [name for name, value in changed.items() if value == getattr(settings, name)]
+    overrides = [f"execution.{name}={value}" for name, value in EXECUTION.items()]
+    assert key(root, *overrides, "methods.full.lr=0.5") == key(root)
+
+
+def test_everything_that_decides_an_adapter_makes_another_training(root: Path) -> None:
+    assert TRAINING.keys() == {field.name for field in dataclasses.fields(TrainingSettings)}
+    overrides = [(f"training.{name}={value}",) for name, value in TRAINING.items()]
+    overrides += [(), ("methods.vop.lr=0.5",), ("tasks.tiny.words=9",)]
+    keys = {key(root, *items) for items in overrides} | {key(root, seed=1)}
+    assert len(keys) == len(overrides) + 1
+
+
+def typed(settings: dict[str, str]) -> dict[str, object]:
+    return {name: parse_yaml(value, name) for name, value in settings.items()}
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Counts without weights: every published figure that follows from sizes, and the released configurations."""
+"""Counts without weights: every published number that follows from sizes, and the released configurations."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ class TestVoPsTable:
     def test_as_printed(self, name: str, trainable: int, printed: float) -> None:
         counted = size(name)
         assert counted.trainable == trainable
-        assert round(100 * counted.paper_share, 3) == printed
+        assert round(100 * counted.paper_ratio, 3) == printed
 
     @pytest.mark.parametrize(
         ("name", "trainable", "printed"), [("bias", 171_008, 0.104), ("partial", 10_240_256, 6.410)]
     )
     def test_printed_without_attentions_input_maps(self, name: str, trainable: int, printed: float) -> None:
-        # The slip of the printed figures: raw parameters are not counted, neither here nor in the denominator.
+        # The error in the printed numbers: parameters outside leaf modules are missing here and in the denominator.
         counted = size(name)
         assert counted.trainable == trainable
         method = build(name, {"lr": 1e-3}, backbone("ViT-B-32"), frames=12, words=32)
@@ -76,21 +76,21 @@ class TestVoPsTable:
         assert counted.trainable == trainable
         assert round(100 * (counted.trainable - 12 * 768) / counted.paper_total, 3) == printed
 
-    def test_the_printed_combination_is_a_slip(self) -> None:
-        # 14,121,984 (11.785 %) is VoP^C less the difference of VoP^P and VoP^{F+P}, which have other prompts.
+    def test_the_printed_combination_is_an_error(self) -> None:
+        # 14,121,984 (11.785 %) is VoP^C minus the difference of VoP^P and VoP^{F+P}, which have other prompts.
         embedding = 12 * 768
         assert size("vop_fc").trainable == 14_269_440 + embedding
-        slip = size("vop_c").trainable - (size("vop_p").trainable - (size("vop_fp").trainable - embedding))
-        assert slip == 14_121_984
-        assert round(100 * slip / size("vop").paper_total, 3) == 11.785
+        printed = size("vop_c").trainable - (size("vop_p").trainable - (size("vop_fp").trainable - embedding))
+        assert printed == 14_121_984
+        assert round(100 * printed / size("vop").paper_total, 3) == 11.785
 
     def test_full(self) -> None:
-        # All but the logit scale, which both papers keep frozen.
+        # All parameters except the logit scale, which both papers keep frozen.
         assert size("full").trainable == 151_277_313 - 1
 
 
 class TestMVAdaptersTables:
-    """Tables 1 and 2 of MV-Adapter, on ViT-B/16; the printed shares count CLIP's biases as trainable."""
+    """Tables 1 and 2 of MV-Adapter, on ViT-B/16; the printed ratios count CLIP's biases as trainable."""
 
     @pytest.mark.parametrize(
         ("preset", "frames", "words", "with_biases", "printed"),
@@ -107,8 +107,8 @@ class TestMVAdaptersTables:
         assert size("mv_adapter", "ViT-B-16", frames, words, **raw).trainable == with_biases - CLIP_BIASES
         counted = size("mv_adapter", "ViT-B-16", frames, words, **raw, train_biases=True)
         assert counted.trainable == with_biases
-        # DiDeMo's share is 2.4248 %: the table rounds.
-        assert abs(100 * counted.share - printed) <= 0.0051
+        # DiDeMo's ratio is 2.4248 %, which the table rounds down.
+        assert abs(100 * counted.ratio - printed) <= 0.0051
 
     @pytest.mark.parametrize("model", ["ViT-B-32", "ViT-B-16"])
     @pytest.mark.parametrize("preset", ["msrvtt", "msvd", "lsmdc", "didemo", "activitynet"])
@@ -136,7 +136,7 @@ class TestMVAdaptersTables:
         ],
     )
     def test_rows_compared_with(self, name: str, raw: dict[str, Any], printed: float) -> None:
-        assert round(100 * size(name, "ViT-B-16", **raw).share, 2) == printed
+        assert round(100 * size(name, "ViT-B-16", **raw).ratio, 2) == printed
 
 
 class TestPeers:
@@ -156,7 +156,7 @@ class TestPeers:
 
 
 class TestMultiplyAdds:
-    """Billions per video of 12 frames; the plain figures are the "GFLOPs" that TempMe prints (53.0 and 211.3)."""
+    """Billions per video of 12 frames; those of plain CLIP are the "GFLOPs" that TempMe prints (53.0 and 211.3)."""
 
     @pytest.mark.parametrize(
         ("name", "model", "expected"),

@@ -55,9 +55,9 @@ def wait_for_marks(path: Path, count: int, limit_seconds: float = 60) -> None:
 def test_seventeen_kills(tmp_path: Path) -> None:
     """Any rank, while it makes a step, validates or saves; and a checkpoint that is damaged on top of it."""
     tiny_world.write_project(tmp_path)
-    job = Job(tmp_path, tiny_world.TASK, "mv_adapter", 0, tiny_world.params(tmp_path, *SETTINGS))
-    other = Job(
-        tmp_path, job.task, job.method, 0, tiny_world.params(tmp_path, *SETTINGS, "execution.storage=undisturbed")
+    job = Job.of(tmp_path, tiny_world.params(tmp_path, *SETTINGS), tiny_world.TASK, "mv_adapter", 0)
+    other = Job.of(
+        tmp_path, tiny_world.params(tmp_path, *SETTINGS, "execution.storage=undisturbed"), job.task, job.method, 0
     )
     plan = job.plan()
     assert other.plan().key == plan.key

@@ -20,8 +20,9 @@ from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.methods.base import MAX_SCALE, Method, build
 from components.training.checkpoint import Checkpoints
+from components.training.job import Job
 from components.training.loop import Result, fit
-from components.training.settings import TrainingSettings
+from components.training.settings import ExecutionSettings, TrainingSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 VALIDATION = Validation(batch_size=5)
@@ -41,8 +42,16 @@ def make(root: Path, name: str = "mv_adapter", seed: int = 0, **changes: Any) ->
     return build(name, {**params.method(name), **changes}, backbone, frames=tiny_world.FRAMES, words=16)
 
 
-def train(root: Path, method: Method, settings: TrainingSettings, seed: int = 0, **kwargs: Any) -> Result:
-    return fit(method, FrameStore(root / "outputs" / "frames" / tiny_world.TASK), settings, seed, **kwargs)
+def train(
+    root: Path,
+    method: Method,
+    settings: TrainingSettings,
+    execution: ExecutionSettings | None = None,
+    seed: int = 0,
+    **kwargs: Any,
+) -> Result:
+    store = FrameStore(root / "outputs" / "frames" / tiny_world.TASK)
+    return fit(method, store, settings, execution or tiny_world.execution(root), seed, **kwargs)
 
 
 def trained(
@@ -50,7 +59,7 @@ def trained(
 ) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
     """Parameters and curve after training from scratch."""
     method = make(root, name, seed, **changes)
-    result = train(root, method, settings, seed, validate=VALIDATION)
+    result = train(root, method, settings, seed=seed, validate=VALIDATION)
     return {key: p.detach().clone() for key, p in method.trainable().items()}, result.curve
 
 
@@ -111,9 +120,10 @@ class StopError(Exception):
 
 @pytest.mark.parametrize(("select_on", "stop_after"), [("last", 1), ("val", 3)])
 def test_resumed_equals_uninterrupted(root: Path, tmp_path: Path, select_on: str, stop_after: int) -> None:
-    settings = tiny_world.training(root, epochs=4, select_on=select_on, validation_every=1, checkpoint_steps=100)
+    settings = tiny_world.training(root, epochs=4, select_on=select_on, validation_every=1)
+    rarely = tiny_world.execution(root, checkpoint_steps=100)
     whole = make(root)
-    expected = train(root, whole, settings, validate=VALIDATION)
+    expected = train(root, whole, settings, rarely, validate=VALIDATION)
     checkpoints = Checkpoints(tmp_path, keep=2)
 
     def stop(step: int, figures: dict[str, float]) -> None:
@@ -122,46 +132,46 @@ def test_resumed_equals_uninterrupted(root: Path, tmp_path: Path, select_on: str
             raise StopError
 
     with pytest.raises(StopError):
-        train(root, make(root), settings, validate=VALIDATION, checkpoints=checkpoints, log=stop)
+        train(root, make(root), settings, rarely, validate=VALIDATION, checkpoints=checkpoints, log=stop)
     resumed = make(root)
-    result = train(root, resumed, settings, validate=VALIDATION, checkpoints=checkpoints)
+    result = train(root, resumed, settings, rarely, validate=VALIDATION, checkpoints=checkpoints)
     assert equal(dict(resumed.trainable()), dict(whole.trainable()))
     assert (result.curve, result.epoch) == (expected.curve, expected.epoch)
 
 
 def test_figures_that_were_lost_with_a_process_are_logged_again(root: Path, tmp_path: Path) -> None:
-    settings = tiny_world.training(root, epochs=8, validation_every=4, checkpoint_steps=4)
-    checkpoints = Checkpoints(tmp_path, keep=1)
+    settings = tiny_world.training(root, epochs=8, validation_every=4)
+    checkpoints, often = Checkpoints(tmp_path, keep=1), tiny_world.execution(root, checkpoint_steps=4)
 
     def lose(step: int, figures: dict[str, float]) -> None:
         if step == 20:
             raise StopError
 
     with pytest.raises(StopError):
-        train(root, make(root), settings, validate=VALIDATION, checkpoints=checkpoints, log=lose)
+        train(root, make(root), settings, often, validate=VALIDATION, checkpoints=checkpoints, log=lose)
     assert checkpoints.steps() == [16]
     lines: list[tuple[int, bool]] = []
     log = lambda step, row: lines.append((step, "val_t2v_R@1" in row))  # noqa: E731
-    train(root, make(root), settings, validate=VALIDATION, checkpoints=checkpoints, log=log)
+    train(root, make(root), settings, often, validate=VALIDATION, checkpoints=checkpoints, log=log)
     assert lines == [(10, False), (12, True), (20, False), (24, False), (24, True)]
 
 
 def test_resumed_within_an_epoch(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    settings = tiny_world.training(root, epochs=4, validation_every=4, checkpoint_steps=4)
+    settings = tiny_world.training(root, epochs=4, validation_every=4)
     whole = make(root)
     expected = train(root, whole, settings, validate=VALIDATION)
-    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints, often = Checkpoints(tmp_path, keep=1), tiny_world.execution(root, checkpoint_steps=4)
 
     def stop(step: int, figures: dict[str, float]) -> None:
         raise StopError
 
     with pytest.raises(StopError):
-        train(root, make(root), settings, validate=VALIDATION, checkpoints=checkpoints, log=stop)
+        train(root, make(root), settings, often, validate=VALIDATION, checkpoints=checkpoints, log=stop)
     # Epochs have three steps; figures come after ten.
     assert checkpoints.steps() == [8]
     resumed = make(root)
     with caplog.at_level("INFO"):
-        result = train(root, resumed, settings, validate=VALIDATION, checkpoints=checkpoints)
+        result = train(root, resumed, settings, often, validate=VALIDATION, checkpoints=checkpoints)
     assert "resumed after step 8 of 12" in caplog.text
     assert equal(dict(resumed.trainable()), dict(whole.trainable()))
     assert result.curve == expected.curve
@@ -284,6 +294,6 @@ def test_data_that_make_no_batch(root: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no training videos"):
         train(tmp_path, make(root), tiny_world.training(root))
     with pytest.raises(TrainingError, match=r"execution\.workers.*found 3.*a divisor of training\.micro_batches, 4"):
-        train(root, make(root), tiny_world.training(root, workers=3))
+        Job.of(root, tiny_world.params(root, "execution.workers=3"), tiny_world.TASK, "vop", 0).plan()
     with pytest.raises(TrainingError, match=r"training\.micro_batches.*found 9.*at most training\.batch_size, 8"):
         train(root, make(root), tiny_world.training(root, micro_batches=9))

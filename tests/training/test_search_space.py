@@ -42,10 +42,10 @@ def test_what_is_no_space_is_refused(item: str, message: str) -> None:
 def test_by_default_the_learning_rate_is_searched_around_its_value(tmp_path: Path) -> None:
     tiny_world.write_params(tmp_path)
     params = tiny_world.params(tmp_path)
-    space = default_space(Job(tmp_path, tiny_world.TASK, "vop", 0, params))
+    space = default_space(Job.of(tmp_path, params, tiny_world.TASK, "vop", 0))
     assert space == {"methods.vop.lr": Range(tiny_world.LR / 10, tiny_world.LR * 10, whole=False)}
     with pytest.raises(ConfigError, match=r"zero_shot: nothing to search by default"):
-        default_space(Job(tmp_path, tiny_world.TASK, "zero_shot", 0, params))
+        default_space(Job.of(tmp_path, params, tiny_world.TASK, "zero_shot", 0))
 
 
 def test_the_table_puts_full_trainings_first_and_marks_the_others() -> None:

@@ -51,13 +51,13 @@ def make(root: Path, name: str, **changes: Any) -> Method:
     return method.train()
 
 
-def batch_and_step(root: Path, method: Method, **changes: Any) -> tuple[Batch, StepGradients]:
+def batch_and_step(root: Path, method: Method, frozen_mib: int = 0, **changes: Any) -> tuple[Batch, StepGradients]:
     """The first batch, of seven videos."""
-    settings = tiny_world.training(root, batch_size=7, batching="random", **{"workers": 1, **changes})
+    settings = tiny_world.training(root, batch_size=7, batching="random", **changes)
     store = FrameStore(root / "outputs" / "frames" / tiny_world.TASK)
     reader = FrameReader(store, method.backbone.resize, method.frames, cache_mib=1)
     batch = next(make_loader(method, store, settings, SEED, reader).batches(0, 1))
-    return batch, StepGradients(method, settings, SEED)
+    return batch, StepGradients(method, settings, SEED, frozen_mib)
 
 
 def gradients(root: Path, name: str, raw: dict[str, Any] | None = None, **changes: Any) -> tuple[float, Gradients]:
@@ -222,7 +222,7 @@ def test_frozen_layers_are_computed_once(root: Path, name: str, raw: dict[str, A
     expected = loss, found_gradients(method)
     found = {}
     for cache_mib in (100, 0):
-        _, step = batch_and_step(root, method, cache_frozen=True, cache_mib=cache_mib, grad_cache=True)
+        _, step = batch_and_step(root, method, cache_mib, cache_frozen=True, grad_cache=True)
         for _ in range(2):
             found[cache_mib] = float(step.backward(batch, 0)), found_gradients(method)
             compare(found[cache_mib], expected)

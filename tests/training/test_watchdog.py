@@ -19,8 +19,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from components.heartbeat import mark
 from components.training import watchdog
-from components.training.watchdog import EXIT_STATUS, Watchdog, foreign_stack, mark, place
+from components.training.watchdog import EXIT_STATUS, Watchdog, foreign_stack, place
 
 SECONDS = 1.5
 STEP = 3
