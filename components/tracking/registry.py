@@ -23,7 +23,7 @@ from components.records import read_tree
 from components.tracking import promotion
 from components.tracking.evaluated import EvaluatedAdapter, copy_adapter, metrics_of, tags_of, write_scorecards
 from components.tracking.model import ModelConfig, download_version, save_model
-from components.tracking.record import Candidate, Champion, Outcome, RegistryRecord
+from components.tracking.record import CandidateEntry, Champion, Outcome, RegistryRecord
 from components.tracking.runs import TrackedRun, find_run, start_run
 from components.tracking.settings import TrackingSettings
 from components.tracking.store import MlflowClient, MlflowException, quoted
@@ -159,7 +159,7 @@ class ModelRegistry:
     ) -> RegistryRecord:
         """The result of the register stage, from what the other methods returned."""
         candidates = tuple(
-            Candidate(
+            CandidateEntry(
                 method=version.adapter.method,
                 seed=version.adapter.seed,
                 version=version.number,
