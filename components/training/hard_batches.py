@@ -10,7 +10,8 @@ from torch import Tensor
 
 from components.frames.store import FrameStore
 from components.manifest import Video
-from components.methods.base import Method, build
+from components.methods.base import Method
+from components.methods.build import build
 from components.processes import share_out
 
 # Captions per video that its embedding is the mean of; more would change little and cost a forward pass each.

@@ -19,7 +19,7 @@ from components.evaluation.encode import encode_split
 from components.evaluation.scorecard import make_scorecard
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
-from components.methods.base import build
+from components.methods.build import build
 from components.recipes import apply
 
 CLIPS = SHARED / "clips"
