@@ -36,7 +36,8 @@ LINES = [
 CARRIERS = {
     "components.provenance",
     "components.storage",
-    "components.tracking.mlflow",
+    "components.tracking.record",
+    "components.tracking.runs",
     "components.training.distributed",
 }
 
@@ -124,10 +125,7 @@ def test_only_tracking_knows_mlflow() -> None:
     users = {
         part(module) for module, path in MODULES.items() for name in imported(path) if name.split(".")[0] == "mlflow"
     }
-    assert users == {"tracking", "search"}
-    assert [path for path in MODULES.values() if "search/" in path and "mlflow" in imported(path)] == [
-        "components/search/pyfunc.py"
-    ]
+    assert users == {"tracking"}
 
 
 def test_only_the_layout_knows_the_folders_of_a_project() -> None:
