@@ -6,7 +6,9 @@ A method gives each tower a :class:`Hooks` object. By default, every hook return
     h = ln_1(x);  qkv = project(i, "qkv", h, W h + b)         LoRA
     a = project(i, "out", o, W o + b), o = attention(qkv)     LoRA;  flow.attention masks the keys of padding
     x = x + after_attention(i, x, h, a)                       adapters next to attention (from x or h) or after it
-    h = ln_2(x);  m = mlp(h), through project "fc", "proj"    LoRA
+    h = ln_2(x);  f = project(i, "fc", h, W h + b)            LoRA
+    u = after_activation(i, act(f))                           IA3
+    m = project(i, "proj", u, W u + b)                        LoRA
     x = x + after_mlp(i, x, h, m)                             adapters next to the MLP (from x or h) or after it
     x = after_layer(i, x)                                     adapters between layers
 
@@ -122,6 +124,10 @@ class Hooks:
         """What attention adds to ``x``, given ``h = ln_1(x)``."""
         return a
 
+    def after_activation(self, i: int, u: Tensor, flow: Flow) -> Tensor:
+        """``u: float[n, L, W]``, the MLP's activations (W hidden units) before its second linear map."""
+        return u
+
     def after_mlp(self, i: int, x: Tensor, h: Tensor, m: Tensor, flow: Flow) -> Tensor:
         """What the MLP adds to ``x``, given ``h = ln_2(x)``."""
         return m
@@ -166,6 +172,11 @@ class Chain(Hooks):
         for link in self.links:
             a = link.after_attention(i, x, h, a, flow)
         return a
+
+    def after_activation(self, i: int, u: Tensor, flow: Flow) -> Tensor:
+        for link in self.links:
+            u = link.after_activation(i, u, flow)
+        return u
 
     def after_mlp(self, i: int, x: Tensor, h: Tensor, m: Tensor, flow: Flow) -> Tensor:
         for link in self.links:

@@ -115,6 +115,7 @@ class Layers(nn.Module):
         x = x + block.ls_1(hooks.after_attention(i, x, h, a, flow))
         h = layer_norm(block.ln_2, x)
         u = activate(block.mlp.gelu, hooks.project(i, "fc", h, block.mlp.c_fc(h), flow))
+        u = hooks.after_activation(i, u, flow)
         m = hooks.project(i, "proj", u, block.mlp.c_proj(u), flow)
         return x + block.ls_2(hooks.after_mlp(i, x, h, m, flow))
 
