@@ -1,14 +1,17 @@
-# `make demo` and `make test` need Python 3.11 or newer with venv, git and make; everything else they install into .venv.
+# `make demo` and `make test` need Python 3.11 or newer with venv, git and make. They install the rest into .venv.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
+# The part of the suite that `make quick` runs: no Ray cluster, no server, no training.
+QUICK := $(addprefix tests/,adapters backbones benchmarks embedded evaluation frames parity search report/test_count.py) \
+	$(wildcard tests/test_*.py)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test lint types env ui pretrain results bench-ranks bench-ingest bench-train prerequisites chromium clean
+.PHONY: demo test quick check format lint types env ui pretrain results bench-ranks bench-ingest bench-train prerequisites chromium clean
 
 demo: env ## the whole pipeline on the embedded collections
 	dvc repro
@@ -17,12 +20,21 @@ demo: env ## the whole pipeline on the embedded collections
 test: env chromium lint types ## everything CI checks
 	python -m pytest
 
+quick: env ## the fast tests, under three minutes
+	python -m pytest -m "not slow" $(QUICK)
+
+check: format lint types quick ## before a commit; `make test` is the whole of it
+
+format: env ## rewrites the source in the house format
+	ruff check --quiet --fix --exit-zero .
+	ruff format .
+
 lint: env
 	ruff check .
 	ruff format --check .
 
 types: env
-	mypy components pipelines
+	mypy components pipelines tests bench
 
 env: $(STAMP) ## the exact environment of requirements.lock
 
@@ -39,7 +51,7 @@ prerequisites:
 		|| { echo "error: Python lacks the venv module (on Debian: apt install python3-venv)" >&2; exit 1; }
 	@command -v git >/dev/null || { echo "error: git is missing; DVC and the records of origin need it" >&2; exit 1; }
 
-# The registry's page is tested in a real browser; without one that test skips and says so.
+# The registry's page is tested in a real browser. Without one the test is skipped and says so.
 chromium:
 	@command -v chromium chromium-browser google-chrome >/dev/null 2>&1 || { \
 		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
@@ -51,7 +63,7 @@ ui: env ## the registry and all runs, on http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
 		--backend-store-uri sqlite:///$(CURDIR)/mlflow.db --default-artifact-root $(CURDIR)/mlartifacts
 
-pretrain: env ## trains the mini backbone again; its weights are in the repository
+pretrain: env ## trains the mini backbone again, although its weights are in the repository
 	dvc repro --force --single-item pretrain
 
 results: env ## three seeds of everything, as in docs/results.md
@@ -61,14 +73,14 @@ results: env ## three seeds of everything, as in docs/results.md
 bench-ranks: env ## time and peak memory of ranking N texts against N videos
 	python bench/ranks.py
 
-bench-ingest: env ## cost of ingest against OpenCV, decord and PyAV in plain loops
+bench-ingest: env ## the cost of ingest compared with OpenCV, decord and PyAV in plain loops
 	python -c 'import cv2' 2>/dev/null || python -m pip install --quiet 'opencv-python-headless>=4.8'
 	python bench/ingest.py
 
-bench-train: env ## time and memory of a training step against open_clip's frozen towers
+bench-train: env ## time and memory of a training step compared with open_clip's frozen towers
 	python bench/train.py
 	dvc repro ingest
 	python bench/workers.py
 
-clean: ## removes all outputs, keeps the environment
+clean: ## removes all outputs and keeps the environment
 	rm -rf data outputs reports .reeltune mlflow.db* mlartifacts

@@ -1,11 +1,11 @@
-"""How often each sampling rule sees a short event that was planted in a video, and what the rule costs elsewhere.
+"""How often each sampling rule sees a short event that was drawn into a video, and what the rule costs.
 
     dvc repro demo
     python bench/adaptive_sampling.py
 
-Videos are those of shapes-stories' test split, as they are (6 s) and five in a row (30 s), decoded, coded again with a
-white disc that is shown for 0.3 s somewhere, and sampled by the real decoding process. "Seen": a stored frame shows the
-disc. "Decode": CPU seconds of the decoding process per video, in relation to `segment_center`.
+The videos are those of shapes-stories' test split, single (6 s) and five in a row (30 s). Each is decoded and encoded
+again with a white disc that appears for 0.3 s somewhere. The real decoding process samples them. "Seen" means that a
+stored frame shows the disc. "Decode" is the CPU time of the decoding process per video, relative to `segment_center`.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ DECODER = "components.ingest.decoders.decord:decode"
 
 
 def read_video(path: Path) -> list[NDArray[np.uint8]]:
-    """All frames, ``uint8[H, W, 3]``."""
+    """Decodes all frames, ``uint8[H, W, 3]`` each."""
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="rgb24").astype(np.uint8) for frame in container.decode(video=0)]
 
 
 def write_video(path: Path, frames: list[NDArray[np.uint8]], fps: int) -> None:
-    """H.264 as the embedded collections have it."""
+    """Encodes H.264 as the embedded collections do."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": "18"})
         stream.height, stream.width = frames[0].shape[:2]
@@ -46,7 +46,7 @@ def write_video(path: Path, frames: list[NDArray[np.uint8]], fps: int) -> None:
 
 
 def plant(frames: list[NDArray[np.uint8]], fps: int, rng: np.random.Generator) -> set[int]:
-    """Draws the disc into some frames in a row; their numbers."""
+    """Draws the disc into consecutive frames, and returns their numbers."""
     length = round(EVENT_SECONDS * fps)
     first = int(rng.integers(0, len(frames) - length))
     size = frames[0].shape[0]
@@ -59,7 +59,7 @@ def plant(frames: list[NDArray[np.uint8]], fps: int, rng: np.random.Generator) -
 
 
 def main() -> None:
-    """A table per length of video."""
+    """Prints a table per length of video."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data/shapes-stories"))
     parser.add_argument("--videos", type=int, default=100)
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def measure(rule: str, planted: dict[Path, set[int]]) -> tuple[float, float]:
-    """Share of the videos whose stored frames show the event, and CPU seconds per video."""
+    """Returns the fraction of videos with a stored frame that shows the event, and CPU seconds per video."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     hits = 0
     with DecodeProcess(Recipe(DECODER, rule, FRAMES, 96, 95), time_limit_seconds=60) as process:

@@ -1,26 +1,26 @@
-"""Cost of ingest against plain loops over the same files: seconds of processor time per video, on one core.
+"""The cost of ingest compared with plain loops over the same files: processor seconds per video, on one core.
 
     python bench/ingest.py [--parts decode ingest long scaling read] [--rounds 5] [--clips FOLDER]
 
-decode   12 frames at 224: (a) OpenCV seeking to every second, as the extractor of the CLIP4Clip family does, with its
-         resize; (b) decord in a loop; (c) PyAV decoding every frame and keeping none, the limit where key frames are
-         rare; against opening, the packet check, and the project's decoders, resize and JPEG in this process, and the
-         same in an isolated one
-ingest   the whole of `pipelines/ingest.py`, all processes counted: what a video adds, and the start of Ray apart
-long     an hour of 1080p with a key frame every two seconds, 12 frames, against (d) decoding no more than the groups of
-         pictures that hold them
+decode   12 frames at 224. The baselines are (a) OpenCV with a seek to every second and a resize, as in the extractor of
+         the CLIP4Clip family; (b) decord in a loop; (c) PyAV decoding every frame and keeping none, which is the limit
+         where key frames are rare. They are compared with opening the file, the packet check, and the project's
+         decoders with resize and JPEG, in this process and in an isolated one
+ingest   the whole of `pipelines/ingest.py`, with all its processes: what a video adds, and the start of Ray
+long     an hour of 1080p with a key frame every two seconds, 12 frames, compared with (d) decoding only the groups of
+         pictures that contain them
 scaling  wall clock of the whole with one process and with two
-read     shuffled frames from a store, read and decoded, by quality; also bytes and what JPEG loses
+read     shuffled frames from a store, read and decoded, by quality, with their bytes and the loss of JPEG
 
-Files are generated (320 x 240, 25 fps, 20 s, H.264, key frames up to 10 s apart), and the MP4s of ``--clips`` come
-first where given. Candidates take turns in processes of their own; medians are compared. (a) needs
-``opencv-python-headless``.
+Files are generated (320 x 240, 25 fps, 20 s, H.264, key frames up to 10 s apart). The MP4s of ``--clips`` come first if
+given. Candidates run in separate processes and take turns. Medians are compared. (a) needs ``opencv-python-headless``.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 import shutil
 import statistics
 import struct
@@ -56,7 +56,7 @@ TASK = "bench"
 
 
 def write_video(path: Path, seed: int, seconds: int, width: int, height: int, gop: int) -> None:
-    """Noise that drifts over smooth colours: as hard to decode as what a camera sees."""
+    """Writes noise that drifts over smooth colours, which is as hard to decode as camera footage."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 16, width // 16 * 2, 3)).astype(np.uint8)
     scene = np.asarray(Image.fromarray(coarse).resize((2 * width, height), Image.Resampling.BICUBIC)).astype(np.int16)
@@ -73,8 +73,8 @@ def write_video(path: Path, seed: int, seconds: int, width: int, height: int, go
 
 
 def opencv_seconds(path: str) -> None:
-    """One frame per second, each by a seek, resized and cropped by PIL; the twelve are picked from those."""
-    import cv2  # an extra that only this needs
+    """Seeks to one frame per second, resizes each with PIL, and picks twelve of them."""
+    import cv2  # optional, and only needed here
 
     video = cv2.VideoCapture(path)
     fps = int(video.get(cv2.CAP_PROP_FPS))
@@ -93,7 +93,7 @@ def opencv_seconds(path: str) -> None:
 
 
 def plain_decord(path: str) -> None:
-    """The published idiom, without resize or storing."""
+    """Reads frames as published code does, without resizing or storing them."""
     import decord
 
     reader = decord.VideoReader(path, num_threads=1)
@@ -101,7 +101,7 @@ def plain_decord(path: str) -> None:
 
 
 def every_frame(path: str) -> None:
-    """Decodes all and keeps nothing."""
+    """Decodes all frames and keeps none."""
     with av.open(path) as container:
         container.streams.video[0].thread_count = 1
         for _ in container.decode(video=0):
@@ -109,7 +109,7 @@ def every_frame(path: str) -> None:
 
 
 def groups_of_pictures(path: str) -> None:
-    """Decodes from the key frame before each of twelve frames to that frame and keeps nothing."""
+    """Decodes from the key frame before each of twelve frames to that frame, and keeps none."""
     with av.open(path) as container:
         stream = container.streams.video[0]
         stream.thread_count = 1
@@ -124,7 +124,7 @@ def groups_of_pictures(path: str) -> None:
 
 
 def in_process(decoder: str) -> Callable[[str], None]:
-    """Decode, resize, JPEG: what the isolated process does for a video, but for the check of the file."""
+    """Returns what the isolated process does for a video, without the check of the file: decode, resize, JPEG."""
     decode = DECODERS.get(decoder)
 
     def one(path: str) -> None:
@@ -135,7 +135,7 @@ def in_process(decoder: str) -> Callable[[str], None]:
 
 
 def isolated(decoder: str) -> Callable[[str], None]:
-    """The same in a process of its own, by messages."""
+    """Returns the same in an isolated process, called by messages."""
     settings = read_settings(task_params().task(TASK), replace(task_params().frames, decoder=decoder))
     process = settings.process()
 
@@ -148,7 +148,7 @@ def isolated(decoder: str) -> Callable[[str], None]:
 
 
 def task_params(cpus: int = 1, shard: int = 128, decoder: str = "auto") -> Params:
-    """The project's settings with one task of 12 frames at 224."""
+    """Returns the project's settings with one task of 12 frames at 224."""
     params = load_params(ROOT / "params.yaml")
     task = TaskSettings(benchmark="table", root=f"data/{TASK}", frames=FRAMES, words=32, options={})
     frames = replace(params.frames, size=SIZE, sampling="uniform", shard_videos=shard, decoder=decoder)
@@ -157,13 +157,13 @@ def task_params(cpus: int = 1, shard: int = 128, decoder: str = "auto") -> Param
 
 
 def only_open(path: str) -> None:
-    """What any decoder does first."""
+    """Opens a file, as any decoder does first."""
     with open_video(path):
         pass
 
 
 def check(path: str) -> None:
-    """Opens, and reads the packets, by which ``auto`` chooses."""
+    """Opens a file and reads the packets, as ``auto`` does to choose."""
     with open_video(path) as (container, stream):
         table = read_packets(container, stream)
     auto.why_not_plain(table)
@@ -171,7 +171,7 @@ def check(path: str) -> None:
 
 
 GROUPS = "(d) groups of pictures"
-# A turn reads each file so many times: the kernel counts processor time in hundredths of a second.
+# How often a turn reads each file. The kernel counts processor time in hundredths of a second.
 REPEATS = 4
 
 DECODE: dict[str, Callable[[], Callable[[str], None]]] = {
@@ -189,11 +189,11 @@ DECODE: dict[str, Callable[[], Callable[[str], None]]] = {
 
 
 def copies(folder: Path, files: Sequence[str], count: int) -> Path:
-    """A project whose one task has ``count`` copies of the files, no two of the same content."""
+    """Makes a project with one task of ``count`` copies of the files. No two have the same content."""
     videos = folder / "data" / TASK / "videos"
     videos.mkdir(parents=True)
     for number in range(count):
-        # A box that players skip: what was decoded once would otherwise not be decoded again.
+        # A box that players skip. Without it, equal content would be decoded once only.
         box = struct.pack(">I4sQ", 16, b"free", number)
         content = Path(files[number % len(files)]).read_bytes() + box
         (videos / f"video{number:04d}.mp4").write_bytes(content)
@@ -201,18 +201,19 @@ def copies(folder: Path, files: Sequence[str], count: int) -> Path:
 
 
 def whole(root: Path, cpus: int, shard: int, decoder: str) -> Callable[[], object]:
-    """The whole ingest of a project, from nothing."""
+    """Returns the whole ingest of a project, from the beginning."""
 
     def turn() -> None:
         for folder in (".reeltune", "outputs"):
             shutil.rmtree(root / folder, ignore_errors=True)
-        ingest(root, TASK, task_params(cpus, shard, decoder))
+        params = task_params(cpus, shard, decoder)
+        ingest(root, TASK, params.task(TASK), params.frames, params.ray)
 
     return turn
 
 
 def prepare(name: str, arguments: dict[str, Any]) -> Callable[[], object]:
-    """What one turn of candidate ``name`` does."""
+    """Returns what one turn of candidate ``name`` does."""
     if name.startswith("ingest"):
         cpus = arguments.get("cpus", {}).get(name, 1)
         return whole(Path(arguments["roots"][name]), cpus, arguments["shard"], arguments["decoder"])
@@ -226,9 +227,7 @@ def prepare(name: str, arguments: dict[str, Any]) -> Callable[[], object]:
 
 
 def runnable(wanted: Sequence[str]) -> list[str]:
-    """Candidates that can run here."""
-    import importlib.util
-
+    """Returns the candidates that can run here."""
     if importlib.util.find_spec("cv2") is None:
         print("(a) is left out: opencv-python-headless is not installed", file=sys.stderr)
         return [name for name in wanted if not name.startswith("(a)")]
@@ -236,31 +235,31 @@ def runnable(wanted: Sequence[str]) -> list[str]:
 
 
 def table(title: str, times: dict[str, Times], per_turn: dict[str, int]) -> None:
-    """Milliseconds of processor time per video and ratios."""
+    """Prints milliseconds of processor time per video, and ratios."""
     print(f"\n{title}\n{'':30}{'ms/video':>10}{'of (c)':>8}{'(a) / it':>10}")
-    each = {name: 1000 * own.seconds / per_turn[name] for name, own in times.items()}
+    each = {name: 1000 * turns.seconds / per_turn[name] for name, turns in times.items()}
     a, c = each.get("(a) opencv, every second"), each["(c) every frame, none kept"]
     for name, value in each.items():
         print(f"{name:30}{value:>10.1f}{value / c:>8.2f}{'' if a is None else f'{a / value:>10.2f}'}", flush=True)
 
 
 def decode(files: list[str], rounds: int) -> None:
-    """Loops, decoders, isolation."""
+    """Compares loops, decoders and isolation."""
     names = runnable([name for name in DECODE if name != GROUPS])
     times = interleaved.measure(__file__, names, rounds, {"files": REPEATS * files})
     table(f"decode, {len(files)} videos", times, dict.fromkeys(names, REPEATS * len(files)))
-    opened, checked, inside, apart = (
+    opened, checked, inside, isolated_cpu = (
         times[name].cpu for name in ("open, no more", "open and packet check", "auto in process", "auto isolated")
     )
-    shares = [
+    ratios = [
         ((two - one) + (four - three)) / (three - (two - one))
-        for one, two, three, four in zip(opened, checked, inside, apart, strict=True)
+        for one, two, three, four in zip(opened, checked, inside, isolated_cpu, strict=True)
     ]
-    print(f"check and isolation: {statistics.median(shares):.1%} of auto in process without the check")
+    print(f"check and isolation: {statistics.median(ratios):.1%} of auto in process without the check")
 
 
 def ingest_whole(files: list[str], rounds: int, decoder: str, few: int = 128, count: int = 384) -> None:
-    """The whole, all processes counted: what each video adds, and what the start costs once."""
+    """Measures the whole with all its processes: what each video adds, and what the start costs once."""
     with tempfile.TemporaryDirectory(dir=Path(files[0]).parent) as folder:
         roots = {f"ingest {number}": str(copies(Path(folder) / str(number), files, number)) for number in (few, count)}
         names = [*runnable(list(DECODE)[:1]), "(c) every frame, none kept", *roots]
@@ -269,31 +268,31 @@ def ingest_whole(files: list[str], rounds: int, decoder: str, few: int = 128, co
         )
     less, more = (times.pop(name).cpu for name in roots)
     gains = [big - small for small, big in zip(less, more, strict=True)]
-    own = Times(cpu=gains)
+    added = Times(cpu=gains)
     table(
         f"ingest by {decoder}, what each video adds ({few} to {count} videos)",
-        {**times, "ingest": own},
+        {**times, "ingest": added},
         {**dict.fromkeys(times, len(files)), "ingest": count - few},
     )
-    start = statistics.median(less) - few * own.seconds / (count - few)
+    start = statistics.median(less) - few * added.seconds / (count - few)
     print(f"start of Ray and its processes: {start:.1f} s of processor time, once")
 
 
 def scaling(files: list[str], rounds: int, decoder: str, few: int = 256, count: int = 768) -> None:
-    """Wall clock of decoding with one process and with two, without the start of Ray."""
+    """Measures the wall clock of decoding with one process and with two, without the start of Ray."""
     with tempfile.TemporaryDirectory(dir=Path(files[0]).parent) as folder:
         names = [f"ingest {number} by {cpus}" for number in (few, count) for cpus in (1, 2)]
         roots = {name: str(copies(Path(folder) / name, files, int(name.split()[1]))) for name in names}
         cpus = {name: int(name.split()[3]) for name in names}
         arguments = {"files": files, "roots": roots, "cpus": cpus, "shard": few // 2, "decoder": decoder}
         times = interleaved.measure(__file__, names, rounds, arguments)
-    wall = {name: statistics.median(own.wall) for name, own in times.items()}
+    wall = {name: statistics.median(turns.wall) for name, turns in times.items()}
     one, two = (wall[f"ingest {count} by {cpus}"] - wall[f"ingest {few} by {cpus}"] for cpus in (1, 2))
     print(f"\nscaling, {count - few} videos: {one:.2f} s by one process, {two:.2f} s by two, {one / two:.2f} times")
 
 
 def repeat(source: Path, target: Path, times: int) -> None:
-    """The packets of a file over and over, without decoding them."""
+    """Writes the packets of a file again and again, without decoding them."""
     with av.open(str(source)) as first:
         stream = first.streams.video[0]
         packets = [packet for packet in first.demux(stream) if packet.size]
@@ -311,23 +310,23 @@ def repeat(source: Path, target: Path, times: int) -> None:
 
 
 def long(folder: Path, rounds: int, minutes: int) -> None:
-    """A long HD file; also the memory that it takes."""
+    """Measures a long HD file, and the memory that it takes."""
     write_video(folder / "minute.mp4", 0, 60, 1920, 1080, gop=50)
     repeat(folder / "minute.mp4", folder / "long.mp4", minutes)
     names = [GROUPS, "decord in process", "pyav in process", "auto in process"]
     times = interleaved.measure(__file__, names, rounds, {"files": [str(folder / "long.mp4")]})
     print(f"\nlong, {minutes} min of 1080p\n{'':30}{'ms':>10}{'of (d)':>8}{'MiB':>8}")
-    for name, own in times.items():
-        ratio = own.seconds / times[GROUPS].seconds
-        print(f"{name:30}{1000 * own.seconds:>10.0f}{ratio:>8.2f}{own.memory_mib:>8.0f}", flush=True)
+    for name, turns in times.items():
+        ratio = turns.seconds / times[GROUPS].seconds
+        print(f"{name:30}{1000 * turns.seconds:>10.0f}{ratio:>8.2f}{turns.memory_mib:>8.0f}", flush=True)
 
 
 def read(folder: Path, files: list[str], videos: int = 512, each: int = 60) -> None:
-    """Shuffled reading of stores of the files' own frames, whole and as squares: rate, bytes and what JPEG loses."""
+    """Reads stores of the files' frames in random order, whole and as squares: rate, bytes and the loss of JPEG."""
     print(f"\nread, {videos} videos x {FRAMES} frames, shuffled, one thread")
     wanted = chooser("uniform", each, None, None, seed="")
     resized = [resize_frames(DECODERS.get("pyav")(file, wanted).frames, SIZE) for file in files]
-    # A store's frames may differ in shape; those of this one are all like the first file's.
+    # Frames of a store may differ in shape. Here all have the first file's.
     whole_frames = np.concatenate([frames for frames in resized if frames.shape[1:] == resized[0].shape[1:]])
     left = (whole_frames.shape[2] - SIZE) // 2
     for frames in (whole_frames, whole_frames[:, :, left : left + SIZE]):
@@ -357,17 +356,19 @@ def _reading(store_folder: Path, frames: NDArray[np.uint8]) -> str:
         wrong = np.square(decode_frames(video.frames).astype(np.float32) - _cycle(frames, place)).mean((1, 2, 3))
         loss += list(10 * np.log10(255**2 / wrong))
     psnr = f"{np.mean(loss):.1f} dB on average, {min(loss):.1f} the worst"
-    return f"{statistics.median(rates):.0f} frames/s/core, {kib:.1f} KiB a frame, {psnr}"
+    return f"{statistics.median(rates):.0f} frames/s/core, {kib:.1f} KiB per frame, {psnr}"
 
 
 def main() -> None:
-    """All parts, or one candidate's process."""
+    """Runs all parts, or serves one candidate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = ["decode", "ingest", "scaling", "long", "read"]
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--rounds", type=int, default=5, help="counted turns of each candidate")
     parser.add_argument("--clips", type=Path, help="folder of MP4 files that are measured too")
-    parser.add_argument("--decoder", choices=["auto", "decord", "pyav"], default="auto", help="of the whole ingest")
+    parser.add_argument(
+        "--decoder", choices=["auto", "decord", "pyav"], default="auto", help="decoder of the whole ingest"
+    )
     parser.add_argument("--generated", type=int, default=8, help="number of generated files")
     parser.add_argument("--minutes", type=int, default=60, help="length of the long file")
     args = interleaved.arguments(parser, prepare)

@@ -1,9 +1,9 @@
-"""Most memory that each kind of process of an ingest ever holds.
+"""The peak memory of each kind of process of an ingest.
 
     python bench/memory.py [--videos 100000] [--shard 500] [--cpus 2]
 
-The videos are copies of one of a second (96 x 96), no two of the same content: what is tried is the length of the
-manifest, the number of shards and the time that processes live. Resident memory, looked at twice a second.
+The videos are copies of a one-second video (96 x 96). No two have the same content. This tests the length of the
+manifest, the number of shards and the time that processes live. Resident memory is read twice a second.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ LOOK_SECONDS = 0.5
 
 
 class Peaks(threading.Thread):
-    """The most resident MiB of one process of each kind, from now on."""
+    """Follows the peak resident memory in MiB of one process of each kind."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.mib: dict[str, float] = defaultdict(float)
 
     def run(self) -> None:
+        """Reads the memory until this process ends."""
         while True:
             for process in family():
                 with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):  # it ended just now
@@ -49,15 +50,15 @@ def _kind(process: psutil.Process) -> str:
     command = " ".join(process.cmdline())
     if child.__name__ in command:
         return "decoding child"
-    # Workers are named after what they do, Map of Ray Data here, and idle in between.
-    return "worker" if command.startswith(("ray::Map", "ray::IDLE")) else "Ray's own"
+    # A worker's title is its work, here Ray Data's Map, or idle.
+    return "worker" if command.startswith(("ray::Map", "ray::IDLE")) else "other processes of Ray"
 
 
 def main() -> None:
-    """Makes the videos, ingests them, prints a line per kind of process."""
+    """Makes the videos, ingests them, and prints a line per kind of process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=int, default=100_000)
-    parser.add_argument("--shard", type=int, default=500, help="videos a shard")
+    parser.add_argument("--shard", type=int, default=500, help="videos per shard")
     parser.add_argument("--cpus", type=int, default=2)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -66,10 +67,11 @@ def main() -> None:
         root = copies(folder / "root", [str(folder / "tiny.mp4")], args.videos)
         peaks = Peaks()
         peaks.start()
-        summary = ingest(root, TASK, task_params(args.cpus, args.shard))
+        params = task_params(args.cpus, args.shard)
+        summary = ingest(root, TASK, params.task(TASK), params.frames, params.ray)
         print(summary.text())
         for kind, mib in peaks.mib.items():
-            print(f"{kind:16}{mib:8.0f} MiB")
+            print(f"{kind:24}{mib:8.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ PASSIVE = (
     "components.errors",
     "components.fingerprint",
     "components.heartbeat",
+    "components.ingest.events",
     "components.ingest.progress",
     "components.layout",
     "components.params",

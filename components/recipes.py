@@ -1,6 +1,6 @@
-"""Recipes: files of settings that replace those of params.yaml, a section per paper.
+"""Recipes: files in ``params/`` that replace settings of params.yaml, with one section per paper.
 
-In a section, an entry of ``tasks`` or ``methods`` replaces the whole entry of that name; elsewhere single keys do.
+Under ``tasks`` and ``methods`` a recipe replaces whole entries. In all other blocks it replaces single keys.
 """
 
 from __future__ import annotations
@@ -15,21 +15,28 @@ from components import config, storage
 from components.errors import ConfigError
 from components.params import Params
 
-# Parts in which a recipe replaces whole entries: what an entry leaves out has its default, not an older value.
+# A key that an entry of these blocks leaves out takes its default, not the value of an older entry.
 WHOLE_ENTRIES = ("tasks", "methods")
 
 
 def read_recipe(path: Path, paper: str) -> dict[str, dict[str, Any]]:
-    """One section of a recipe.
+    """Read one section of a recipe.
+
+    Args:
+        path: The recipe.
+        paper: The section's name, such as ``vop``.
+
+    Returns:
+        The settings to replace, by block of params.yaml.
 
     Raises:
-        ConfigError: no such file or section, or not of that form.
+        ConfigError: The file or the section does not exist, or has another form.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(
-            "recipe cannot be read", where=path, found=error.strerror, expected="a file of params/"
+            "recipe cannot be read", where=path, found=error.strerror, expected="a file in params/"
         ) from None
     sections = config.parse_yaml(text, str(path))
     if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
@@ -40,30 +47,44 @@ def read_recipe(path: Path, paper: str) -> dict[str, dict[str, Any]]:
 
 
 def merge(tree: dict[str, Any], recipe: dict[str, dict[str, Any]], where: object) -> list[str]:
-    """Puts a recipe into the tree of params.yaml; what it changed, as ``key: old -> new``.
+    """Write a recipe into the tree of params.yaml.
+
+    Args:
+        tree: The settings, changed in place. Keys are not checked here.
+        recipe: The settings to replace, by block.
+        where: The recipe's name in errors.
+
+    Returns:
+        One line ``key: old -> new`` per change.
 
     Raises:
-        ConfigError: a part that params.yaml does not have.
+        ConfigError: params.yaml has no such block.
     """
     changed = []
-    for part, settings in recipe.items():
-        if not isinstance(tree.get(part), dict) or not isinstance(settings, dict):
-            raise ConfigError("unknown part", where=where, found=part, expected="one of " + ", ".join(tree))
+    for block, settings in recipe.items():
+        if not isinstance(tree.get(block), dict) or not isinstance(settings, dict):
+            raise ConfigError("unknown block", where=where, found=block, expected=config.choices(block, tree))
         for key, value in settings.items():
-            if part not in WHOLE_ENTRIES and key not in tree[part]:
-                raise ConfigError("unknown key", where=f"{where} {part}", found=key, expected=", ".join(tree[part]))
-            old = tree[part].get(key)
+            old = tree[block].get(key)
             if old != value:
-                changed.append(f"{part}.{key}: {_shown(old)} -> {_shown(value)}")
-                tree[part][key] = value
+                changed.append(f"{block}.{key}: {_shown(old)} -> {_shown(value)}")
+                tree[block][key] = value
     return changed
 
 
 def apply(params: Path, recipe: Path, paper: str) -> list[str]:
-    """Writes a recipe into a params file, whose comments stay; returns what changed.
+    """Write a recipe into a params file and keep the file's comments.
+
+    Args:
+        params: The params file. It stays as it is if the result would have faults.
+        recipe: The recipe.
+        paper: The section's name.
+
+    Returns:
+        One line ``key: old -> new`` per change.
 
     Raises:
-        ConfigError: as :func:`read_recipe` and :func:`merge`, or settings that are wrong together.
+        ConfigError: As :func:`read_recipe` and :func:`merge`, or a list of all faults of the result.
     """
     yaml = YAML()
     yaml.width = 120

@@ -15,7 +15,7 @@ from components.evaluation.evaluate import pick_device
 from components.frames.store import FrameStore
 from components.methods.base import build
 from components.search import index as indexes
-from components.tracking.evaluated import read_json
+from components.tracking.record import read_registry_record
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,8 +36,9 @@ def plain_adapter(stage: cli.Stage, backbone: Backbone) -> Path:
 def choose(stage: cli.Stage, store: FrameStore, backbone: Backbone) -> tuple[Path, dict[str, object]]:
     """Folder of the adapter, and what the index says of it."""
     if stage.args.adapter is None and not store.manifest.is_only_searched:
-        champion = read_json(stage.layout.champion_record(stage.args.task))["champion"]
-        return stage.path(champion["folder"]), {key: champion[key] for key in ("version", "method", "seed", "sha256")}
+        champion = read_registry_record(stage.layout.champion_record(stage.args.task)).champion
+        fields = ("version", "method", "seed", "sha256")
+        return stage.path(champion.folder), {name: getattr(champion, name) for name in fields}
     folder = stage.path(stage.args.adapter) if stage.args.adapter else plain_adapter(stage, backbone)
     card = read_card(folder)
     return folder, {"version": None, "method": card.label, "seed": None, "sha256": card.sha256}

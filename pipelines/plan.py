@@ -1,4 +1,4 @@
-"""Says how many cores, hours and bytes an ingest will take, from the figures of `make bench-ingest`."""
+"""Computes how many cores, hours and bytes an ingest will take, from the measurements of `make bench-ingest`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from components.ingest.capacity import GIB, KIB_PER_FRAME, SOURCES, TIB, plan
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The script's own arguments."""
-    parser.add_argument("--videos", type=float, nargs="+", default=[1e4, 1e6, 1e9], help="how many")
-    parser.add_argument("--kind", choices=sorted(SOURCES), default="240p", help="of video")
+    """Adds the arguments of this script."""
+    parser.add_argument("--videos", type=float, nargs="+", default=[1e4, 1e6, 1e9], help="numbers of videos")
+    parser.add_argument("--kind", choices=sorted(SOURCES), default="240p", help="kind of video")
     parser.add_argument("--seconds", type=float, default=15.0, help="mean length of a video")
-    parser.add_argument("--frames", type=int, default=12, help="stored per video")
-    parser.add_argument("--quality", type=int, choices=sorted(KIB_PER_FRAME), default=95, help="of JPEGs at 224 px")
-    parser.add_argument("--cores", type=int, nargs="+", default=[16, 256, 4096], help="one row each")
-    parser.add_argument("--network", type=float, default=10.0, metavar="GBIT", help="Gbit/s for the videos, in all")
-    parser.add_argument("--storage", type=float, default=500.0, metavar="MB", help="MB/s that the store takes, in all")
+    parser.add_argument("--frames", type=int, default=12, help="frames stored per video")
+    parser.add_argument("--quality", type=int, choices=sorted(KIB_PER_FRAME), default=95, help="JPEG quality at 224 px")
+    parser.add_argument("--cores", type=int, nargs="+", default=[16, 256, 4096], help="numbers of cores")
+    parser.add_argument("--network", type=float, default=10.0, metavar="GBIT", help="total Gbit/s for reading videos")
+    parser.add_argument("--storage", type=float, default=500.0, metavar="MB", help="total MB/s for writing the store")
 
 
 def body(stage: cli.Stage) -> None:
-    """A table: a row per number of videos and of cores."""
+    """Prints a table with a row per number of videos and cores."""
     args = stage.args
     lines = [
         f"{'videos':>14}{'cores':>7}{'core-hours':>12}{'takes':>10}  {'bound by':<11}{'read':>10}{'store':>10}"

@@ -1,4 +1,4 @@
-"""Writes a benchmark's published settings into params.yaml, which stages and DVC read; other keys stay as they are."""
+"""Writes a benchmark's published settings into params.yaml. Keys that the recipe does not name keep their values."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from components.recipes import apply
 
 
 def main() -> None:
-    """A recipe and the paper's name -> params.yaml."""
+    """Parse the command line, apply the recipe and print what changed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recipe", type=Path, help="a file of params/")
-    parser.add_argument("paper", help="whose settings: a section of the file, such as vop or mv_adapter")
+    parser.add_argument("recipe", type=Path, help="a file in params/")
+    parser.add_argument("paper", help="a section of the file, such as vop or mv_adapter")
     parser.add_argument("--root", type=Path, default=Path(), help="folder of params.yaml")
     args = parser.parse_args()
     try:

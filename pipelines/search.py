@@ -12,7 +12,7 @@ from components.search.query import Searcher, format_hits
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The script's own arguments."""
+    """The script's arguments."""
     parser.add_argument("--task", required=True, help="key of the task in params.yaml")
     parser.add_argument("--top", type=int, help="ranked videos to print (default: search.top)")
     parser.add_argument("text", nargs="+", help="what to look for")

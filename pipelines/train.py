@@ -6,7 +6,7 @@ import argparse
 
 from components import cli, provenance
 from components.evaluation.validation import Validation
-from components.tracking.mlflow import start_run
+from components.tracking.runs import start_run
 from components.training.distributed import train
 from components.training.job import Job
 

@@ -7,7 +7,7 @@ import json
 
 from components import cli, provenance, storage
 from components.evaluation.validation import Validation
-from components.tracking.mlflow import start_run
+from components.tracking.runs import start_run
 from components.tracking.trials import TrialRuns
 from components.training import tune
 from components.training.job import Job

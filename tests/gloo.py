@@ -30,7 +30,7 @@ def launch(world: int, function: Callable[..., Any], folder: Path, *args: Any) -
     folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("forkserver")
     port = free_port()
-    ranks = [
+    ranks: list[BaseProcess] = [
         context.Process(target=_rank, args=(rank, world, port, function, folder, args), daemon=True)
         for rank in range(world)
     ]

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -100,7 +101,7 @@ def main(spec: dict[str, list[str] | list[int] | str]) -> None:
     for number, (folder, cpus) in enumerate(zip(spec["folders"], spec["cpus"], strict=True)):
         # Whatever a node's processes take for the current folder is another one on each.
         os.chdir(str(folder))
-        head = {"temp_dir": spec["temporary"], "include_dashboard": False} if number == 0 else {}
+        head: dict[str, Any] = {"temp_dir": spec["temporary"], "include_dashboard": False} if number == 0 else {}
         node = made.add_node(num_cpus=cpus, object_store_memory=100 * 2**20, **head)
         raylets.append(node.all_processes["raylet"][0].process.pid)
     print(json.dumps({"address": made.address, "raylets": raylets}), flush=True)

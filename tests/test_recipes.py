@@ -1,4 +1,4 @@
-"""Recipes: the papers' settings, and that each can be built and written into params.yaml."""
+"""Recipes hold the papers' settings, build every method they name, and can be written into params.yaml."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ def test_every_method_of_a_recipe_can_be_built(tmp_path: Path, recipe: Path, pap
         for name in params.run.methods:
             build(name, params.method(name), backbone(params.backbone.model), frames=task.frames, words=task.words)
     assert set(params.tracking.methods) <= set(params.run.methods)
+    assert params.execution.workers == 1
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -100,16 +101,18 @@ class TestFaults:
             read_recipe(ROOT / "params/msrvtt.yaml", "vopp")
 
     def test_no_such_file(self) -> None:
-        with pytest.raises(ConfigError, match="a file of params/"):
+        with pytest.raises(ConfigError, match="a file in params/"):
             read_recipe(ROOT / "params/msrvt.yaml", "vop")
 
     @pytest.mark.parametrize(
         ("text", "message"),
         [
             ("a: 3", "not a recipe"),
-            ("a: {training: {epocs: 3}}", "found 'epocs'"),
-            ("a: {trainin: {epochs: 3}}", "found 'trainin'"),
+            ("a: {training: {epocs: 3}}", r"training.epocs: unknown key \(did you mean 'epochs'\?\)"),
+            ("a: {training: {workers: 2}}", "training.workers"),
+            ("a: {trainin: {epochs: 3}}", r"found 'trainin'.*did you mean 'training'"),
             ("a: {training: {epochs: many}}", "training.epochs"),
+            ("a: {training: {epochs: many}, execution: {worker: 2}}", r"(?s)training.epochs.*execution.worker:"),
         ],
     )
     def test_nothing_is_written(self, tmp_path: Path, text: str, message: str) -> None:
@@ -118,6 +121,15 @@ class TestFaults:
         with pytest.raises(ConfigError, match=message):
             apply(tmp_path / "params.yaml", tmp_path / "mine.yaml", "a")
         assert (tmp_path / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
+
+
+def test_a_recipe_may_set_training_and_execution(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
+    (tmp_path / "mine.yaml").write_text("a: {training: {epochs: 7, max_grad_norm: 0.5}, execution: {workers: 8}}")
+    changed = apply(tmp_path / "params.yaml", tmp_path / "mine.yaml", "a")
+    assert changed == ["training.epochs: 6 -> 7", "training.max_grad_norm: 1.0 -> 0.5", "execution.workers: 2 -> 8"]
+    params = load_params(tmp_path / "params.yaml")
+    assert (params.training.epochs, params.training.max_grad_norm, params.execution.workers) == (7, 0.5, 8)
 
 
 def test_the_script_keeps_comments_and_says_what_changed(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,7 +105,8 @@ def write_store(root: Path, made: tuple[Video, ...], failed_test: int = 0) -> No
     folder.mkdir(parents=True)
     manifest = Manifest(TASK, Protocol("msrvtt", "tiny", "one caption per test video", "listed"), made)
     lost = [video.video_id for video in made if video.split == "test"][::-1][:failed_test]
-    rows, ledger = [], []
+    rows: list[dict[str, object]] = []
+    ledger: list[dict[str, object]] = []
     for number, video in enumerate(made):
         ok = video.video_id not in lost
         count = FRAMES - 1 if number % 5 == 4 else FRAMES
@@ -156,11 +158,11 @@ def _row(video: Video, count: int) -> dict[str, object]:
     }
 
 
-def training(root: Path, **changes: object) -> TrainingSettings:
+def training(root: Path, **changes: Any) -> TrainingSettings:
     """The training block with some fields changed."""
     return dataclasses.replace(params(root).training, **changes)
 
 
-def execution(root: Path, **changes: object) -> ExecutionSettings:
+def execution(root: Path, **changes: Any) -> ExecutionSettings:
     """The execution block with some fields changed."""
     return dataclasses.replace(params(root).execution, **changes)

@@ -1,1 +1,1 @@
-"""Videos to frame stores: sources, decoding under isolation, shards, resumption and publication."""
+"""Turns videos into frame stores: sources, decoding in child processes, shards, continuation, publication."""

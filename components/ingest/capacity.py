@@ -1,7 +1,7 @@
-"""How many cores, hours and bytes an ingest takes, from what was measured.
+"""How many cores, hours and bytes an ingest takes, computed from measurements.
 
-``hours`` is the longest of three: processors, the network that brings the videos, the storage that takes the frames.
-They overlap, since every core fetches, decodes and writes on its own; whichever is the longest is named.
+``hours`` is the longest of three times: processors, the network that brings the videos, and the storage that takes the
+frames. They overlap, since every core fetches, decodes and writes independently. The plan names the longest.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ class Source:
     """A kind of video.
 
     Args:
-        ms_per_second: processor milliseconds to decode a second of it, without frames that no other needs.
-        ms_per_frame: to convert, resize and store one; where videos are long, its share of reading their packets too.
-        longest_gap_seconds: between key frames; a frame of a long video costs half of it, not all before it.
-        mbit_per_second: of the file.
+        ms_per_second: Processor milliseconds to decode a second of it, without the frames that no other frame needs.
+        ms_per_frame: Processor milliseconds to convert, resize and store a frame. For long videos, this includes the
+            frame's part of the time to read their packets.
+        longest_gap_seconds: Time between key frames. A frame of a long video costs half of it, not everything before.
+        mbit_per_second: The file's bit rate.
     """
 
     ms_per_second: float
@@ -28,33 +29,33 @@ class Source:
     mbit_per_second: float
 
 
-# From `bench/ingest.py`, see docs/ingest.md: five clips of MSR-VTT (19.6 s on average, 0.35 Mbit/s, key frames up to
-# 10 s apart), and an hour of 1080p with a key frame every 2 s.
+# Measured by `bench/ingest.py`, see docs/ingest.md: five clips of MSR-VTT (19.6 s on average, 0.35 Mbit/s, key frames
+# up to 10 s apart), and an hour of 1080p with a key frame every 2 s.
 SOURCES = {
     "240p": Source(ms_per_second=3.0, ms_per_frame=1.4, longest_gap_seconds=10.0, mbit_per_second=0.35),
     "1080p": Source(ms_per_second=52.0, ms_per_frame=54.0, longest_gap_seconds=2.0, mbit_per_second=5.0),
 }
 # Check, isolation, hash, Parquet and Ray.
 MS_PER_VIDEO = 13.0
-# Stored, 298 x 224, 4:4:4, by quality.
+# Stored frames of 298 x 224, 4:4:4, by JPEG quality.
 KIB_PER_FRAME = {90: 17.9, 95: 25.6}
-# Wall clock that each start of Ray and its processes takes.
+# Wall clock of each start of Ray and its processes.
 START_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class CapacityPlan:
     """What an ingest takes.
 
     Args:
-        core_hours: of processors.
-        hours: from start to end.
-        bound: what decides about the hours: processors, network or storage.
-        read_bytes: of all videos.
-        store_bytes: of all frames.
-        network_gbit: per second, needed so that no core waits for a video.
-        write_mb: megabytes per second, needed so that no core waits for the storage.
-        shards: files of the store.
+        core_hours: Processor time.
+        hours: Wall clock from start to end.
+        bound: What limits the wall clock: processors, network or storage.
+        read_bytes: Length of all videos.
+        store_bytes: Length of all frames.
+        network_gbit: Gigabits per second with which no core waits for a video.
+        write_mb: Megabytes per second with which no core waits for the storage.
+        shards: Files of the store.
     """
 
     core_hours: float
@@ -68,10 +69,10 @@ class Plan:
 
 
 def decode_ms(source: Source, seconds: float, frames: int) -> float:
-    """Processor milliseconds to decode ``frames`` evenly spaced frames of one video.
+    """Returns processor milliseconds to decode ``frames`` evenly spaced frames of one video.
 
-    Every frame costs the way from the key frame before it, on average half of the gap between two; together no more
-    than the whole video.
+    Decoding a frame starts at the key frame before it, on average half of the gap between two key frames. All frames
+    together cost at most the whole video.
     """
     decoded = min(seconds, frames * source.longest_gap_seconds / 2)
     return decoded * source.ms_per_second
@@ -88,19 +89,19 @@ def plan(
     network_gbit: float,
     write_mb: float,
     shard_videos: int,
-) -> Plan:
-    """Cores, hours and bytes.
+) -> CapacityPlan:
+    """Computes cores, hours and bytes.
 
     Args:
-        videos: number of them.
-        source: of which kind.
-        seconds: mean length.
-        frames: T, stored per video.
-        quality: of JPEG, a key of :data:`KIB_PER_FRAME`; frames are 298 x 224.
-        cores: that decode.
-        network_gbit: gigabits per second from where the videos are, for all cores together.
-        write_mb: megabytes per second that the store's storage takes, for all cores together.
-        shard_videos: videos per shard.
+        videos: How many videos.
+        source: Their kind.
+        seconds: Their mean length.
+        frames: T, frames stored per video, of 298 x 224.
+        quality: JPEG quality, a key of :data:`KIB_PER_FRAME`.
+        cores: Cores that decode.
+        network_gbit: Gigabits per second from the place of the videos, for all cores together.
+        write_mb: Megabytes per second that the store's storage takes, for all cores together.
+        shard_videos: Videos per shard.
     """
     each_ms = decode_ms(source, seconds, frames) + frames * source.ms_per_frame + MS_PER_VIDEO
     core_seconds = videos * each_ms / 1000
@@ -116,7 +117,7 @@ def plan(
     }
     bound = max(takes, key=lambda name: takes[name])
     rate = busy * 1000 / each_ms  # videos per second
-    return Plan(
+    return CapacityPlan(
         core_hours=core_seconds / 3600,
         hours=takes[bound] / 3600,
         bound=bound,

@@ -1,7 +1,7 @@
-"""The decoding process: reads requests from one pipe, answers with JPEG frames on another.
+"""The decoding process: it reads requests from one pipe and answers with JPEG frames on another.
 
-Started by :mod:`components.ingest.isolation` as ``python -m components.ingest.child``. Light on purpose, since it is
-started again after every hang or crash: no torch, no Ray, no Arrow.
+:mod:`components.ingest.isolation` starts it as ``python -m components.ingest.child``. It imports neither torch nor Ray
+nor Arrow, since it starts again after every hang or crash.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from components.ingest.resize import resize_frames
 
 PR_SET_PDEATHSIG = 1
 
-# How far a segment may reach beyond its file: annotations round times up to whole seconds.
+# How far a segment may extend beyond its file. Annotations round times up to whole seconds.
 SPAN_TOLERANCE_SECONDS = 1.0
 
-# Pixels of the squares that the adaptive rule looks at, a multiple of 16.
+# Side in pixels of the pictures that the adaptive rule compares, a multiple of 16.
 LOOK_SIDE = 64
 
 
@@ -37,14 +37,13 @@ def main(requests: int, answers: int, parent: int) -> None:
     """Answers requests until their pipe is closed.
 
     Args:
-        requests, answers: file descriptors.
-        parent: process id of the supervisor.
+        requests, answers: The file descriptors of the pipes.
+        parent: The supervisor's process id.
     """
     die_with(parent)
     first, _ = pipe.receive(requests)
     try:
-        module, _, name = first["decoder"].partition(":")
-        decoder: Decoder = getattr(importlib.import_module(module), name)
+        decoder = load_decoder(first["decoder"])
     except Exception as error:
         pipe.send(answers, {"ready": False, "error": f"{type(error).__name__}: {error}"})
         return
@@ -58,11 +57,28 @@ def main(requests: int, answers: int, parent: int) -> None:
         pipe.send(answers, header, blobs)
 
 
+def load_decoder(target: str) -> Decoder:
+    """Imports a decoder.
+
+    Args:
+        target: ``"package.module:function"``.
+
+    Raises:
+        Exception: Whatever the import raises. AttributeError if the module lacks the name, TypeError if it is not a
+            function.
+    """
+    module, _, name = target.partition(":")
+    decoder: Decoder = getattr(importlib.import_module(module), name)
+    if not callable(decoder):
+        raise TypeError(f"{name} is not a function")
+    return decoder
+
+
 def die_with(parent: int) -> None:
-    """Asks the kernel to kill this process when its supervisor dies: a hung decoder would never see a closed pipe."""
+    """Asks the kernel to kill this process when its supervisor dies. A hung decoder would never see a closed pipe."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        # Where the machine runs out of memory, this process is the one to end. Some sandboxes have it read-only.
+        # If the machine runs out of memory, the kernel should end this process. Some sandboxes forbid the write.
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("1000")
     if os.getppid() != parent:
@@ -70,7 +86,7 @@ def die_with(parent: int) -> None:
 
 
 def answer(decoder: Decoder, settings: dict[str, Any], request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
-    """One video's row and its frames, or the reason why there are none."""
+    """Returns one video's row and its frames, or the reason why there are none."""
     try:
         check_file(request["path"])
         decoded = decoder(request["path"], _choose(decoder, settings, request))
@@ -85,7 +101,7 @@ def answer(decoder: Decoder, settings: dict[str, Any], request: dict[str, Any]) 
 
 
 def _choose(decoder: Decoder, settings: dict[str, Any], request: dict[str, Any]) -> Choose:
-    """What picks the frames; the adaptive rule looks at small pictures of many frames first."""
+    """Returns the function that picks the frames. The adaptive rule first looks at small pictures of many frames."""
     span = request["start_seconds"], request["end_seconds"]
     count, path = settings["frames"], request["path"]
     if settings["sampling"] != sampling.ADAPTIVE:
@@ -98,7 +114,7 @@ def _choose(decoder: Decoder, settings: dict[str, Any], request: dict[str, Any])
 
 
 def check_file(path: str) -> None:
-    """Refuses what is no regular file with content: opening a pipe would hang every decoder.
+    """Refuses everything but a regular file with content. Opening a pipe would hang every decoder.
 
     Raises:
         DecodeError: missing_file, not_regular_file, empty_file or unreadable.
@@ -116,7 +132,7 @@ def check_file(path: str) -> None:
 
 
 def check_span(end_seconds: float | None, duration_seconds: float) -> None:
-    """Refuses a segment that reaches beyond its file: the annotations are of another file, or of another cut of it.
+    """Refuses a segment that extends beyond its file. Its annotations belong to another file, or another cut of it.
 
     Raises:
         DecodeError: outside_file.

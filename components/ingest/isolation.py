@@ -1,11 +1,12 @@
-"""Decoding in a process of its own, with limits: a video that hangs, crashes or bloats the decoder costs itself only.
+"""Decoding in a child process with limits: if a video hangs, crashes or bloats the decoder, only that video is lost.
 
-Threads and signals do not help, since a hung C library returns to neither; a pool of the standard library breaks
-with its first dead process. So: one persistent child, one request at a time, killed by its own process id.
+Threads and signals do not help, since a hung C library returns to neither. A process pool of the standard library
+breaks when its first process dies. So there is one persistent child, which gets one request at a time and is killed by
+its process id.
 
-Memory is watched from here while the child works, by what it really holds (resident and swapped). A limit on its
-address space would not do: decoders and their threads map far more than they use, and a library that is refused memory
-crashes in ways that do not tell why. Linux only, as ``/proc`` is.
+The supervisor watches the memory that the child really holds (resident and swapped) while the child works. A limit on
+the address space would not do. Decoders and their threads map far more than they use, and a library that is refused
+memory crashes in ways that do not tell why. This works on Linux only, since it reads ``/proc``.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from components.ingest import child, pipe
 
 START_LIMIT_SECONDS = 60.0
 
-# A child that after a video still holds this share of what videos may take starts anew: the next one is not to pay for
-# a leak.
-RECYCLE_SHARE = 0.5
+# If the child still holds more than this fraction of a video's memory after the video, it is replaced. The next video
+# should not pay for a leak.
+RECYCLE_FRACTION = 0.5
 
 
 class _MemoryLimitError(Exception):
-    """The child holds more than it may."""
+    """The child holds more memory than it may."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,12 @@ class Recipe:
     """How the child makes stored frames.
 
     Args:
-        decoder: ``module:function`` of a :data:`components.ingest.decoders.base.Decoder`.
-        sampling: key of :data:`components.ingest.sampling.RULES`, or ``adaptive``.
-        frames: frames per video.
-        size: short side in pixels.
+        decoder: ``package.module:function`` of a :class:`components.ingest.decoders.base.Decoder`.
+        sampling: A key of :data:`components.ingest.sampling.RULES`, or ``adaptive``.
+        frames: Frames per video.
+        size: Short side in pixels.
         quality: JPEG quality.
-        chroma: of the JPEGs, 444 or 420.
+        chroma: JPEG chroma subsampling, 444 or 420.
     """
 
     decoder: str
@@ -61,8 +62,8 @@ class Outcome:
 
     Args:
         reason: None if it was decoded, else a key of :data:`components.frames.schema.REASONS`.
-        detail: type of the exception, name of the signal or the limit.
-        row: columns of the frame store but for ``video_id``; empty if it was not decoded.
+        detail: Type of the exception, name of the signal, or the limit.
+        row: Columns of the frame store, without ``video_id``. Empty if the video was not decoded.
     """
 
     reason: str | None
@@ -71,12 +72,12 @@ class Outcome:
 
 
 class DecodeProcess:
-    """A context manager around one child; after a hang or crash the next video gets a new one.
+    """A context manager around one child. After a hang or crash, the next video gets a new child.
 
     Args:
-        recipe: sent to every child.
-        time_limit_seconds: wall clock per video.
-        memory_limit_mib: memory of the child, with what it takes for itself.
+        recipe: How the child makes frames.
+        time_limit_seconds: Wall clock per video.
+        memory_limit_mib: Memory of the child, including what it needs without a video.
     """
 
     def __init__(self, recipe: Recipe, time_limit_seconds: float, memory_limit_mib: int = 4096) -> None:
@@ -97,10 +98,17 @@ class DecodeProcess:
         self.close()
 
     def decode(self, path: str, start_seconds: float | None, end_seconds: float | None) -> Outcome:
-        """Frames of one video, or why there are none; never raises because of the video.
+        """Decodes one video. It never raises because of the video.
+
+        Args:
+            path: The video's file.
+            start_seconds, end_seconds: The segment. None means the file's start or end.
+
+        Returns:
+            Its frames, or why there are none.
 
         Raises:
-            DataError: the child does not start.
+            DataError: The child does not start.
         """
         if self._child is None or self._child.poll() is not None:
             self.close()
@@ -117,12 +125,12 @@ class DecodeProcess:
             self._end(grace_seconds=0)
             return Outcome("out_of_memory", f"{self.memory_limit_mib} MiB")
         except (EOFError, BrokenPipeError):
-            # The pipe breaks a moment before the kernel has the status; writing a core file may take seconds.
+            # The pipe breaks before the kernel has the exit status. Writing a core file may take seconds.
             return Outcome("crashed", _name_of_end(self._end(grace_seconds=10)))
         except pipe.BrokenMessageError:
             self._end(grace_seconds=0)
             return Outcome("crashed", "BrokenMessageError")
-        if self._held_mib() - self._idle_mib > RECYCLE_SHARE * (self.memory_limit_mib - self._idle_mib):
+        if self._held_mib() - self._idle_mib > RECYCLE_FRACTION * (self.memory_limit_mib - self._idle_mib):
             self.close()
         if header["reason"] is not None:
             return Outcome(header["reason"], header["detail"])
@@ -137,12 +145,16 @@ class DecodeProcess:
         return held_mib(self._child.pid) if sys.platform == "linux" else 0.0
 
     def close(self) -> None:
-        """Ends the child, which stops by itself once its pipe is closed."""
+        """Ends the child. It stops by itself when its pipe is closed."""
         if self._child is not None:
             self._end(grace_seconds=2)
 
     def _end(self, grace_seconds: float) -> int:
-        """Waits for the child's own end, then kills it; its exit status, negative for a signal."""
+        """Closes the pipes, gives the child time to stop, and then kills it.
+
+        Returns:
+            The exit status, negative for a signal.
+        """
         assert self._child is not None
         os.close(self._requests)
         os.close(self._answers)
@@ -155,10 +167,10 @@ class DecodeProcess:
         return status
 
     def start(self) -> None:
-        """Starts the child; :meth:`decode` does it by itself.
+        """Starts the child. :meth:`decode` also does so when there is none.
 
         Raises:
-            DataError: the child does not start, cannot import the decoder, or needs more memory than it may have.
+            DataError: The child does not start, cannot import the decoder, or needs more memory than it may have.
         """
         child_reads, self._requests = os.pipe()
         self._answers, child_writes = os.pipe()
@@ -179,17 +191,25 @@ class DecodeProcess:
         try:
             pipe.send(self._requests, asdict(self.recipe))
             hello, _ = pipe.receive(self._answers, time.monotonic() + START_LIMIT_SECONDS)
-            problem = "" if hello["ready"] else hello["error"]
         except (TimeoutError, EOFError, BrokenPipeError, pipe.BrokenMessageError) as error:
-            problem = type(error).__name__
-        if problem:
             self.close()
-            raise DataError("decoding process does not start", where=f"decoder {self.recipe.decoder}", found=problem)
+            raise DataError(
+                "decoding process does not start", where=f"decoder {self.recipe.decoder}", found=type(error).__name__
+            ) from None
+        if not hello["ready"]:
+            self.close()
+            raise DataError(
+                "decoder cannot be loaded",
+                where=f"decoder {self.recipe.decoder}",
+                found=hello["error"],
+                expected="a function in a module that Python can import",
+                cure="install its package, or put its folder on PYTHONPATH",
+            )
         self._idle_mib = self._held_mib()
         if self._idle_mib >= self.memory_limit_mib:
             self.close()
             raise DataError(
-                "frames.memory_limit_mib is less than the decoding process takes for itself",
+                "frames.memory_limit_mib is less than the decoding process needs without a video",
                 where=f"decoder {self.recipe.decoder}",
                 found=self.memory_limit_mib,
                 expected=f"more than {self._idle_mib:.0f}",
@@ -201,6 +221,6 @@ def _name_of_end(status: int) -> str:
 
 
 def held_mib(process: int) -> float:
-    """Memory that a process holds, resident and swapped, in MiB; 0 for one that has ended and is not waited for."""
+    """Returns the memory that a process holds, resident and swapped, in MiB. It is 0 for a zombie."""
     lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8", errors="replace").splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith(("VmRSS:", "VmSwap:"))) / 1024

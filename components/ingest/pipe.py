@@ -1,6 +1,6 @@
 """Messages between a supervisor and its decoding process: a JSON header and any number of byte strings.
 
-Not pickle: what comes back was made by a C library that read an untrusted file.
+The format is not pickle, since the answers were made by a C library that read an untrusted file.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ HEADER = struct.Struct(">I")
 MAX_HEADER_BYTES = 1 << 24
 MAX_BLOB_BYTES = 1 << 30
 
-# Time between two looks at a process that is being waited for.
+# Time between two calls of `watch` while waiting.
 WATCH_SECONDS = 0.05
 
 
 class BrokenMessageError(Exception):
-    """Bytes that are no message."""
+    """The bytes are not a message."""
 
 
 def send(pipe: int, header: dict[str, Any], blobs: Sequence[bytes] = ()) -> None:
     """Writes one message to a file descriptor.
 
     Raises:
-        BrokenPipeError: nobody reads any more.
+        BrokenPipeError: The other side is gone.
     """
     text = json.dumps({**header, "blobs": [len(blob) for blob in blobs]}).encode()
     for part in (HEADER.pack(len(text)) + text, *blobs):
@@ -44,14 +44,14 @@ def receive(
     """Reads one message from a file descriptor.
 
     Args:
-        pipe: file descriptor.
-        deadline: value of ``time.monotonic()`` after which to give up; None waits for ever.
-        watch: called every :data:`WATCH_SECONDS` of waiting; what it raises ends the wait.
+        pipe: The file descriptor.
+        deadline: Value of ``time.monotonic()`` after which to give up. None means to wait forever.
+        watch: Called every :data:`WATCH_SECONDS` while waiting. If it raises, the wait ends.
 
     Raises:
-        TimeoutError: the deadline passed.
-        EOFError: the other side is gone.
-        BrokenMessageError: bytes that are no message.
+        TimeoutError: The deadline passed.
+        EOFError: The other side is gone.
+        BrokenMessageError: The bytes are not a message.
     """
     (length,) = HEADER.unpack(_read(pipe, HEADER.size, deadline, watch))
     if length > MAX_HEADER_BYTES:

@@ -1,55 +1,66 @@
-"""How far an ingest is: a line on the terminal, an event log, and the answer to ``--status``.
+"""How far an ingest has come: a bar on the terminal, the event log, and the answer to ``--status``.
 
-The task of a shard notes each video in a file of the working state, which all machines share; the driver and
-``--status`` read those of the shards in work. Everything else is one JSON line per event in ``events.jsonl``:
-``started``, ``decoding``, ``video failed``, ``shard done``, ``finished``, ``failed`` and ``interrupted``.
+The task of a shard logs each video in a file of the working state, which all machines share. The driver and
+``--status`` read the files of the unfinished shards. Everything else is in the event log
+(:mod:`components.ingest.events`).
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import socket
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TextIO
 
+from tqdm import tqdm
+
+from components import liveness
 from components.frames import schema
+from components.ingest import events
+from components.ingest.events import Entry, Started
+from components.ingest.records import LedgerRow
 
 log = logging.getLogger(__name__)
 
-EVENTS = "events.jsonl"
 LOG_EVERY_SECONDS = 30.0
+ENDS = ("finished", "failed", "interrupted")
 
 
-def write_event(task_folder: Path, event: str, **fields: Any) -> None:
-    """Appends an event with the time of day in UTC and the time in seconds since 1970."""
-    now = time.time()
-    stamp = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)), "seconds": round(now, 3)}
-    task_folder.mkdir(parents=True, exist_ok=True)
-    with (task_folder / EVENTS).open("a") as stream:
-        stream.write(json.dumps({"event": event, **stamp, **fields}) + "\n")
-
-
-class Notes:
-    """What the task of a shard writes: a line per video.
+@dataclass(frozen=True)
+class VideoLine:
+    """A video in the log of its shard.
 
     Args:
-        path: replaced, since a task that starts again starts from the first video.
+        video_id, reason, detail: The same as in the video's ledger row.
+        reused: Whether the row was copied from an earlier run.
+    """
+
+    video_id: str
+    reason: str
+    detail: str
+    reused: bool
+
+
+class ShardLog:
+    """The log of an unfinished shard, written by its task: one line per video.
+
+    Args:
+        path: Where to write the log. An existing file is replaced, since a task that starts again starts from the
+            first video.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._stream: TextIO = path.open("w")
 
-    def __enter__(self) -> Notes:
+    def __enter__(self) -> ShardLog:
         return self
 
     def __exit__(
@@ -57,33 +68,29 @@ class Notes:
     ) -> None:
         self._stream.close()
 
-    def __call__(self, row: Mapping[str, Any], reused: bool) -> None:
-        """Notes a video's ledger row."""
-        line = {"video_id": row["video_id"], "reason": row["reason"], "detail": row["detail"], "reused": reused}
-        self._stream.write(json.dumps(line) + "\n")
+    def __call__(self, row: LedgerRow, reused: bool) -> None:
+        """Logs a video."""
+        line = VideoLine(row.video_id, row.reason, row.detail, reused)
+        self._stream.write(json.dumps(asdict(line)) + "\n")
         self._stream.flush()
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file that may be written at this moment; none where there is no file."""
-    try:
-        text = path.read_text()
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+def read_shard_log(path: Path) -> list[VideoLine]:
+    """Reads the log of a shard. It is empty if there is no file."""
+    return [VideoLine(**json.loads(line)) for line in events.whole_lines(path)]
 
 
 @dataclass
-class Count:
+class VideoCounts:
     """Videos so far.
 
     Args:
-        total: of the manifest.
-        found: in shards that were finished before.
-        tried: decoded, or failed to be, by this run.
-        reused: taken from earlier runs.
-        failed: under each reason, in the whole store.
-        seconds: since decoding began.
+        total: Videos of the manifest.
+        found: Videos in shards that were finished before.
+        tried: Videos that this run decoded, or that failed in it.
+        reused: Videos copied from earlier runs.
+        failed: Failed videos of the whole store, by reason.
+        seconds: Time since decoding began.
     """
 
     total: int
@@ -98,47 +105,57 @@ class Count:
         """Videos that need nothing more."""
         return self.found + self.tried + self.reused
 
-    def add(self, line: Mapping[str, Any]) -> None:
-        """Counts a video's line of :class:`Notes`."""
-        self.tried += not line["reused"]
-        self.reused += bool(line["reused"])
-        if line["reason"]:
-            self.failed[line["reason"]] += 1
+    def add(self, line: VideoLine) -> None:
+        """Counts a video."""
+        self.tried += not line.reused
+        self.reused += line.reused
+        if line.reason:
+            self.failed[line.reason] += 1
+
+    def plus(self, lines: Iterable[VideoLine]) -> VideoCounts:
+        """Returns these counts and those of ``lines``."""
+        both = replace(self, failed=Counter(self.failed))
+        for line in lines:
+            both.add(line)
+        return both
 
     def text(self) -> str:
-        """One line: done, failed, per second, time left."""
-        share = f"{self.done} of {self.total} videos, {self.failed.total()} failed"
+        """Describes the counts in one line: done, failed, per second, time left."""
+        counts = f"{self.done} of {self.total} videos, {self.failed.total()} failed"
         new = self.done - self.found
         if not new or self.seconds <= 0:
-            return share
+            return counts
         rate = new / self.seconds
         left = f", {_duration((self.total - self.done) / rate)} left" if self.done < self.total else ""
-        return f"{share}, {rate:.1f} per second{left}"
+        return f"{counts}, {rate:.1f} per second{left}"
 
 
-class Watch:
-    """Follows a run from the driver: prints, and logs failed videos, while a ``with`` block lasts.
+class Monitor:
+    """Follows a run from the driver, while a ``with`` block lasts: shows how far it is, and logs failed videos.
+
+    On a terminal it shows a bar. Elsewhere it logs a line for every shard, and every :data:`LOG_EVERY_SECONDS`.
 
     Args:
-        task_folder: of the working state.
-        progress_folder: where the tasks' files are.
-        count: videos in finished shards; goes up.
-        name: of the task, for the line.
+        task_folder: The task's folder in the working state.
+        progress_folder: Where the tasks write the logs of their shards.
+        counts: Videos in finished shards. The monitor adds to them.
+        name: The task's name.
     """
 
-    def __init__(self, task_folder: Path, progress_folder: Path, count: Count, name: str) -> None:
+    def __init__(self, task_folder: Path, progress_folder: Path, counts: VideoCounts, name: str) -> None:
         self._task_folder = task_folder
         self._progress_folder = progress_folder
-        self._whole = count
+        self._finished = counts
         self._name = name
         self._reported: set[str] = set()
         self._start = self._logged = time.monotonic()
         self._lock = threading.Lock()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ingest-progress", daemon=True)
-        self._is_terminal = sys.stderr.isatty()
+        # `disable=None` shows nothing unless stderr is a terminal.
+        self._bar = tqdm(desc=name, total=counts.total, initial=counts.found, unit=" videos", disable=None)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Monitor:
         self._thread.start()
         return self
 
@@ -147,36 +164,33 @@ class Watch:
     ) -> None:
         self._end.set()
         self._thread.join()
-        if self._is_terminal:
-            sys.stderr.write("\n")
+        self._bar.close()
 
     def shard_done(self, number: int, seconds: float) -> None:
         """Counts the videos of a finished shard for good."""
         with self._lock:
             file = self._progress_folder / f"{number:05d}.jsonl"
-            lines = self._report(read_lines(file))
+            lines = self._report(read_shard_log(file))
             file.unlink(missing_ok=True)
             for line in lines:
-                self._whole.add(line)
-            failed = sum(bool(line["reason"]) for line in lines)
-            reused = sum(line["reused"] for line in lines)
-            fields = {"shard": number, "videos": len(lines), "failed": failed, "reused": reused}
-            write_event(self._task_folder, "shard done", **fields, shard_seconds=seconds)
+                self._finished.add(line)
+            failed = sum(bool(line.reason) for line in lines)
+            reused = sum(line.reused for line in lines)
+            events.write_event(self._task_folder, events.ShardDone(number, len(lines), failed, reused, seconds))
         self._show(force=True)
 
-    def count(self) -> Count:
-        """Videos of finished shards and of those in work."""
+    def counts(self) -> VideoCounts:
+        """Counts the videos of finished and unfinished shards."""
         with self._lock:
-            found = with_work(self._whole, self._report(in_work(self._progress_folder)))
-        found.seconds = time.monotonic() - self._start
-        return found
+            counts = self._finished.plus(self._report(read_shard_logs(self._progress_folder)))
+        counts.seconds = time.monotonic() - self._start
+        return counts
 
-    def _report(self, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _report(self, lines: list[VideoLine]) -> list[VideoLine]:
         for line in lines:
-            if line["reason"] and line["video_id"] not in self._reported:
-                self._reported.add(line["video_id"])
-                fields = {key: line[key] for key in ("video_id", "reason", "detail", "reused")}
-                write_event(self._task_folder, "video failed", **fields)
+            if line.reason and line.video_id not in self._reported:
+                self._reported.add(line.video_id)
+                events.write_event(self._task_folder, events.VideoFailed(**asdict(line)))
         return lines
 
     def _run(self) -> None:
@@ -184,82 +198,68 @@ class Watch:
             self._show()
 
     def _show(self, force: bool = False) -> None:
-        text = f"{self._name}: {self.count().text()}"
-        if self._is_terminal:
-            sys.stderr.write(f"\r\033[K{text}")
-            sys.stderr.flush()
+        counts = self.counts()
+        if not self._bar.disable:
+            self._bar.n = counts.done
+            self._bar.set_postfix(failed=counts.failed.total())
         elif force or time.monotonic() - self._logged >= LOG_EVERY_SECONDS:
             self._logged = time.monotonic()
-            log.info("%s", text)
+            log.info("%s: %s", self._name, counts.text())
 
 
-def in_work(progress_folder: Path) -> list[dict[str, Any]]:
-    """The lines of all shards in work."""
-    return [line for file in sorted(progress_folder.glob("*.jsonl")) for line in read_lines(file)]
+def read_shard_logs(progress_folder: Path) -> list[VideoLine]:
+    """Reads the logs of all unfinished shards."""
+    return [line for file in sorted(progress_folder.glob("*.jsonl")) for line in read_shard_log(file)]
 
 
-def with_work(whole: Count, lines: Iterable[Mapping[str, Any]]) -> Count:
-    """``whole`` and the videos of ``lines``."""
-    found = replace(whole, failed=Counter(whole.failed))
-    for line in lines:
-        found.add(line)
-    return found
-
-
-def started(task_folder: Path, state: str, count: Count) -> None:
-    """Logs that this process begins, with what :func:`status` needs to know of it."""
-    fields = {"total": count.total, "found": count.found, "found_failed": dict(count.failed), "state": state}
-    process = {"host": socket.gethostname(), "pid": os.getpid(), "pid_start": _start_of(os.getpid())}
-    write_event(task_folder, "started", **fields, **process)
+def log_start(task_folder: Path, state: str, counts: VideoCounts) -> None:
+    """Logs that this process begins, with everything that :func:`status` needs to know about it."""
+    events.write_event(task_folder, Started.here(counts.total, counts.found, dict(counts.failed), state))
 
 
 def status(task_folder: Path) -> str:
-    """The last run of a task in words: running, finished, failed or interrupted; done, failed, rate, time left.
+    """Describes a task's last run: whether it runs, finished, failed or was interrupted, and how far it came.
 
-    Needs neither Ray nor the lock, and disturbs nothing.
+    This needs neither Ray nor the task's lock, and disturbs nothing.
     """
-    events: list[dict[str, Any]] = []
-    for event in read_lines(task_folder / EVENTS):
-        events = [event] if event["event"] == "started" else [*events, event]
-    if not events:
+    start: Started | None = None
+    entries: list[Entry] = []
+    for entry in events.read_events(task_folder):
+        if isinstance(entry.event, Started):
+            start, entries = entry.event, []
+        entries.append(entry)
+    if start is None:
         return f"{task_folder.name}: never ingested here"
-    first, last = events[0], events[-1]
-    count = Count(first["total"], first["found"], failed=Counter(first["found_failed"]))
-    begun = first["seconds"]
-    for event in events:
-        if event["event"] == "decoding":
-            begun = event["seconds"]
-        elif event["event"] == "shard done":
-            count.tried += event["videos"] - event["reused"]
-            count.reused += event["reused"]
-        elif event["event"] == "video failed":
-            count.failed[event["reason"]] += 1
-    state = last["event"] if last["event"] in ("finished", "failed", "interrupted") else _is_running(first)
-    failed = Counter(count.failed)
-    count = with_work(count, in_work(task_folder / first["state"] / "progress"))
-    count.failed = failed  # those in work are in the log too
-    count.seconds = (time.time() if state.startswith("running") else last["seconds"]) - begun
-    lines = [f"{task_folder.name}: {state}; {count.text()}", f"  last event: {last['event']} at {last['time']}"]
-    lines += [f"  {reason} {number} ({schema.REASONS[reason]})" for reason, number in sorted(count.failed.items())]
+    last = entries[-1]
+    state = last.name if last.name in ENDS else _is_running(start)
+    counts = _logged_counts(start, entries)
+    # The log already has the failures of unfinished shards.
+    unfinished = replace(counts.plus(read_shard_logs(task_folder / start.state / "progress")), failed=counts.failed)
+    begin = next((entry.seconds for entry in entries if isinstance(entry.event, events.Decoding)), entries[0].seconds)
+    unfinished.seconds = (time.time() if state.startswith("running") else last.seconds) - begin
+    lines = [f"{task_folder.name}: {state}; {unfinished.text()}", f"  last event: {last.name} at {last.time}"]
+    lines += [f"  {reason} {number} ({schema.REASONS[reason]})" for reason, number in sorted(counts.failed.items())]
     if state == "interrupted":
-        lines.append("  the same command goes on from there")
+        lines.append("  the same command continues from there")
     return "\n".join(lines)
 
 
-def _is_running(first: Mapping[str, Any]) -> str:
-    """Whether the process that logged ``first`` lives; that of another machine cannot be asked."""
-    if first["host"] != socket.gethostname():
-        return f"running or interrupted, on {first['host']} as process {first['pid']}"
-    alive = first["pid_start"] == _start_of(first["pid"])
-    return f"running as process {first['pid']}" if alive else "interrupted"
+def _logged_counts(start: Started, entries: Iterable[Entry]) -> VideoCounts:
+    counts = VideoCounts(start.total, start.found, failed=Counter(start.found_failed))
+    for entry in entries:
+        if isinstance(entry.event, events.ShardDone):
+            counts.tried += entry.event.videos - entry.event.reused
+            counts.reused += entry.event.reused
+        elif isinstance(entry.event, events.VideoFailed):
+            counts.failed[entry.event.reason] += 1
+    return counts
 
 
-def _start_of(pid: int) -> str | None:
-    """When a process started, in the kernel's ticks: a process id alone may belong to a later one."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return None
+def _is_running(start: Started) -> str:
+    """Says whether the process that logged ``start`` runs. A process of another machine cannot be asked."""
+    if start.host != socket.gethostname():
+        return f"running or interrupted, on {start.host} as process {start.pid}"
+    return f"running as process {start.pid}" if liveness.is_alive(start.process) else "interrupted"
 
 
 def _duration(seconds: float) -> str:

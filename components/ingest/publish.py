@@ -1,11 +1,13 @@
-"""From finished shards to a published store: manifest, ledger and card, and their place on a disk or at a URI."""
+"""From finished shards to a published store: manifest, ledger and card, on a disk or at a URI."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +17,25 @@ from components import storage
 from components.errors import DataError
 from components.frames import schema
 from components.frames.store import write_table
-from components.ingest.shards import DoneShard, Settings
+from components.ingest.records import DoneShard, LedgerRow, Settings
 from components.ingest.state import library_versions
 from components.manifest import SPLITS, Manifest, first_few
 from components.provenance import sha256_file
 
 UPLOADS = 8  # at a time
 
-# Names of a store's files at a place of its own; nothing else there is touched.
+# Names of the files of a store that is kept elsewhere. Nothing else at that place is touched.
 OURS = re.compile(r"(shard-\d{5,}|manifest|ledger)-[0-9a-f]{16}\.parquet")
 
 
 def write_store(
-    folder: Path, manifest: Manifest, settings: Settings, records: list[DoneShard], ledger: list[dict[str, Any]]
+    folder: Path, manifest: Manifest, settings: Settings, records: Sequence[DoneShard], ledger: Sequence[LedgerRow]
 ) -> None:
-    """Writes manifest, ledger and card beside the shards."""
+    """Writes manifest, ledger and card next to the shards."""
+    rows = [asdict(row) for row in ledger]
     write_table(folder / schema.MANIFEST, manifest.to_table())
-    write_table(folder / schema.LEDGER, pa.Table.from_pylist(ledger, schema=schema.LEDGER_SCHEMA))
-    content = json.dumps([manifest.fingerprint(), settings.to_dict(), ledger, [done.sha256 for done in records]])
+    write_table(folder / schema.LEDGER, pa.Table.from_pylist(rows, schema=schema.LEDGER_SCHEMA))
+    content = json.dumps([manifest.fingerprint(), settings.to_dict(), rows, [done.sha256 for done in records]])
     videos = {split: counts(ledger, split) for split in SPLITS}
     decoded = sum(count[schema.DECODED] for count in videos.values())
     length = sum(done.bytes for done in records)
@@ -53,7 +56,7 @@ def write_store(
                 "name": schema.shard_name(done.number),
                 "bytes": done.bytes,
                 "sha256": done.sha256,
-                "videos": sum(row["status"] == schema.DECODED for row in done.ledger),
+                "videos": sum(row.status == schema.DECODED for row in done.ledger),
             }
             for done in records
         ],
@@ -64,21 +67,23 @@ def write_store(
 def publish(folder: Path, target: Path, elsewhere: str | None) -> str:
     """Publishes the store that :func:`write_store` completed.
 
-    Without ``elsewhere``, ``target`` becomes a folder with all its files. With it the files go there, under names that
-    hold a part of their hash, so that a file is never changed and one that is there need not be sent again; last comes
-    the card, with this place as ``uri`` and the files' names as ``names``. ``target`` becomes a folder with that card
-    alone. A reader finds the old store until the new card is there; then what neither card names is removed.
+    Without ``elsewhere``, ``target`` becomes a folder with all files of the store.
+
+    With it, the files go there, and ``target`` becomes a folder with the card alone. Each file's name contains a part
+    of its hash. So a file never changes, and one that is already there is not sent again. The card comes last. It
+    contains this place as ``uri`` and the files' names as ``names``. Readers find the old store until the new card is
+    there. Then the files that neither card names are deleted.
 
     Args:
-        folder: with shards, manifest, ledger and card.
-        target: the local folder.
-        elsewhere: folder or URI of the files.
+        folder: A folder with shards, manifest, ledger and card.
+        target: The local folder.
+        elsewhere: Folder or URI for the files.
 
     Returns:
         Where the files are.
 
     Raises:
-        DataError: the storage does not answer.
+        DataError: The storage does not answer.
     """
     if elsewhere is None:
         storage.publish_folder(folder, target)
@@ -108,45 +113,51 @@ def publish(folder: Path, target: Path, elsewhere: str | None) -> str:
     return elsewhere
 
 
-def failures(ledger: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Ids of failed videos under each reason that occurs."""
+def failures(ledger: Sequence[LedgerRow]) -> dict[str, list[str]]:
+    """Returns the ids of failed videos by reason."""
     found: dict[str, list[str]] = {}
     for row in ledger:
-        if row["status"] == schema.FAILED:
-            found.setdefault(row["reason"], []).append(row["video_id"])
+        if row.status == schema.FAILED:
+            found.setdefault(row.reason, []).append(row.video_id)
     return dict(sorted(found.items()))
 
 
-def failure_lines(failed: dict[str, list[str]]) -> list[str]:
-    """A line per reason: how many videos, what it means, the first few ids."""
+def failure_lines(failed: Mapping[str, Sequence[str]]) -> list[str]:
+    """Writes a line per reason: how many videos, what the reason means, and the first few ids."""
     return [f"  {reason} {len(ids)} ({schema.REASONS[reason]}): {first_few(ids)}" for reason, ids in failed.items()]
 
 
-def check_failures(task_name: str, ledger: list[dict[str, Any]], most: float, where: Path) -> None:
-    """Refuses a store in which too many videos failed, or all of a split that has any.
+def check_failures(task_name: str, ledger: Sequence[LedgerRow], most: float, where: Path) -> None:
+    """Refuses a store in which too many videos failed, or every video of a split.
+
+    Args:
+        task_name: The task, for the message.
+        ledger: A row per video.
+        most: The highest accepted ratio of failed videos.
+        where: The ledger's path, for the message.
 
     Raises:
-        DataError: names share, reasons and the ledger's path.
+        DataError: The message has the ratio, the reasons and the path.
     """
     failed = failures(ledger)
-    share = sum(len(ids) for ids in failed.values()) / len(ledger)
+    ratio = sum(len(ids) for ids in failed.values()) / len(ledger)
     by_split = {split: counts(ledger, split) for split in SPLITS}
     empty = [split for split in SPLITS if by_split[split][schema.FAILED] and not by_split[split][schema.DECODED]]
-    if share <= most and not empty:
+    if ratio <= most and not empty:
         return
     what = "no video of a split could be decoded" if empty else "too many videos failed"
     raise DataError(
         "\n".join([f"{what}, nothing is published", *failure_lines(failed)]),
         where=f"task {task_name}",
-        found=", ".join(empty) if empty else f"{share:.1%}",
+        found=", ".join(empty) if empty else f"{ratio:.1%}",
         expected=None if empty else f"at most {most:.1%} (frames.max_failed_share)",
-        cure=f"every video's reason is in {where}; after a cure outside of the videos run it with --overwrite",
+        cure=f"every video's reason is in {where}. If the cause was outside the videos, run again with --overwrite",
     )
 
 
-def counts(ledger: list[dict[str, Any]], split: str) -> dict[str, int]:
-    """Videos of a split by status."""
-    statuses = [row["status"] for row in ledger if row["split"] == split]
+def counts(ledger: Sequence[LedgerRow], split: str) -> dict[str, int]:
+    """Counts the videos of a split by status."""
+    statuses = [row.status for row in ledger if row.split == split]
     return {status: statuses.count(status) for status in (schema.DECODED, schema.FAILED)}
 
 

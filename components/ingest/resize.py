@@ -1,4 +1,4 @@
-"""The one resize filter of the store: PIL bicubic on RGB, which is what CLIP's own preprocessing does."""
+"""The one resize filter of the store: PIL bicubic on RGB, the same as in CLIP's preprocessing."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from PIL import Image
 
 
 def fitted_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Width and height whose short side is ``short_side``; the long one is cut to a whole number, as torchvision does.
+    """Returns width and height with ``short_side`` as the short one. The long one is truncated, as in torchvision.
 
-    Rounding it instead would shift every frame by half a pixel against CLIP's preprocessing.
+    Rounding it instead would shift every frame by half a pixel relative to CLIP's preprocessing.
     """
     short, long = min(width, height), max(width, height)
     new_long = int(short_side * long / short)
@@ -20,14 +20,14 @@ def fitted_size(width: int, height: int, short_side: int) -> tuple[int, int]:
 
 
 def resize_frames(frames: Sequence[NDArray[np.uint8]], short_side: int) -> NDArray[np.uint8]:
-    """Frames with their aspect kept and nothing cut off; all get the size that follows from the first one.
+    """Resizes frames without cropping. The first frame's aspect ratio decides the size of all.
 
     Args:
-        frames: uint8[H, W, 3] each, at least one.
-        short_side: pixels.
+        frames: ``uint8[H, W, 3]`` each, at least one.
+        short_side: Short side of the result in pixels.
 
     Returns:
-        uint8[T, H', W', 3].
+        ``uint8[T, H', W', 3]``.
     """
     height, width = frames[0].shape[:2]
     size = fitted_size(width, height, short_side)

@@ -1,8 +1,8 @@
-"""Frames that an earlier run decoded: found by what they were made from, copied instead of decoded again.
+"""Frames that an earlier run decoded: found by what they were made from, and copied instead of decoded again.
 
-A manifest that gained, lost or renamed videos has other shards. Their rows come from the shards of earlier manifests
-where the file's content, the segment and all that decides about pixels are the same. Which rows there are stands in
-one SQLite file, written before the tasks start and only read by them.
+A manifest that gained, lost or renamed videos has different shards. Their rows come from the shards of earlier
+manifests, if the file's content, the segment and every setting that affects pixels are the same. One SQLite file lists
+those rows. It is written before the tasks start, and the tasks only read it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -20,16 +20,13 @@ import pyarrow.parquet as pq
 from components import storage
 from components.errors import DataError
 from components.ingest.isolation import Outcome
-from components.ingest.sources import NOT_FETCHED, Identity
+from components.ingest.records import NOT_FETCHED, DoneShard, Identity, LedgerRow, Limits, Origin
 from components.manifest import Video
 
-if TYPE_CHECKING:
-    from components.ingest.shards import DoneShard
-
-# The one sampling rule that draws by the name of the file.
+# The one sampling rule that draws by the file's name.
 DRAWN_BY_NAME = "segment_random"
 
-# Reasons that may be of the limits' making.
+# Failures that other limits may prevent.
 LIMITED = ("timeout", "out_of_memory", "crashed")
 
 SCHEMA = """
@@ -41,26 +38,26 @@ CREATE INDEX by_sha256 ON rows (sha256);
 
 
 @dataclass(frozen=True)
-class Found:
-    """A row of an earlier run, and the hash of the file behind it."""
+class EarlierRow:
+    """A row of an earlier run, and the hash of the video's file."""
 
     outcome: Outcome
     sha256: str
 
 
-def write_index(path: Path, shards: Iterable[tuple[Path, DoneShard]], limits: dict[str, float]) -> int:
+def write_index(path: Path, shards: Iterable[tuple[Path, DoneShard]], limits: Limits) -> int:
     """Writes which videos the finished shards of earlier runs hold.
 
-    Failures count too, since the same content fails again; but for those that other limits or another answer of the
-    storage would change.
+    Failures count too, since the same content fails again. The exceptions are failures that other limits, or another
+    answer of the storage, would change.
 
     Args:
-        path: of the index; replaced.
-        shards: file and record, all with the rows' settings of this run.
-        limits: of this run.
+        path: Where to write the index. An existing file is replaced.
+        shards: File and record of each shard, all made with this run's settings for rows.
+        limits: This run's limits.
 
     Returns:
-        How many videos.
+        The number of videos.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
@@ -69,12 +66,11 @@ def write_index(path: Path, shards: Iterable[tuple[Path, DoneShard]], limits: di
         for file, done in shards:
             rows = [
                 (
-                    *(origin["uri"], *origin["identity"], origin["sha256"], origin["start_seconds"]),
-                    *(origin["end_seconds"], _name(origin["uri"]), str(file), row["row"], row["reason"], row["detail"]),
+                    *(origin.uri, *origin.identity, origin.sha256, origin.start_seconds, origin.end_seconds),
+                    *(_name(origin.uri), str(file), row.row, row.reason, row.detail),
                 )
                 for origin, row in zip(done.origins, done.ledger, strict=True)
-                if origin["identity"] is not None and origin["sha256"] is not None and row["reason"] != NOT_FETCHED
-                if row["reason"] not in LIMITED or done.limits == limits
+                if origin.identity is not None and _is_reusable(origin, row, done.limits == limits)
             ]
             index.executemany(f"INSERT INTO rows VALUES ({', '.join('?' * 11)})", rows)
         count = index.execute("SELECT count(*) FROM rows").fetchone()[0]
@@ -82,12 +78,18 @@ def write_index(path: Path, shards: Iterable[tuple[Path, DoneShard]], limits: di
     return int(count)
 
 
-class Earlier:
+def _is_reusable(origin: Origin, row: LedgerRow, same_limits: bool) -> bool:
+    if origin.sha256 is None or row.reason == NOT_FETCHED:
+        return False
+    return same_limits or row.reason not in LIMITED
+
+
+class EarlierRows:
     """The rows of earlier runs.
 
     Args:
-        path: of the index that :func:`write_index` wrote.
-        sampling: rule of this run.
+        path: The index that :func:`write_index` wrote.
+        sampling: This run's sampling rule.
     """
 
     def __init__(self, path: Path, sampling: str) -> None:
@@ -95,15 +97,15 @@ class Earlier:
         self._index = sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)
         self._held: tuple[str, int, int, pa.Table] | None = None
 
-    def by_identity(self, video: Video, identity: Identity) -> Found | None:
-        """The row of a file that stands where it stood, with its size and modification time."""
+    def by_identity(self, video: Video, identity: Identity) -> EarlierRow | None:
+        """Finds the row of a file at the same place, with the same size and modification time."""
         return self._find("uri = ? AND size = ? AND mtime_ns = ?", (video.uri, *identity), video)
 
-    def by_content(self, video: Video, sha256: str) -> Found | None:
-        """The row of a file with this content, whatever it was called then."""
+    def by_content(self, video: Video, sha256: str) -> EarlierRow | None:
+        """Finds the row of a file with this content, whatever its name was."""
         return self._find("sha256 = ?", (sha256,), video)
 
-    def _find(self, where: str, values: tuple[Any, ...], video: Video) -> Found | None:
+    def _find(self, where: str, values: tuple[Any, ...], video: Video) -> EarlierRow | None:
         query = f"SELECT sha256, file, row, reason, detail FROM rows WHERE {where} AND start IS ? AND end IS ?"
         values = (*values, video.start_seconds, video.end_seconds)
         if self._sampling == DRAWN_BY_NAME:
@@ -112,14 +114,14 @@ class Earlier:
             return None
         sha256, file, number, reason, detail = found
         if reason:
-            return Found(Outcome(reason, detail), sha256)
+            return EarlierRow(Outcome(reason, detail), sha256)
         row = self._read(file, number)
         if row["content_sha256"] != sha256:
-            raise DataError("row is not the one its record names", where=f"{file} row {number}", expected=sha256)
-        return Found(Outcome(None, row=row), sha256)
+            raise DataError("row is not the one that its record names", where=f"{file} row {number}", expected=sha256)
+        return EarlierRow(Outcome(None, row=row), sha256)
 
     def _read(self, file: str, number: int) -> dict[str, Any]:
-        """A row; neighbours come from the row group that is held."""
+        """Reads a row. Its row group is kept, since the next row is often in it."""
         if self._held is None or self._held[0] != file or not self._held[1] <= number < self._held[2]:
             with pq.ParquetFile(file) as shard:
                 first, group = 0, 0

@@ -1,7 +1,7 @@
-"""Which frames stand for a video: pure functions of the frames' number and times, or of small pictures of them.
+"""Which frames represent a video: pure functions of the number and times of its frames, or of small pictures of them.
 
-A video with fewer frames than asked for gives all it has, in order; the mask that marks the missing ones is made
-when videos are put into batches.
+If a video has fewer frames than asked for, all of them are taken, in order. Batching makes the mask that marks the
+missing ones.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from components.ingest.decoders.base import Choose
 
 
 def linspace_indices(total: int, count: int) -> list[int]:
-    """Evenly spaced from the first frame to the last, both included, cut to whole numbers.
+    """Picks frames at equal distances from the first to the last, both included. Numbers are truncated.
 
-    Source: CLIP4Clip's data loaders, ``slice_framepos`` 2 (there on frames taken once a second).
+    Source: CLIP4Clip's data loaders, ``slice_framepos`` 2, which pick from one frame per second.
 
     Args:
-        total: frames there are, at least 0.
-        count: frames wanted, at least 1.
+        total: Frames of the video, at least 0.
+        count: Frames wanted, at least 1.
     """
     if total <= count:
         return list(range(total))
@@ -32,7 +32,7 @@ def linspace_indices(total: int, count: int) -> list[int]:
 
 
 def floor_indices(total: int, count: int) -> list[int]:
-    """``floor(i * total / count)``: starts at the first frame and never reaches the last.
+    """Picks frames ``floor(i * total / count)``. The first frame is included, the last one is not.
 
     Source: MV-Adapter's data loader, ``slice_framepos`` 2.
     """
@@ -42,7 +42,7 @@ def floor_indices(total: int, count: int) -> list[int]:
 
 
 def segment_center(total: int, count: int) -> list[int]:
-    """The middle frame of each of ``count`` segments of equal length.
+    """Picks the middle frame of each of ``count`` segments of equal length.
 
     Source: the released base VoP, sampling ``uniform``.
     """
@@ -52,9 +52,9 @@ def segment_center(total: int, count: int) -> list[int]:
 
 
 def segment_random(total: int, count: int, seed: str) -> list[int]:
-    """A random frame of each of ``count`` segments of equal length, always the same for the same ``seed``.
+    """Picks a random frame of each of ``count`` segments of equal length, always the same for the same ``seed``.
 
-    Source: X-Pool's and VoP's sampling ``rand``; there it draws anew at every epoch, here once, when frames are stored.
+    Source: X-Pool's and VoP's sampling ``rand``. Theirs draws again in every epoch, ours once, when frames are stored.
     """
     count = min(total, count)
     bounds = [index * total // count for index in range(count + 1)] if count else []
@@ -64,15 +64,15 @@ def segment_random(total: int, count: int, seed: str) -> list[int]:
 
 
 def per_second(total: int, fps: float, rate: int = 1) -> list[int]:
-    """``rate`` frames of every second, on a grid of whole frames.
+    """Picks ``rate`` frames of every second, on a grid of whole frames.
 
-    Source: CLIP4Clip's extractor: the frame rate is cut to a whole number, so that 29.97 fps drifts from the seconds;
-    below one frame a second, where the release divides by zero, every frame is taken.
+    Source: CLIP4Clip's extractor. It truncates the frame rate to a whole number, so at 29.97 fps the grid drifts away
+    from the seconds. Below one frame per second the release divides by zero. Here every frame is taken.
 
     Args:
-        total: frames there are.
-        fps: mean frame rate.
-        rate: frames per second wanted.
+        total: Frames of the video.
+        fps: Mean frame rate.
+        rate: Frames per second wanted.
     """
     whole = max(1, int(fps))
     step = max(1, whole // rate)
@@ -81,28 +81,29 @@ def per_second(total: int, fps: float, rate: int = 1) -> list[int]:
 
 
 def mean_fps(times: Sequence[float]) -> float:
-    """Mean frame rate of frames shown at ``times`` (seconds, ascending); 0 for fewer than two."""
+    """Returns the mean frame rate of frames shown at ``times`` (seconds, ascending). It is 0 for fewer than two."""
     if len(times) < 2 or times[-1] <= times[0]:
         return 0.0
     return round((len(times) - 1) / (times[-1] - times[0]), 3)
 
 
 def _clip4clip(times: Sequence[float], count: int, seed: str) -> list[int]:
-    """One frame a second, then evenly spaced with both ends: CLIP4Clip's loaders."""
+    """Picks one frame per second, then equal distances with both ends, as CLIP4Clip's loaders do."""
     seconds = per_second(len(times), mean_fps(times))
     return [seconds[index] for index in linspace_indices(len(seconds), count)]
 
 
 def _mv_adapter(times: Sequence[float], count: int, seed: str) -> list[int]:
-    """One frame a second, then ``floor(i * n / count)``: MV-Adapter's frames and loader."""
+    """Picks one frame per second, then ``floor(i * n / count)``, as MV-Adapter's extractor and loader do."""
     seconds = per_second(len(times), mean_fps(times))
     return [seconds[index] for index in floor_indices(len(seconds), count)]
 
 
-# A rule: (times of the frames in seconds, frames wanted, name of the video) -> numbers of the chosen frames.
+# A rule takes the frames' times in seconds, the number of frames wanted, and the video's name. It returns the numbers
+# of the chosen frames.
 Rule = Callable[[Sequence[float], int, str], list[int]]
 
-# The values of frames.sampling in params.yaml that need nothing but the times.
+# The values of frames.sampling in params.yaml that need only the times.
 RULES: dict[str, Rule] = {
     "uniform": lambda times, count, seed: linspace_indices(len(times), count),
     "segment_center": lambda times, count, seed: segment_center(len(times), count),
@@ -111,19 +112,19 @@ RULES: dict[str, Rule] = {
     "mv_adapter": _mv_adapter,
 }
 
-# And the one that looks at the pictures first: frames per wanted frame that it looks at.
+# The value that compares pictures first, and how many it compares per wanted frame.
 ADAPTIVE = "adaptive"
 CANDIDATES = 8
 
 
 def chooser(rule: str, count: int, start_seconds: float | None, end_seconds: float | None, seed: str = "") -> Choose:
-    """A decoder's ``choose`` for one video.
+    """Returns a decoder's ``choose`` for one video.
 
     Args:
-        rule: key of :data:`RULES`.
-        count: frames wanted.
-        start_seconds, end_seconds: half-open span that frames are taken from; None is the file's own start or end.
-        seed: name of the video, for random rules.
+        rule: A key of :data:`RULES`.
+        count: Frames wanted.
+        start_seconds, end_seconds: The half-open span to take frames from. None means the file's start or end.
+        seed: The video's name, for random rules.
     """
     return partial(_choose, RULES[rule], count, start_seconds, end_seconds, seed)
 
@@ -143,14 +144,14 @@ def _choose(
 
 
 def most_different(pictures: NDArray[np.uint8], count: int) -> list[int]:
-    """Half of the frames evenly spaced, the others those that look least like any chosen one (farthest first).
+    """Picks half of the frames at equal distances, and then the frames that differ most from the chosen ones.
 
-    Evenly spaced frames miss an event that is shorter than their distance; a frame that shows something no other shows
-    is the farthest of all, however short it is.
+    Frames at equal distances miss an event that is shorter than the distance. A frame that shows something that no
+    other frame shows differs most of all, however short the event is.
 
     Args:
-        pictures: ``uint8[N, S, S, 3]``, small pictures of the candidates; S is a multiple of 16.
-        count: frames wanted.
+        pictures: ``uint8[N, S, S, 3]``, small pictures of the candidates. S is a multiple of 16.
+        count: Frames wanted.
 
     Returns:
         Numbers of the chosen pictures, ascending, ``min(N, count)`` of them.
@@ -159,7 +160,7 @@ def most_different(pictures: NDArray[np.uint8], count: int) -> list[int]:
     if total <= count:
         return list(range(total))
     cell = pictures.shape[1] // 16
-    # Averages over cells hide coding noise and movements of a pixel.
+    # Averages over cells hide coding noise and movements of one pixel.
     coarse = pictures.reshape(total, 16, cell, 16, cell, 3).mean(axis=(2, 4)).reshape(total, -1)
     chosen = segment_center(total, (count + 1) // 2)
     nearest = np.min([np.square(coarse - coarse[index]).sum(axis=1) for index in chosen], axis=0)

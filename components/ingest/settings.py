@@ -12,7 +12,21 @@ from components.config import STRICT, Count, Seconds, Share
 
 @dataclass(frozen=True, config=STRICT)
 class FrameSettings:
-    """How videos become stored frames."""
+    """How videos become stored frames.
+
+    Args:
+        decoder: A name in :data:`components.ingest.decoders.DECODERS`, or ``"package.module:function"``.
+        sampling: The rule that picks frames, see :mod:`components.ingest.sampling`.
+        size: Short side of the stored frames in pixels.
+        quality: JPEG quality.
+        chroma: JPEG chroma subsampling, 4:4:4 or 4:2:0.
+        shard_videos: Videos per shard.
+        row_group_videos: Videos per row group of a shard.
+        time_limit_seconds: Wall clock after which a video has failed.
+        memory_limit_mib: Memory of the decoding process, above which a video has failed.
+        max_failed_share: Ratio of failed videos, above which nothing is published.
+        store: Folder or URI of the stores. Empty means the project's outputs.
+    """
 
     decoder: str
     sampling: Literal["uniform", "segment_center", "segment_random", "clip4clip", "mv_adapter", "adaptive"]

@@ -1,4 +1,4 @@
-"""Source files of videos, wherever they lie: whether one changed, and a local copy while it is decoded."""
+"""The source files of videos, on a disk or at a URI: whether one changed, and a local copy while it is decoded."""
 
 from __future__ import annotations
 
@@ -13,21 +13,18 @@ from pathlib import Path, PurePosixPath
 from pyarrow import fs
 
 from components import storage
+from components.ingest.records import NOT_FETCHED, Identity
 from components.provenance import sha256_file
 
-# Size in bytes and modification time in ns of a file when it was looked at.
-Identity = tuple[int, int]
-
 TRIES = 3
-NOT_FETCHED = "not_fetched"
 
 
 class FetchError(Exception):
-    """A file that its storage does not give.
+    """A file that its storage does not deliver.
 
     Args:
-        reason: a key of :data:`components.frames.schema.REASONS`.
-        detail: type of the exception behind it.
+        reason: A key of :data:`components.frames.schema.REASONS`.
+        detail: Type of the underlying exception.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -37,10 +34,12 @@ class FetchError(Exception):
 
 
 def identities(locations: Iterable[str]) -> dict[str, Identity | None]:
-    """Identity of every file, None where there is none; remote folders are listed once instead of asked per file.
+    """Looks up the identity of every file, with None where there is no file.
+
+    Remote folders are listed once, instead of one request per file.
 
     Raises:
-        DataError: a storage does not answer.
+        DataError: A storage does not answer.
     """
     found: dict[str, Identity | None] = {}
     remote: dict[str, list[str]] = {}
@@ -56,10 +55,10 @@ def identities(locations: Iterable[str]) -> dict[str, Identity | None]:
 
 
 def identity(location: str) -> Identity | None:
-    """Identity of one file, None where there is none.
+    """Looks up the identity of one file. None if there is no file.
 
     Raises:
-        FetchError: its storage does not answer.
+        FetchError: The storage does not answer.
     """
     if not storage.is_uri(location):
         return _of_local(location)
@@ -84,7 +83,7 @@ def _of_info(info: fs.FileInfo) -> Identity | None:
 
 @contextlib.contextmanager
 def local_file(location: str) -> Iterator[str]:
-    """A path from which decoders can read; a remote file is copied for the length of the block, under its own name.
+    """Yields a path that decoders can read. A remote file is copied, under its own name, until the block ends.
 
     Raises:
         FetchError: missing_file, or not_fetched after :data:`TRIES` attempts.
@@ -92,7 +91,7 @@ def local_file(location: str) -> Iterator[str]:
     if not storage.is_uri(location):
         yield location
         return
-    # The name stays, since decoders look at endings and one sampling rule draws by it.
+    # The copy keeps the name: decoders look at its ending, and one sampling rule draws by it.
     with tempfile.TemporaryDirectory(prefix="reeltune-") as folder:
         path = Path(folder) / PurePosixPath(storage.split(location)[1]).name
         _fetch(location, path)
@@ -113,7 +112,7 @@ def _fetch(location: str, path: Path) -> None:
 
 
 def content_hash(path: str) -> str | None:
-    """Hex SHA-256 of a local file; None where it cannot be read or is none that ends, such as a pipe."""
+    """Hashes a local file, as hex SHA-256. None if it cannot be read, or has no end, such as a pipe."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return None

@@ -1,19 +1,18 @@
-"""The working state of an ingest: finished shards that survive a kill, apart from the published store.
+"""The working state of an ingest: finished shards, which survive a kill, and which are apart from the published store.
 
 .reeltune/ingest/<task>/lock
-.reeltune/ingest/<task>/events.jsonl: what happened, see :mod:`components.ingest.progress`
+.reeltune/ingest/<task>/events.jsonl: what happened, see :mod:`components.ingest.events`
 .reeltune/ingest/<task>/<hash of what rows depend on>-<hash of manifest, all settings and library versions>/
     store/      shard-00000.parquet ...: what will be published
-    done/       00000.json ...: written after its shard: ledger rows, hash of the shard, origin of every video
-    stale/      store/ and done/ of shards of which a source changed: most of their rows are used again
-    progress/   00000.jsonl ...: of shards that are being made
+    done/       00000.json ...: the record of a shard, written after it: ledger rows, hash of the shard, origins
+    stale/      store/ and done/ of shards with a changed source, most of whose rows are used again
+    progress/   00000.jsonl ...: the logs of unfinished shards
     earlier.sqlite: rows of earlier runs
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -23,21 +22,24 @@ from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from components import storage
 from components.errors import DataError
 from components.frames import schema
 from components.ingest import sources
-from components.ingest.shards import DoneShard, Settings, Shard
+from components.ingest.records import DoneShard, Identity, Settings, Shard
 from components.layout import Layout
 from components.manifest import Manifest
 from components.provenance import sha256_file
+from components.records import read_record
 
-# Their versions may change pixels or bytes, so shards made with others are made again.
+# Another version may change pixels or bytes, so it makes all shards again.
 LIBRARIES = ("decord", "decord2", "av", "torchcodec", "pillow", "simplejpeg", "pyarrow")
 
 
 def library_versions() -> dict[str, str]:
-    """Installed versions of :data:`LIBRARIES`."""
+    """Looks up the installed versions of :data:`LIBRARIES`."""
     found = {}
     for name in LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -45,64 +47,63 @@ def library_versions() -> dict[str, str]:
     return found
 
 
-def task_folder(root: Path, task_name: str) -> Path:
-    """Where all that concerns the ingests of a task lies."""
-    return Layout(root).ingest_work(task_name)
-
-
 class WorkingState:
     """The folder of one ingest.
 
     Args:
-        root: the project's folder.
-        manifest: what is ingested.
-        settings: how.
+        root: The project's folder.
+        manifest: The videos.
+        settings: How they become frames.
     """
 
     def __init__(self, root: Path, manifest: Manifest, settings: Settings) -> None:
         self._rows = _hash([schema.FORMAT, settings.row_key(), library_versions()])
         whole = _hash([schema.FORMAT, manifest.fingerprint(), asdict(settings), library_versions()])
         self.root = root
-        self.task_folder = task_folder(root, manifest.task)
+        self.task_folder = Layout(root).ingest_work(manifest.task)
         self.folder = self.task_folder / f"{self._rows}-{whole}"
         self.store = self.folder / "store"
         self.index = self.folder / "earlier.sqlite"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the task's lock, which the kernel frees however the process ends.
+        """Holds the task's lock during a ``with`` block.
 
         Raises:
-            DataError: another process is ingesting this task.
+            DataError: Another process ingests this task.
         """
         self.store.mkdir(parents=True, exist_ok=True)
-        with (self.task_folder / "lock").open("w") as lock:
+        # The kernel frees this lock, whatever ends the process. A soft lock would survive a kill.
+        lock = FileLock(self.task_folder / "lock", blocking=False, fallback_to_soft=False)
+        with contextlib.ExitStack() as held:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                held.enter_context(lock)
+            except Timeout:
                 raise DataError("another ingest of this task is running", where=self.task_folder) from None
             yield
 
     def finish(self, done: DoneShard) -> None:
-        """Records that a shard, already in its place, is whole."""
+        """Records that a shard is complete and in its place."""
         storage.write_bytes(_record(self.folder, done.number), json.dumps(asdict(done)).encode())
 
-    def done(self, shard: Shard, identities: Mapping[str, sources.Identity | None] | None = None) -> DoneShard | None:
-        """The record of a finished shard; None if it must be made (again): not there, damaged, or a source changed.
+    def done(self, shard: Shard, identities: Mapping[str, Identity | None] | None = None) -> DoneShard | None:
+        """Reads the record of a finished shard.
 
         Args:
-            shard: which.
-            identities: of the source files by their resolved location; looked up if not given.
+            shard: Which shard.
+            identities: The source files' identities by resolved location. They are looked up if not given.
+
+        Returns:
+            None if the shard must be made: it is missing or damaged, or a source changed.
         """
         if (done := _read(self.folder, shard.number)) is None:
             return None
         places = [storage.resolve(self.root, video.uri) for video in shard.videos]
         known = sources.identities(places) if identities is None else identities
-        now = [None if (found := known[place]) is None else list(found) for place in places]
-        return done if now == [origin["identity"] for origin in done.origins] else None
+        return done if [known[place] for place in places] == [origin.identity for origin in done.origins] else None
 
     def set_aside(self, shards: Iterable[Shard]) -> None:
-        """Moves shards that must be made again to where nothing is written while their rows are read."""
+        """Moves shards that must be made again to ``stale/``, so that their rows can be read meanwhile."""
         for number in (shard.number for shard in shards):
             if _read(self.folder, number) is not None:
                 for place in (_shard, _record):
@@ -111,26 +112,26 @@ class WorkingState:
                     os.replace(place(self.folder, number), target)
 
     def earlier(self) -> Iterator[tuple[Path, DoneShard]]:
-        """Files and records of all whole shards, of this or another manifest, whose rows are made as this run's are."""
+        """Yields file and record of all complete shards, of any manifest, with rows that this run would make too."""
         for folder in sorted(self.task_folder.glob(f"{self._rows}-*")):
             for place in (folder, folder / "stale"):
                 for record in sorted((place / "done").glob("[!.]*.json")):
                     if (done := _read(place, int(record.stem))) is not None:
                         yield _shard(place, done.number), done
 
-    def start_anew(self) -> None:
-        """Forgets all shards of the task, whatever they were made from."""
+    def reset(self) -> None:
+        """Deletes all shards of the task, whatever settings or manifest they were made with."""
         self._drop(self.task_folder.iterdir())
         self.store.mkdir(parents=True)
 
     def drop_others(self) -> None:
-        """Removes what earlier settings or manifests of this task left behind."""
+        """Deletes everything that only earlier runs of this task, or the making of shards, needed."""
         self._drop(path for path in self.task_folder.iterdir() if path != self.folder)
         self._drop(self.folder / name for name in ("stale", "progress"))
         self.index.unlink(missing_ok=True)
 
     def progress_file(self, number: int) -> Path:
-        """Where the task of a shard notes each video."""
+        """The log of an unfinished shard."""
         return self.folder / "progress" / f"{number:05d}.jsonl"
 
     @staticmethod
@@ -153,15 +154,18 @@ def _shard(folder: Path, number: int) -> Path:
 
 
 def _read(folder: Path, number: int) -> DoneShard | None:
-    """The record of a shard whose file is as it was written; None if either is not there or damaged.
+    """Reads the record of a shard. None if the shard is not what was written, or the record is not readable.
 
-    A file of the recorded length and time is taken for what it was; another one is read.
+    A file with the recorded length and time is trusted. Any other is read and hashed.
     """
-    try:
-        done = DoneShard(**json.loads(_record(folder, number).read_text()))
-        found = _shard(folder, number).stat()
-    except (FileNotFoundError, ValueError, TypeError):  # ValueError, TypeError: damaged, or written by another release
+    file = _shard(folder, number)
+    if not _record(folder, number).exists() or not file.exists():
         return None
+    try:
+        done = read_record(_record(folder, number), DoneShard)
+    except DataError:  # damaged, or written by another release
+        return None
+    found = file.stat()
     if (found.st_size, found.st_mtime_ns) != (done.bytes, done.mtime_ns):
-        return done if sha256_file(_shard(folder, number)) == done.sha256 else None
+        return done if sha256_file(file) == done.sha256 else None
     return done

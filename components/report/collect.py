@@ -14,6 +14,7 @@ from components.report import gallery, plots, tables
 from components.report.page import Content, Extras
 from components.search.index import read_index_card
 from components.search.query import Searcher
+from components.tracking.record import read_registry_record
 
 
 def collect(root: Path, params: Params) -> Content:
@@ -52,7 +53,7 @@ def _backbone_parameters(folders: Iterable[Path]) -> int:
 
 def _extras(root: Path, params: Params, task: str, done: list[tuple[str, str, int]]) -> Extras:
     path = Layout(root).champion_record(task)
-    registry = tables.read_json(path) if path.exists() else None
+    registry = read_registry_record(path) if path.exists() else None
     folder = Layout(root).index(task)
     try:
         index = read_index_card(folder)

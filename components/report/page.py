@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import jinja2
 from components import storage
 from components.report import plots, tables
 from components.report.gallery import Query
+from components.tracking.record import RegistryRecord
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Extras:
         no_queries: why there are none.
     """
 
-    registry: Mapping[str, Any] | None = None
+    registry: RegistryRecord | None = None
     queries: Sequence[Query] = ()
     searched: str = ""
     no_queries: str = ""
@@ -101,12 +102,11 @@ def render(content: Content, bars: str, curves: str) -> str:
 
 def _task(content: Content, name: str) -> dict[str, Any]:
     extras = content.extras.get(name, Extras())
-    registry = extras.registry or {}
     return {
         "name": name,
         "tables": tables.tables_of(content.records, name),
-        "champion": registry.get("champion"),
-        "decisions": registry.get("decisions", []),
+        "champion": extras.registry.champion if extras.registry else None,
+        "decisions": extras.registry.decisions if extras.registry else (),
         "queries": extras.queries,
         "searched": extras.searched,
         "no_queries": extras.no_queries,

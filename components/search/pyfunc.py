@@ -1,7 +1,7 @@
 """The model file that MLflow copies into each registered version and runs to load it (models from code).
 
-A version holds an adapter only. Backbone, index and frame store are found under the project's root: the one named by
-``REELTUNE_ROOT``, else the one that registered the version.
+A version contains an adapter only. Backbone, index and frame store are under the project's root: the folder in
+``REELTUNE_ROOT`` if that is set, else the folder that registered the version.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 
 import pandas as pd
 
-from components.backbones.settings import BackboneSettings
+from components import config
 from components.errors import RegistryError
 from components.search.query import Searcher, from_adapter
-from components.tracking.model import PythonModel, set_model
+from components.tracking.model import ModelConfig, PythonModel, PythonModelContext, set_model
 
 logger = logging.getLogger("reeltune")
 
@@ -24,34 +24,37 @@ COLUMNS = ["text", "rank", "video_id", "score", "start_seconds", "end_seconds", 
 
 
 class RankingModel(PythonModel):
-    """Texts in; for each, the best videos of the task's collection."""
+    """Ranks the videos of a task's collection for texts."""
 
-    def load_context(self, context: Any) -> None:
-        """Remembers where adapter and project are; the backbone is loaded by the first prediction."""
+    def load_context(self, context: PythonModelContext) -> None:
+        """Keep the places of adapter and project. The first prediction loads the backbone.
+
+        Raises:
+            ConfigError: The version was registered by a release with other settings.
+        """
         self.adapter = Path(context.artifacts["adapter"])
-        self.settings = dict(context.model_config)
+        self.config = config.check(ModelConfig, dict(context.model_config), "model_config of the version")
         self.searcher: Searcher | None = None
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Ranks videos.
+    def predict(
+        self, context: PythonModelContext | None, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Rank the videos for each text.
 
         Args:
-            context: unused.
-            model_input: one column of texts, called ``text`` or without a name (MLflow makes one of a list).
-            params: ``top``, videos per text.
+            context: Not used.
+            model_input: One column of texts, called ``text`` or without a name, as MLflow makes it from a list.
+            params: ``top``, the number of videos per text.
 
         Returns:
             A row per text and video: text, rank, video_id, score, start_seconds, end_seconds, uri.
 
         Raises:
-            RegistryError: another column came first, or the project's root is gone.
-            ReelTuneError: a text is empty.
-            DataError: neither index nor frame store is under the root.
+            RegistryError: The first column has another name, a cell is empty, or the project's root does not exist.
+            ReelTuneError: A text is empty.
+            DataError: There is neither an index nor a frame store under the root.
         """
-        column = model_input.columns[0]
-        if column not in ("text", 0):
-            raise RegistryError("wrong input column", where="predict", found=column, expected="`text`")
-        texts = [str(text) for text in model_input[column]]
+        texts = _texts(model_input)
         self.searcher = self.searcher or self._open()
         found = self.searcher.search_many(texts, (params or {}).get("top"))
         rows = [
@@ -62,28 +65,41 @@ class RankingModel(PythonModel):
         return pd.DataFrame(rows, columns=COLUMNS)
 
     def _open(self) -> Searcher:
-        settings = self.settings
-        root = Path(os.environ.get("REELTUNE_ROOT") or settings["root"])
+        root = Path(os.environ.get("REELTUNE_ROOT") or self.config.root)
         if not root.is_dir():
             raise RegistryError(
-                "the project's folder is gone",
+                "the project's folder does not exist",
                 where="REELTUNE_ROOT or the registered root",
                 found=str(root),
                 expected="the folder with params.yaml and outputs/",
                 cure="set REELTUNE_ROOT",
             )
-        searcher, ready = from_adapter(
+        searcher, reason = from_adapter(
             self.adapter,
             root,
-            settings["task"],
-            BackboneSettings(**settings["backbone"]),
-            split=settings["split"],
-            top=settings["top"],
-            batch_size=settings["batch_size"],
+            self.config.task,
+            self.config.backbone,
+            split=self.config.split,
+            top=self.config.top,
+            batch_size=self.config.batch_size,
         )
-        if not ready:
-            logger.warning("no index of this adapter; embedded %d videos instead", len(searcher.index.rows))
+        if reason is not None:
+            videos = len(searcher.index.rows)
+            logger.warning("no index of this adapter (%s); embedded %d videos instead", reason, videos)
         return searcher
+
+
+def _texts(table: pd.DataFrame) -> list[str]:
+    """The texts in the first column."""
+    column = table.columns[0]
+    if column not in ("text", 0):
+        raise RegistryError("wrong input column", where="predict", found=column, expected="`text`")
+    for number, cell in enumerate(table[column], 1):
+        if not isinstance(cell, str):
+            raise RegistryError(
+                "not a text", where=f"predict, row {number}", found=cell, expected="words to search for"
+            )
+    return list(table[column])
 
 
 set_model(RankingModel())

@@ -1,10 +1,12 @@
-"""A text in, ranked videos out.
+"""Text in, ranked videos out.
 
-from components.search.query import Searcher
+Example::
 
-searcher = Searcher.open(".", "shapes-clips")
-for hit in searcher.search("a red circle moves from left to right", top=3):
-    print(hit.rank, hit.score, hit.video_id, hit.start_seconds, hit.end_seconds, hit.uri)
+    from components.search.query import Searcher
+
+    searcher = Searcher.open(".", "shapes-clips")
+    for hit in searcher.search("a red circle moves from left to right", top=3):
+        print(hit.rank, hit.score, hit.video_id, hit.start_seconds, hit.end_seconds, hit.uri)
 """
 
 from __future__ import annotations
@@ -16,31 +18,35 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from components.adapters.card import read_card
 from components.adapters.file import load_adapter
 from components.backbones.clip import Backbone, load_backbone
 from components.backbones.settings import BackboneSettings
 from components.errors import DataError, ReelTuneError
+from components.frames.store import FrameStore
 from components.layout import Layout
 from components.methods.base import Method
 from components.params import load_params
 from components.search import index as indexes
 from components.search.index import Index
 
-# Above float32 noise, below any difference that means something.
+# Above the noise of float32, below any difference with a meaning.
 SCORE_DECIMALS = 6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Hit:
     """One answer.
 
     Attributes:
-        rank: from 1.
-        video_id: id in the collection.
-        score: cosine of text and video, -1 to 1, to six decimals.
-        start_seconds, end_seconds: the part of the file that is the video.
-        uri: path (relative to the project's root where it lies under it) or URI of the file.
+        rank: The position in the list, from 1.
+        video_id: The video's id in the collection.
+        score: The cosine of text and video, from -1 to 1, rounded to six decimals.
+        start_seconds: Where the video starts in its file.
+        end_seconds: Where the video ends in its file.
+        uri: The file's path or URI. A path under the project's root is relative to it.
         thumbnail: JPEG bytes of the middle frame.
     """
 
@@ -52,14 +58,22 @@ class Hit:
     uri: str
     thumbnail: bytes
 
+    @property
+    def span(self) -> str:
+        """Start and end, as in ``00:01.5-00:04.0``."""
+        return f"{clock(self.start_seconds)}-{clock(self.end_seconds)}"
+
+    def __repr__(self) -> str:
+        return f"Hit({self.rank}, {self.score:.3f}, {self.span}, {self.video_id!r}, {self.uri!r})"
+
 
 class Searcher:
-    """Answers for one collection. Searchers of several collections share one backbone in memory.
+    """Answers queries on one collection. The searchers of several collections share one backbone in memory.
 
     Args:
-        method: backbone and adapter; only its text side is used.
-        index: vectors made with the same adapter.
-        top: default number of hits.
+        method: The backbone with the adapter, of which only the text side is used.
+        index: Vectors that were made with the same adapter.
+        top: The default number of hits.
     """
 
     def __init__(self, method: Method, index: Index, top: int = 10) -> None:
@@ -69,16 +83,16 @@ class Searcher:
 
     @classmethod
     def open(cls, root: str | Path, task: str) -> Searcher:
-        """The searcher of a task, from the index under ``root``.
+        """Open the index of a task.
 
         Args:
-            root: folder of params.yaml.
-            task: key of the task in params.yaml.
+            root: The folder of params.yaml.
+            task: Key of the task in params.yaml.
 
         Raises:
-            ConfigError: no such task.
-            DataError: the task has no index.
-            AdapterError: the index was made on another backbone.
+            ConfigError: params.yaml has no such task.
+            DataError: The task has no index.
+            AdapterError: The index was made with another backbone.
         """
         folder = Path(root).resolve()
         params = load_params(folder / "params.yaml")
@@ -87,23 +101,27 @@ class Searcher:
 
     @classmethod
     def from_folder(cls, folder: Path, root: Path, backbone: BackboneSettings, top: int) -> Searcher:
-        """The searcher of an index folder.
+        """Open an index folder.
 
         Args:
-            folder: as :func:`components.search.index.write` left it.
-            root: folder that relative weights start from.
-            backbone: the backbone to load, or to share where it is loaded already.
-            top: default number of hits.
+            folder: A folder that :func:`components.search.index.write` wrote.
+            root: The folder that relative paths of weights start from.
+            backbone: The backbone to load, or to share if it is loaded already.
+            top: The default number of hits.
+
+        Raises:
+            DataError: The folder has no index.
+            AdapterError: The index was made with another backbone.
         """
         index = indexes.read(folder)
         return cls(load_adapter(folder, shared_backbone(backbone, root)), index, top)
 
     @torch.inference_mode()
     def search(self, text: str, top: int | None = None) -> list[Hit]:
-        """The best videos for ``text``; equal scores keep the order of the collection.
+        """The best videos for ``text``. Videos with equal scores keep the order of the collection.
 
         Raises:
-            ReelTuneError: the text is empty, or ``top`` is below 1.
+            ReelTuneError: The text is empty, or ``top`` is below 1.
         """
         return self.search_many([text], top)[0]
 
@@ -112,11 +130,11 @@ class Searcher:
         """The best videos for each text.
 
         Raises:
-            ReelTuneError: a text is empty, or ``top`` is below 1.
+            ReelTuneError: A text is empty, or ``top`` is below 1.
         """
         top = self.top if top is None else top
         if top < 1:
-            raise ReelTuneError("too few results asked for", where="top", found=top, expected="at least 1")
+            raise ReelTuneError("too few results", where="top", found=top, expected="at least 1")
         for number, text in enumerate(texts, 1):
             if not text.strip():
                 raise ReelTuneError("the text is empty", where=f"text {number}", expected="words to search for")
@@ -125,21 +143,26 @@ class Searcher:
         tokens = self.method.backbone.tokenize(list(texts), self.method.words)
         device = next(self.method.parameters()).device
         vectors = self.method.encode_text(tokens.to(device)).float().cpu().numpy()
-        # Rounded, or the order of two equal videos would hang on how the product was split into blocks.
+        # Without rounding, the order of two equal videos would depend on how the product was split into blocks.
         table = np.round(vectors @ self.index.vectors.T, SCORE_DECIMALS)
         return [self._hits(scores, top) for scores in table]
 
     def kept_words(self, text: str) -> tuple[int, int]:
-        """How many of the text's words fit into the task's tokens, and how many it has; the rest is not looked at."""
+        """How many words of the text fit into the task's tokens, and how many words it has. The rest is ignored."""
         words = text.split()
-        whole = self.method.backbone.tokenize([text], self.method.words)[0]
-        if not words or int(whole[-1]) == 0:  # padded: nothing was cut
+        whole = self._tokens(text)
+        if not words or int(whole[-1]) == 0:  # padding: nothing was cut
             return len(words), len(words)
-        starts = [" ".join(words[:count]) for count in range(1, len(words) + 1)]
-        same = (self.method.backbone.tokenize(starts, self.method.words) == whole).all(dim=1)
-        return int(same.nonzero()[0]) + 1, len(words)
+        # A word has at least one token, so no more beginnings are tried than tokens fit. The last is the whole text.
+        for count in range(1, len(words)):
+            if torch.equal(self._tokens(" ".join(words[:count])), whole):
+                return count, len(words)
+        return len(words), len(words)
 
-    def _hits(self, scores: np.ndarray, top: int) -> list[Hit]:
+    def _tokens(self, text: str) -> torch.Tensor:
+        return self.method.backbone.tokenize([text], self.method.words)[0]
+
+    def _hits(self, scores: NDArray[np.float32], top: int) -> list[Hit]:
         order = np.argsort(-scores, kind="stable")[:top]
         return [Hit(rank=n, score=float(scores[row]), **self.index.rows[row]) for n, row in enumerate(order, 1)]
 
@@ -152,43 +175,45 @@ def shared_backbone(settings: BackboneSettings, root: Path) -> Backbone:
 
 def from_adapter(
     adapter: Path, root: Path, task: str, backbone: BackboneSettings, *, split: str, top: int, batch_size: int
-) -> tuple[Searcher, bool]:
-    """A searcher for an adapter that need not be the indexed one, and whether the ready index was used.
+) -> tuple[Searcher, str | None]:
+    """A searcher for any adapter of a task, which may be another one than that of the index.
 
-    Without an index of this very adapter the videos are embedded here and now, from the frame store.
+    If the task has no index of this adapter, the videos are embedded now, from the frame store.
+
+    Args:
+        adapter: The adapter's folder.
+        root: The project's folder.
+        task: Key of the task in params.yaml.
+        backbone: The backbone that the adapter was trained with.
+        split: The videos to embed if there is no index.
+        top: The default number of hits.
+        batch_size: Videos per forward pass.
+
+    Returns:
+        The searcher, and why the index was not used, None if it was.
 
     Raises:
-        DataError: neither index nor frame store is there.
-        AdapterError: the adapter was trained on another backbone.
+        DataError: There is no usable index and no frame store.
+        AdapterError: The adapter was trained with another backbone.
     """
-    from components.frames.store import FrameStore
-
-    sha256 = indexes.read_card(adapter).sha256
-    folder = Layout(root).index(task)
+    sha256 = read_card(adapter).sha256
     method = load_adapter(adapter, shared_backbone(backbone, root))
     try:
-        if indexes.read_index_card(folder)["adapter_sha256"] == sha256:
-            return Searcher(method, indexes.read(folder), top), True
-    except DataError:
-        pass  # no usable index; the frames decide
+        index = indexes.read(Layout(root).index(task))
+        if index.adapter_sha256 == sha256:
+            return Searcher(method, index, top), None
+        reason = "the task's index was made with another"
+    except DataError as error:
+        reason = str(error)
     store = FrameStore(Layout(root).frames(task))
     index = indexes.build(method, store, split=split, adapter_sha256=sha256, batch_size=batch_size)
-    return Searcher(method, index, top), False
+    return Searcher(method, index, top), reason
 
 
 def format_hits(hits: Sequence[Hit]) -> str:
     """Hits as an aligned table."""
     head = ("rank", "score", "span", "video", "file")
-    rows = [
-        (
-            str(hit.rank),
-            f"{hit.score:.3f}",
-            f"{clock(hit.start_seconds)}-{clock(hit.end_seconds)}",
-            hit.video_id,
-            hit.uri,
-        )
-        for hit in hits
-    ]
+    rows = [(str(hit.rank), f"{hit.score:.3f}", hit.span, hit.video_id, hit.uri) for hit in hits]
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     lines = []
     for row in (head, *rows):

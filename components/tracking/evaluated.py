@@ -1,4 +1,4 @@
-"""A trained and evaluated adapter, as the stages before left it: what may become a registered version."""
+"""A trained and evaluated adapter, as the earlier stages left it: what may become a registered version."""
 
 from __future__ import annotations
 
@@ -10,81 +10,83 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.adapters.card import FILES, AdapterCard, read_card
+from components.adapters.record import RECORD
 from components.errors import RegistryError
 from components.layout import Layout
+from components.records import read_tree
 from components.tracking.flatten import finite, flatten, metric_name
 
-ADAPTER_FILES = ("adapter.json", "adapter.safetensors")
 SPLITS = ("val", "test")
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A trained and evaluated adapter.
+class EvaluatedAdapter:
+    """A trained adapter with its scorecards.
 
     Attributes:
-        folder: holds adapter.json, adapter.safetensors and training.json.
-        card: adapter.json.
-        scorecards: by split.
-        run_id: of the training's run, None where training logged nothing.
+        task: Key of the task in params.yaml.
+        method: Key of the method in params.yaml.
+        seed: The training's seed.
+        folder: The folder that contains adapter.json and adapter.safetensors.
+        card: The content of adapter.json.
+        scorecards: The scorecard of each split.
+        run_id: The training's run in MLflow, None if the training logged nothing.
     """
 
     task: str
     method: str
     seed: int
     folder: Path
-    card: dict[str, Any]
+    card: AdapterCard
     scorecards: dict[str, dict[str, Any]]
     run_id: str | None
 
     @property
+    def name(self) -> str:
+        """``<method>-<seed>``."""
+        return f"{self.method}-{self.seed}"
+
+    @property
     def identity(self) -> str:
-        """Hex SHA-256 of what the adapter computes: weights, method, settings, backbone, frames and words."""
-        fields = ("sha256", "method", "settings", "backbone", "frames", "words")
-        text = json.dumps({key: self.card.get(key) for key in fields}, sort_keys=True)
+        """Hex SHA-256 of what the adapter computes: weights, method, settings, backbone, frames and tokens.
+
+        Versions have it as a tag, so it must be the same in every release.
+        """
+        fields, card = ("sha256", "method", "settings", "backbone", "frames", "words"), self.card.to_dict()
+        text = json.dumps({key: card[key] for key in fields}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_candidate(root: Path, task: str, method: str, seed: int) -> Candidate:
-    """Reads the files that training and evaluation left under ``outputs/``.
+def read_evaluated(root: Path, task: str, method: str, seed: int) -> EvaluatedAdapter:
+    """Read what training and evaluation left under ``outputs/``.
 
     Raises:
-        RegistryError: one is missing or is not JSON; the message names it.
+        AdapterError: adapter.json is missing or damaged.
+        RegistryError: Another file is missing or is not JSON. The message names it.
     """
-    folder = Layout(root).adapter(task, method, seed)
-    cards = Layout(root).scorecards(task, method, seed)
-    return Candidate(
+    layout = Layout(root)
+    folder, scorecards = layout.adapter(task, method, seed), layout.scorecards(task, method, seed)
+    return EvaluatedAdapter(
         task=task,
         method=method,
         seed=seed,
         folder=folder,
-        card=read_json(folder / "adapter.json"),
-        scorecards={split: read_json(cards / f"{split}.json") for split in SPLITS},
-        run_id=read_json(folder / "training.json").get("mlflow_run_id"),
+        card=read_card(folder),
+        scorecards={split: _read(scorecards / f"{split}.json") for split in SPLITS},
+        # The rest of this record does not matter here, so records of older releases need not be complete.
+        run_id=_read(folder / RECORD).get("mlflow_run_id"),
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        RegistryError: missing, or not a JSON object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RegistryError("missing", where=path, cure="train and evaluate first: `dvc repro`") from None
-    except ValueError as error:
-        raise RegistryError(f"not JSON: {error}", where=path) from None
-    if not isinstance(value, dict):
-        raise RegistryError("not a JSON object", where=path, found=type(value).__name__)
-    return value
+def _read(path: Path) -> dict[str, Any]:
+    return read_tree(path, error=RegistryError, cure="train and evaluate first: `dvc repro`")
 
 
-def metrics_of(card: Mapping[str, Any]) -> dict[str, float]:
-    """A scorecard's metrics on one level: ``t2v_R@1`` of the whole split, ``temporal/t2v_R@1`` of a subset."""
+def metrics_of(scorecard: Mapping[str, Any]) -> dict[str, float]:
+    """A scorecard's metrics on one level: ``t2v_R@1`` for the whole split, ``temporal/t2v_R@1`` for a subset."""
     flat: dict[str, float] = {}
-    for subset, directions in card["metrics"].items():
+    for subset, directions in scorecard["metrics"].items():
         prefix = "" if subset == "all" else f"{subset}/"
         for direction, row in directions.items():
             flat.update({f"{prefix}{direction}_{key}": value for key, value in row.items() if _is_number(value)})
@@ -92,30 +94,30 @@ def metrics_of(card: Mapping[str, Any]) -> dict[str, float]:
 
 
 def copy_adapter(source: Path, target: Path) -> None:
-    """Copies the adapter's two files, and nothing else that stands beside them."""
+    """Copy the adapter's two files and nothing else from ``source`` to the new folder ``target``."""
     target.mkdir(parents=True)
-    for name in ADAPTER_FILES:
+    for name in FILES:
         shutil.copyfile(source / name, target / name)
 
 
-def tags_of(candidate: Candidate) -> dict[str, str]:
-    """The version's tags: who it is, its size, R@1 on every split."""
-    parameters = flatten(candidate.scorecards["test"].get("parameters", {}), "parameters.")
+def tags_of(adapter: EvaluatedAdapter) -> dict[str, str]:
+    """The version's tags: task, method and seed, the number of parameters, and R@1 on every split."""
+    parameters = flatten(adapter.scorecards["test"].get("parameters", {}), "parameters.")
     scores = {
         f"{split}.{metric_name(key)}": f"{value:.2f}"
-        for split, card in candidate.scorecards.items()
-        for key, value in metrics_of(card).items()
-        if key.endswith("R@1")  # the registry's page lists every tag; the scorecards are among the artifacts
+        for split, scorecard in adapter.scorecards.items()
+        for key, value in metrics_of(scorecard).items()
+        if key.endswith("R@1")  # the registry's page lists every tag, and the artifacts include the whole scorecards
     }
-    plain = {"task": candidate.task, "method": candidate.method, "seed": candidate.seed, **parameters}
-    return {**{key: str(value) for key, value in plain.items()}, "adapter_sha256": candidate.card["sha256"], **scores}
+    plain = {"task": adapter.task, "method": adapter.method, "seed": adapter.seed, **parameters}
+    return {**{key: str(value) for key, value in plain.items()}, "adapter_sha256": adapter.card.sha256, **scores}
 
 
-def write_cards(candidate: Candidate, folder: Path) -> None:
-    """Writes ``<split>.json`` of every scorecard into ``folder``."""
+def write_scorecards(adapter: EvaluatedAdapter, folder: Path) -> None:
+    """Write each scorecard as ``<split>.json`` into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    for split, card in candidate.scorecards.items():
-        (folder / f"{split}.json").write_text(json.dumps(card, indent=2, sort_keys=True), encoding="utf-8")
+    for split, scorecard in adapter.scorecards.items():
+        (folder / f"{split}.json").write_text(json.dumps(scorecard, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def _is_number(value: object) -> bool:

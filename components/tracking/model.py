@@ -1,34 +1,57 @@
-"""An adapter as a model that MLflow can load: models-from-code, an explicit signature, explicit requirements."""
+"""An adapter as a model that MLflow can load: models from code, an explicit signature, explicit requirements."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from components.tracking.mlflow import MlflowClient  # first: it sets what MLflow reads when it is imported
+import mlflow.artifacts
+import mlflow.pyfunc
+from mlflow.models import ModelSignature, set_model
+from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+from pydantic.dataclasses import dataclass
 
-import mlflow.artifacts  # isort: skip
-import mlflow.pyfunc  # isort: skip
-from mlflow.models import ModelSignature, set_model  # isort: skip
-from mlflow.pyfunc import PythonModel  # isort: skip
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec  # isort: skip
+from components.backbones.settings import BackboneSettings
+from components.config import STRICT
+from components.tracking.store import MlflowClient
 
-__all__ = ["PythonModel", "download_version", "save_model", "set_model"]
+__all__ = ["ModelConfig", "PythonModel", "PythonModelContext", "download_version", "save_model", "set_model"]
 
-# What a process needs beside this project to load a version; all on the public index.
+# What a process needs besides this project to load a version. All of them are on the public index.
 REQUIREMENTS = ("mlflow", "torch", "open_clip_torch", "safetensors", "pyarrow", "pandas", "simplejpeg")
 
 
-def save_model(folder: Path, *, code: Path, adapter: Path, config: Mapping[str, Any]) -> None:
-    """Writes a models-from-code folder: a copy of ``code`` and of the adapter, nothing of the backbone.
+@dataclass(frozen=True, config=STRICT)
+class ModelConfig:
+    """What a registered version keeps to find its videos again.
+
+    Attributes:
+        root: The project's folder, absolute.
+        task: Key of the task in params.yaml.
+        backbone: The frozen CLIP.
+        split: The videos to rank: ``train``, ``val``, ``test`` or ``all``.
+        top: The default number of videos per text.
+        batch_size: Videos per forward pass if there is no index.
+    """
+
+    root: str
+    task: str
+    backbone: BackboneSettings
+    split: str
+    top: int
+    batch_size: int
+
+
+def save_model(folder: Path, *, code: Path, adapter: Path, config: ModelConfig) -> None:
+    """Write a models-from-code folder with copies of ``code`` and the adapter, and nothing of the backbone.
 
     Args:
-        folder: to write; must not exist.
-        code: Python file that ends in ``set_model(...)``.
-        adapter: folder copied whole.
-        config: what ``context.model_config`` holds when the model is loaded; its ``top`` is the parameter's default.
+        folder: Where to write. It must not exist.
+        code: A Python file that ends in ``set_model(...)``.
+        adapter: The adapter's folder, copied whole.
+        config: What ``context.model_config`` contains when the model is loaded.
     """
     row: list[ColSpec | TensorSpec] = [
         ColSpec(DataType.string, "text"),
@@ -39,21 +62,21 @@ def save_model(folder: Path, *, code: Path, adapter: Path, config: Mapping[str, 
         ColSpec(DataType.double, "end_seconds"),
         ColSpec(DataType.string, "uri"),
     ]
-    # The input column has no name in the schema, or MLflow would refuse a plain list of texts.
-    inputs, params = Schema([ColSpec(DataType.string)]), ParamSchema([ParamSpec("top", DataType.long, config["top"])])
+    # The input column has no name in the schema. With a name, MLflow would refuse a plain list of texts.
+    inputs, params = Schema([ColSpec(DataType.string)]), ParamSchema([ParamSpec("top", DataType.long, config.top)])
     mlflow.pyfunc.save_model(
         str(folder),
         python_model=str(code),
         artifacts={"adapter": str(adapter)},
         signature=ModelSignature(inputs, Schema(row), params),
         pip_requirements=[f"{name}=={version}" for name in REQUIREMENTS if (version := _version(name))],
-        model_config=dict(config),
+        model_config=asdict(config),
     )
 
 
 def download_version(client: MlflowClient, name: str, version: str, folder: Path) -> Path:
-    """Copies a registered version's whole model folder into ``folder``."""
-    # Not `models:/...`, which MLflow looks up in its global registry and not in this client's.
+    """Copy the whole model folder of a registered version into ``folder``."""
+    # MLflow would look up `models:/...` in its global registry instead of this client's.
     uri = client.get_model_version_download_uri(name, version)
     return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder), tracking_uri=client.tracking_uri))
 

@@ -1,4 +1,4 @@
-"""The rule that moves a registry alias: same protocol, and better by more than a margin. Pure functions."""
+"""The rule that moves a registry alias: the same protocol, and better by more than a margin. Pure functions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from components.errors import RegistryError
 from components.tracking.flatten import flatten
 
-# What must be equal for two scorecards to be comparable; who was evaluated, and how fast, may differ.
+# What must be equal before two scorecards can be compared. The method, its size and its speed may differ.
 COMPARED = (
     "task",
     "split",
@@ -35,10 +35,10 @@ class Decision:
     """Whether the challenger takes the alias, and why.
 
     Attributes:
-        promote: True moves the alias.
-        reason: one sentence for the log.
-        challenger: the challenger's metric.
-        champion: the champion's metric, None where there is no champion.
+        promote: True if the alias moves to the challenger.
+        reason: One sentence for the log.
+        challenger: The challenger's metric.
+        champion: The champion's metric, None if there is no champion.
     """
 
     promote: bool
@@ -50,16 +50,16 @@ class Decision:
 def decide(
     challenger: Mapping[str, Any], champion: Mapping[str, Any] | None, *, metric: str, margin: float
 ) -> Decision:
-    """Compares two scorecards of the validation split.
+    """Compare two scorecards of the validation split.
 
     Args:
-        challenger: scorecard with ``split``, ``protocol`` and ``metrics``.
-        champion: scorecard of the alias's holder, None where nobody holds it.
-        metric: ``<direction>_<name>``, such as ``t2v_R@1``, of the whole split.
-        margin: points by which the challenger must be better; a tie never moves the alias.
+        challenger: The challenger's scorecard.
+        champion: The champion's scorecard, None if no version has the alias.
+        metric: ``<direction>_<name>``, such as ``t2v_R@1``, on the whole split.
+        margin: The challenger must be better by more points than this. A tie never moves the alias.
 
     Raises:
-        RegistryError: a scorecard lacks the metric, or its value is not finite.
+        RegistryError: A scorecard lacks the metric, or its value is not finite.
     """
     new = metric_of(challenger, metric)
     if champion is None:
@@ -79,7 +79,7 @@ def metric_of(card: Mapping[str, Any], metric: str) -> float:
     """The value of ``<direction>_<name>`` on the whole split of a scorecard.
 
     Raises:
-        RegistryError: no such metric, or its value is not finite.
+        RegistryError: The scorecard lacks the metric, or its value is not finite.
     """
     direction, _, name = metric.partition("_")
     table = card.get("metrics", {}).get("all", {})
@@ -101,9 +101,10 @@ def protocol_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> li
 
 
 def best_first(cards: Sequence[Mapping[str, Any]], metric: str) -> list[int]:
-    """Positions of ``cards`` by falling quality, ties in the order given.
+    """Positions of ``cards`` from the best to the worst. Ties keep the order given.
 
-    Challengers take their turn in this order, so that with a margin a weaker one cannot bar a better one.
+    Challengers take turns in this order. In another order, a weaker one could become champion first, and the margin
+    would then keep out a slightly better one.
     """
     sign = 1.0 if _lower_is_better(metric) else -1.0
     return sorted(range(len(cards)), key=lambda index: sign * metric_of(cards[index], metric))

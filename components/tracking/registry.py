@@ -1,51 +1,57 @@
-"""Versions of a task's registered model, and the alias that one of them holds.
+"""Versions of a task's registered model, and the alias that one of them has.
 
-A version is an adapter with its scorecards, a few tens of kilobytes. The alias moves by the rule of
-:mod:`components.tracking.promotion` alone, or by a person's ``retire``; either leaves its reason in the tags.
+A version is an adapter with its scorecards, a few tens of kilobytes. The alias moves only by the rule of
+:mod:`components.tracking.promotion`, or when a person retires the champion. The version's tags give the reason.
 """
 
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlflow.entities.model_registry import ModelVersion
+
 from components import storage
+from components.adapters.card import read_card
 from components.errors import RegistryError
+from components.records import read_tree
 from components.tracking import promotion
-from components.tracking.evaluated import (
-    Candidate,
-    copy_adapter,
-    metrics_of,
-    read_json,
-    tags_of,
-    write_cards,
-)
-from components.tracking.mlflow import MlflowClient, MlflowException, Run, find_run, start_run
-from components.tracking.model import download_version, save_model
+from components.tracking.evaluated import EvaluatedAdapter, copy_adapter, metrics_of, tags_of, write_scorecards
+from components.tracking.model import ModelConfig, download_version, save_model
+from components.tracking.record import Candidate, Champion, Outcome, RegistryRecord
+from components.tracking.runs import TrackedRun, find_run, start_run
 from components.tracking.settings import TrackingSettings
+from components.tracking.store import MlflowClient, MlflowException, quoted
 
 
 @dataclass(frozen=True)
-class Version:
-    """A registered version of a candidate."""
+class RegisteredVersion:
+    """An evaluated adapter that is in the registry.
+
+    Attributes:
+        number: The version's number.
+        run_id: The version's run in MLflow.
+        adapter: What was registered.
+    """
 
     number: str
     run_id: str
-    candidate: Candidate
+    adapter: EvaluatedAdapter
 
 
-class Registry:
+class ModelRegistry:
     """The registered model of one task.
 
     Args:
-        client: of the store.
-        root: the project's folder.
-        settings: the ``tracking`` block.
-        task: name of the registered model.
+        client: A client of the store.
+        root: The project's folder.
+        settings: The ``tracking`` block of params.yaml.
+        task: Key of the task in params.yaml, and the model's name.
     """
 
     def __init__(self, client: MlflowClient, root: Path, settings: TrackingSettings, task: str) -> None:
@@ -55,126 +61,149 @@ class Registry:
         self.task = task
 
     def register(
-        self, candidate: Candidate, *, code: Path, config: Mapping[str, Any], provenance: Mapping[str, Any]
-    ) -> Version:
-        """Registers ``candidate``; the same adapter keeps the version it has, with its scorecards renewed.
+        self, adapter: EvaluatedAdapter, *, code: Path, config: ModelConfig, provenance: Mapping[str, Any]
+    ) -> RegisteredVersion:
+        """Register ``adapter``. If it has a version, that one stays, and its scorecards and code are replaced.
 
         Args:
-            candidate: of this task.
-            code: the model file for MLflow.
-            config: what the model is told when it is loaded: root, task, backbone, split, top, batch_size.
-            provenance: tags of the run, should one have to be made.
+            adapter: An adapter of this task.
+            code: The file that MLflow runs to load the version. Each version has a copy.
+            config: What the model finds its videos with.
+            provenance: Tags for the run, if a new run is necessary.
         """
-        known = self._versions().get(candidate.identity)
+        known = self._versions().get(adapter.identity)
         if known is None:
-            run = self._run(candidate, provenance)
-            known = self._create(candidate, run, code, config)
+            run_id = self._run(adapter, provenance)
+            known = self._create(adapter, run_id, code, config)
         with tempfile.TemporaryDirectory() as scratch:
-            write_cards(candidate, Path(scratch))
-            self.client.log_model_artifacts(known.tags["model_id"], scratch, "scorecards")
-        self._tag(str(known.version), tags_of(candidate))
-        return Version(str(known.version), str(known.run_id), candidate)
+            write_scorecards(adapter, Path(scratch) / "scorecards")
+            # The copy of an older release may import what no longer exists.
+            shutil.copyfile(code, Path(scratch) / code.name)
+            self.client.log_model_artifacts(known.tags["model_id"], scratch)
+        self._tag(str(known.version), tags_of(adapter))
+        return RegisteredVersion(str(known.version), str(known.run_id), adapter)
 
     def champion(self) -> tuple[str, dict[str, Any]] | None:
-        """Number and validation scorecard of the version that holds the alias, None where none does."""
-        number = self._alias()
+        """The number and the validation scorecard of the version that has the alias, or None."""
+        number = self._holder()
         if number is None:
             return None
         with tempfile.TemporaryDirectory() as scratch:
             folder = download_version(self.client, self.task, number, Path(scratch))
-            return number, read_json(folder / "scorecards" / "val.json")
+            return number, read_tree(folder / "scorecards" / "val.json", error=RegistryError)
 
-    def promote(self, versions: Sequence[Version]) -> list[dict[str, Any]]:
-        """Lets each version challenge the champion, best first; returns the decisions in the order given."""
+    def promote(self, versions: Sequence[RegisteredVersion]) -> tuple[Outcome, ...]:
+        """Let each version challenge the champion, best first.
+
+        Returns:
+            The outcomes in the order of ``versions``.
+        """
         settings = self.settings
-        decisions: dict[str, dict[str, Any]] = {}
-        cards = [version.candidate.scorecards["val"] for version in versions]
-        for index in promotion.best_first(cards, settings.metric):
-            version, holder = versions[index], self.champion()
-            entry = {"method": version.candidate.method, "seed": version.candidate.seed, "version": version.number}
-            if holder is not None and holder[0] == version.number:
-                reason = self.client.get_model_version(self.task, version.number).tags.get("decision_reason", "")
-                decisions[version.number] = {**entry, "promoted": True, "reason": reason}
-                continue
-            card = holder[1] if holder else None
-            decision = promotion.decide(cards[index], card, metric=settings.metric, margin=settings.margin)
-            if decision.promote:
-                self.client.set_registered_model_alias(self.task, settings.alias, version.number)
-            state = "promoted" if decision.promote else "kept back"
-            self._tag(version.number, {"decision": state, "decision_reason": decision.reason})
-            decisions[version.number] = {**entry, "promoted": decision.promote, "reason": decision.reason}
-        return [decisions[version.number] for version in versions]
+        outcomes: dict[str, Outcome] = {}
+        scorecards = [version.adapter.scorecards["val"] for version in versions]
+        for index in promotion.best_first(scorecards, settings.metric):
+            number, holder = versions[index].number, self.champion()
+            if holder is not None and holder[0] == number:
+                promoted = True
+                reason = self.client.get_model_version(self.task, number).tags.get("decision_reason", "")
+            else:
+                decision = promotion.decide(
+                    scorecards[index],
+                    holder[1] if holder else None,
+                    metric=settings.metric,
+                    margin=settings.margin,
+                )
+                promoted, reason = decision.promote, decision.reason
+                if promoted:
+                    self.client.set_registered_model_alias(self.task, settings.alias, number)
+                self._tag(number, {"decision": "promoted" if promoted else "kept back", "decision_reason": reason})
+            adapter = versions[index].adapter
+            outcomes[number] = Outcome(adapter.method, adapter.seed, number, promoted, reason)
+        return tuple(outcomes[version.number] for version in versions)
 
     def retire(self, reason: str) -> None:
-        """Takes the alias from its holder, so that the best candidate gets it. A person's decision, tagged as such.
+        """Take the alias from the champion, so that the best candidate gets it. The tags say that a person did this.
 
         Raises:
-            RegistryError: nobody holds the alias.
+            RegistryError: No version has the alias.
         """
-        number = self._alias()
-        if number is None:
-            raise RegistryError("nobody holds the alias", where=self.task, found=self.settings.alias)
+        number = self._champion_number()
         self.client.delete_registered_model_alias(self.task, self.settings.alias)
         self._tag(number, {"decision": "retired", "decision_reason": f"retired by hand: {reason}"})
 
-    def export_champion(self, folder: Path) -> dict[str, Any]:
-        """Copies the champion's adapter from the registry into ``folder``; returns method, seed, version and hash.
+    def export_champion(self, folder: Path) -> Champion:
+        """Copy the champion's adapter from the registry into ``folder``.
 
-        The registry is the source: a champion may come from an earlier training, whose folder is gone.
+        The registry is the source, since a champion may come from an earlier training whose files are gone.
 
         Raises:
-            RegistryError: nobody holds the alias.
+            RegistryError: No version has the alias.
         """
-        number = self._alias()
-        if number is None:
-            raise RegistryError("nobody holds the alias", where=self.task, found=self.settings.alias)
+        number = self._champion_number()
         with tempfile.TemporaryDirectory() as scratch:
             model = download_version(self.client, self.task, number, Path(scratch))
             storage.publish_folder(model / "artifacts" / "adapter", folder)
-        version, card = self.client.get_model_version(self.task, number), read_json(folder / "adapter.json")
-        return {
-            "method": card["label"],
-            "seed": int(version.tags["seed"]),
-            "version": number,
-            "run_id": version.run_id,
-            "sha256": card["sha256"],
-        }
+        version = self.client.get_model_version(self.task, number)
+        card = read_card(folder)
+        return Champion(
+            method=card.label,
+            seed=int(version.tags["seed"]),
+            version=number,
+            run_id=version.run_id,
+            sha256=card.sha256,
+            folder=storage.relative(self.root, str(folder)),
+        )
 
-    def _run(self, candidate: Candidate, provenance: Mapping[str, Any]) -> str:
-        """The training's run; where this store lacks it, a new one with the same parameters."""
-        found = find_run(self.client, candidate.run_id)
-        params = {"settings": candidate.card.get("settings", {}), "frames": candidate.card.get("frames")}
-        run = (
-            Run(self.client, found.info.run_id)
-            if found
-            else start_run(
+    def record(
+        self, champion: Champion, versions: Sequence[RegisteredVersion], outcomes: tuple[Outcome, ...]
+    ) -> RegistryRecord:
+        """The result of the register stage, from what the other methods returned."""
+        candidates = tuple(
+            Candidate(
+                method=version.adapter.method,
+                seed=version.adapter.seed,
+                version=version.number,
+                run_id=version.run_id,
+                sha256=version.adapter.card.sha256,
+                validation={**metrics_of(version.adapter.scorecards["val"])},
+            )
+            for version in versions
+        )
+        return RegistryRecord(self.task, champion, self.settings.alias, candidates, outcomes)
+
+    def _run(self, adapter: EvaluatedAdapter, provenance: Mapping[str, Any]) -> str:
+        """The id of the training's run, or of a new run with the same parameters if this store lacks that one."""
+        found = find_run(self.client, adapter.run_id)
+        if found is not None:
+            run = TrackedRun(self.client, found.info.run_id)
+        else:
+            run = start_run(
                 self.root,
                 self.settings,
                 task=self.task,
-                method=candidate.method,
-                seed=candidate.seed,
-                params=params,
+                method=adapter.method,
+                seed=adapter.seed,
+                params={"settings": adapter.card.settings, "frames": adapter.card.frames},
                 provenance=provenance,
-                tags={"backbone": candidate.card.get("backbone", {}), "made_by": "register"},
+                tags={"backbone": adapter.card.backbone.to_dict(), "made_by": "register"},
             )
-        )
-        # A run made here ends here; the training's own run has ended already.
+        # A new run ends here. The training's run has ended already.
         with run if found is None else contextlib.nullcontext(), tempfile.TemporaryDirectory() as scratch:
-            copy_adapter(candidate.folder, Path(scratch) / "adapter")
-            write_cards(candidate, Path(scratch) / "scorecards")
+            copy_adapter(adapter.folder, Path(scratch) / "adapter")
+            write_scorecards(adapter, Path(scratch) / "scorecards")
             run.log_folder(Path(scratch), "registered")
-            for split, card in candidate.scorecards.items():
-                run.log(0, {f"scorecard/{split}/{key}": value for key, value in metrics_of(card).items()})
+            for split, scorecard in adapter.scorecards.items():
+                run.log(0, {f"scorecard/{split}/{key}": value for key, value in metrics_of(scorecard).items()})
         return run.run_id
 
-    def _create(self, candidate: Candidate, run_id: str, code: Path, config: Mapping[str, Any]) -> Any:
-        client, name = self.client, f"{candidate.method}-{candidate.seed}"
+    def _create(self, adapter: EvaluatedAdapter, run_id: str, code: Path, config: ModelConfig) -> ModelVersion:
+        client = self.client
         self._ensure_model()
         experiment = client.get_run(run_id).info.experiment_id
-        logged = client.create_logged_model(experiment, name, source_run_id=run_id, model_type="adapter")
+        logged = client.create_logged_model(experiment, adapter.name, source_run_id=run_id, model_type="adapter")
         try:
             with tempfile.TemporaryDirectory() as scratch:
-                copy_adapter(candidate.folder, Path(scratch) / "adapter")
+                copy_adapter(adapter.folder, Path(scratch) / "adapter")
                 folder = Path(scratch) / "model"
                 save_model(folder, code=code, adapter=Path(scratch) / "adapter", config=config)
                 client.log_model_artifacts(logged.model_id, str(folder))
@@ -187,7 +216,7 @@ class Registry:
             source=logged.artifact_location,
             run_id=run_id,
             model_id=logged.model_id,
-            tags={"identity": candidate.identity, "model_id": logged.model_id},
+            tags={"identity": adapter.identity, "model_id": logged.model_id},
         )
 
     def _ensure_model(self) -> None:
@@ -199,12 +228,19 @@ class Registry:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
-    def _versions(self) -> dict[str, Any]:
-        """Versions by the identity of their adapter, the oldest where several have one."""
-        found = self.client.search_model_versions(f"name = '{self.task}'", order_by=["version_number DESC"])
+    def _versions(self) -> dict[str, ModelVersion]:
+        """Versions by the identity of their adapter, the oldest one if several versions have the same."""
+        found = self.client.search_model_versions(f"name = {quoted(self.task)}", order_by=["version_number DESC"])
         return {version.tags["identity"]: version for version in found if "identity" in version.tags}
 
-    def _alias(self) -> str | None:
+    def _champion_number(self) -> str:
+        number = self._holder()
+        if number is None:
+            raise RegistryError("no version has the alias", where=self.task, found=self.settings.alias)
+        return number
+
+    def _holder(self) -> str | None:
+        """The number of the version that has the alias."""
         try:
             version = self.client.get_model_version_by_alias(self.task, self.settings.alias)
         except MlflowException as error:
@@ -216,19 +252,3 @@ class Registry:
     def _tag(self, number: str, tags: Mapping[str, str]) -> None:
         for key, value in tags.items():
             self.client.set_model_version_tag(self.task, number, key, value)
-
-
-def record(alias: str, versions: Sequence[Version], decisions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What ``outputs/registry/<task>.json`` says beside the champion: candidates and decisions."""
-    candidates = [
-        {
-            "method": version.candidate.method,
-            "seed": version.candidate.seed,
-            "version": version.number,
-            "run_id": version.run_id,
-            "sha256": version.candidate.card["sha256"],
-            "validation": metrics_of(version.candidate.scorecards["val"]),
-        }
-        for version in versions
-    ]
-    return {"alias": alias, "candidates": candidates, "decisions": [dict(decision) for decision in decisions]}

@@ -12,7 +12,15 @@ from components.config import STRICT
 
 @dataclass(frozen=True, config=STRICT)
 class TrackingSettings:
-    """What goes to MLflow and when a registry alias moves."""
+    """What goes to MLflow, and when a registry alias moves.
+
+    Attributes:
+        uri: The store's URI. A relative SQLite path starts from the project's folder.
+        methods: The methods to register.
+        alias: The champion's alias.
+        metric: The validation metric that decides, such as ``t2v_R@1``.
+        margin: A challenger must be better by more points than this.
+    """
 
     uri: str
     methods: tuple[str, ...]

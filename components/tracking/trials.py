@@ -1,4 +1,4 @@
-"""Trials of a search over settings as runs in MLflow: a parent per search, a child per trial, figures live."""
+"""Trials of a search over settings as runs in MLflow: a parent per search and a child per trial, logged live."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.tracking.mlflow import Run, connect, start_run
+from components.tracking.runs import TrackedRun, start_run
 from components.tracking.settings import TrackingSettings
+from components.tracking.store import connect
 
 logger = logging.getLogger(__name__)
 
@@ -19,16 +20,22 @@ PARENT = "mlflow.parentRunId"
 
 @dataclass
 class TrialRuns:
-    """A :class:`components.training.tune.Follow` that logs; it holds plain values and connects anew in each process.
+    """A :class:`components.training.tune.Follow` that logs to MLflow.
+
+    It has plain values only and connects again in each process, so that it can be pickled.
 
     Args:
-        root: the project's folder.
-        settings: the ``tracking`` block.
-        parent: id of the search's run.
-        search: name of the search, part of each trial's identity.
-        task, method, seed: of every trial.
-        params: nested settings of every trial.
-        provenance: of the search.
+        root: The project's folder.
+        settings: The ``tracking`` block of params.yaml.
+        parent: The id of the search's run.
+        search: The search's name, which identifies a trial together with the trial's name.
+        task: Key of the task in params.yaml.
+        method: Key of the method in params.yaml.
+        seed: The trainings' seed.
+        params: Nested settings that all trials share.
+        provenance: What :func:`components.provenance.collect` returned for the search.
+        runs: The run id of each trial.
+        values: What each trial tries, as text.
     """
 
     root: Path
@@ -44,7 +51,7 @@ class TrialRuns:
     values: dict[str, str] = field(default_factory=dict)
 
     def started(self, trial: str, values: Mapping[str, Any]) -> None:
-        """Starts the trial's run, or goes on with that of a search that was killed."""
+        """Start the trial's run, or continue it if the search was killed."""
         run = start_run(
             self.root,
             self.settings,
@@ -59,17 +66,17 @@ class TrialRuns:
         self.runs[trial] = run.run_id
         self.values[trial] = ", ".join(_short(key, value) for key, value in values.items())
 
-    def measured(self, trial: str, epoch: int, figures: Mapping[str, float]) -> None:
-        """Logs the figures of an epoch."""
-        self._run(trial).log(epoch, {f"val_{name}": value for name, value in figures.items()})
-        logger.info("%s: epoch %d, val t2v R@1 %.1f", self.values[trial], epoch, figures["t2v_R@1"])
+    def measured(self, trial: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Log an epoch's validation metrics."""
+        self._run(trial).log(epoch, {f"val_{name}": value for name, value in metrics.items()})
+        logger.info("%s: epoch %d, val t2v R@1 %.1f", self.values[trial], epoch, metrics["t2v_R@1"])
 
     def ended(self, trial: str, failed: bool) -> None:
-        """Ends the trial's run."""
+        """End the trial's run."""
         self._run(trial).finish("FAILED" if failed else "FINISHED")
 
-    def _run(self, trial: str) -> Run:
-        return Run(connect(self.root, self.settings), self.runs[trial])
+    def _run(self, trial: str) -> TrackedRun:
+        return TrackedRun(connect(self.root, self.settings), self.runs[trial])
 
 
 def _short(key: str, value: object) -> str:

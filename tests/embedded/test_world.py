@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.embedded import annotations, captions, collections, scene, stills
+from components.embedded import captions, collections, scene, stills
+from components.embedded.annotations import write_activitynet, write_msrvtt
 from components.embedded.scene import MOTIONS, REVERSE, Event, Item
 from components.embedded.settings import DemoTaskSettings
 
@@ -116,7 +117,7 @@ def test_a_video_is_real_h264_and_the_same_every_time(tmp_path: Path) -> None:
 
 def test_annotations_have_the_published_forms(tmp_path: Path) -> None:
     clips, stories = collections.plan_clips(SIZES, 0), collections.plan_stories(SIZES, 0)
-    for plans, write, folder in ((clips, annotations.write_msrvtt, "c"), (stories, annotations.write_activitynet, "s")):
+    for plans, write, folder in ((clips, write_msrvtt, "c"), (stories, write_activitynet, "s")):
         (tmp_path / folder).mkdir()
         write(plans, tmp_path / folder)
     header = (tmp_path / "c/MSRVTT_JSFUSION_test.csv").read_text().splitlines()

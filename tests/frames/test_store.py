@@ -15,7 +15,8 @@ from components.frames import schema
 from components.frames.store import FrameStore, StoredVideo, write_shard
 from components.ingest.isolation import Recipe
 from components.ingest.publish import write_store
-from components.ingest.shards import DoneShard, Settings, flat_ledger, plan_shards
+from components.ingest.records import DoneShard, LedgerRow, Settings
+from components.ingest.shards import flat_ledger, plan_shards
 from components.manifest import Manifest, Protocol, Video
 from components.provenance import sha256_file
 
@@ -58,21 +59,22 @@ def make_store(folder: Path) -> Manifest:
     records = []
     for shard in plan_shards(manifest, SETTINGS.shard_videos):
         rows: list[dict[str, object]] = []
-        ledger: list[dict[str, object]] = []
+        ledger: list[LedgerRow] = []
         for video in shard.videos:
             failed = video.video_id in FAILED
             ledger.append(
-                {
-                    "video_id": video.video_id,
-                    "split": video.split,
-                    "status": schema.FAILED if failed else schema.DECODED,
-                    "reason": "timeout" if failed else "",
-                    "detail": "5 s" if failed else "",
-                    "decoder": "" if failed else "decord 0.6.0",
-                    "frames": 0 if failed else 2,
-                    "shard": shard.number,
-                    "row": None if failed else len(rows),
-                }
+                LedgerRow(
+                    video_id=video.video_id,
+                    split=video.split,
+                    status=schema.FAILED if failed else schema.DECODED,
+                    reason="timeout" if failed else "",
+                    detail="5 s" if failed else "",
+                    decoder="" if failed else "decord 0.6.0",
+                    corrupt_frames=None,
+                    frames=0 if failed else 2,
+                    shard=shard.number,
+                    row=None if failed else len(rows),
+                )
             )
             if not failed:
                 rows.append(row_of(video.video_id))

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.ingest.capacity import KIB_PER_FRAME, MS_PER_VIDEO, SOURCES, Plan, Source, decode_ms, plan
+from components.ingest.capacity import KIB_PER_FRAME, MS_PER_VIDEO, SOURCES, CapacityPlan, Source, decode_ms, plan
 
 SOURCE = Source(ms_per_second=10.0, ms_per_frame=2.0, longest_gap_seconds=4.0, mbit_per_second=8.0)
 WIDE = {"network_gbit": 1e9, "write_mb": 1e12}
 
 
-def made(videos: int = 1000, cores: int = 4, **limits: float) -> Plan:
+def made(videos: int = 1000, cores: int = 4, **limits: float) -> CapacityPlan:
     rest = {"seconds": 20.0, "frames": 12, "quality": 95, "shard_videos": 128}
     return plan(videos, SOURCE, cores=cores, **rest, **{**WIDE, **limits})  # type: ignore[arg-type]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +15,8 @@ from components.errors import DataError
 from components.frames import schema
 from components.ingest.decoders import DECODERS
 from components.ingest.isolation import DecodeProcess, Outcome, Recipe, held_mib
-from components.ingest.shards import Settings, Shard, make_shard
+from components.ingest.records import Settings, Shard
+from components.ingest.shards import make_shard
 from components.manifest import Video
 
 
@@ -49,7 +51,7 @@ def test_every_file_is_a_row_of_the_ledger(cases: list[Case], tmp_path: Path) ->
     settings = Settings(recipe(DECODERS.target("auto")), "auto", len(cases), 8, 60.0, 4096)
     with settings.process() as process:
         done = make_shard(Shard(0, videos), tmp_path, tmp_path, settings, process)
-    table = pa.Table.from_pylist(done.ledger, schema=schema.LEDGER_SCHEMA)
+    table = pa.Table.from_pylist([asdict(row) for row in done.ledger], schema=schema.LEDGER_SCHEMA)
     assert table["video_id"].to_pylist() == [video.video_id for video in videos]
     for row in table.to_pylist():
         failed = row["status"] == schema.FAILED
@@ -110,7 +112,7 @@ def test_a_limit_below_the_process_itself_is_one_error() -> None:
     with (
         DecodeProcess(recipe(DECODERS.target("auto")), time_limit_seconds=60, memory_limit_mib=20) as process,
         pytest.raises(
-            DataError, match=r"memory_limit_mib is less than .* takes for itself; found 20; expected more than"
+            DataError, match=r"memory_limit_mib is less than .* needs without a video; found 20; expected more than"
         ),
     ):
         process.decode("any", None, None)

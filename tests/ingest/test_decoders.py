@@ -214,7 +214,7 @@ def test_what_else_is_not_plain() -> None:
 def test_large_and_long_plain_files_go_to_pyav(tmp_path: Path) -> None:
     for path in (
         write_counted(tmp_path / "large.mp4", frames=5, width=1280, height=720),
-        write_counted(tmp_path / "long.mp4", frames=auto.MOST_FRAMES + 1, width=96),
+        write_counted(tmp_path / "long.mp4", frames=auto.MAX_FRAMES + 1, width=96),
     ):
         assert why_not_plain(path) is None
         assert decoded("auto", path).decoder == pyav.VERSION
@@ -274,14 +274,14 @@ def test_small_squares_for_a_first_look(plain: Callable[[str], tuple[Path, Decod
 def decoded_times(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Presentation times of the frames that PyAV decodes."""
     times: list[int] = []
-    every = pyav._Run.frames
+    every = pyav._Collector.frames
 
     def counting(self: Any, *args: Any) -> Any:
         for frame in every(self, *args):
             times.append(frame.pts)
             yield frame
 
-    monkeypatch.setattr(pyav._Run, "frames", counting)
+    monkeypatch.setattr(pyav._Collector, "frames", counting)
     return times
 
 

@@ -19,8 +19,8 @@ from components.benchmarks.reader import read_manifest
 from components.cluster import LOOPBACK
 from components.ingest.decoders import DECODERS
 from components.ingest.progress import status
-from components.ingest.run import read_settings, store_folder
-from components.ingest.state import task_folder
+from components.ingest.run import read_settings
+from components.layout import Layout
 
 pytestmark = pytest.mark.slow
 
@@ -124,7 +124,7 @@ def test_a_lost_machine_and_a_lost_worker_cost_the_shards_in_their_work(
         assert done.returncode == 0, done.stderr
         assert not (tmp_path / "journal" / "kill").exists()
         assert "17 of 18 videos decoded, 1 failed" in done.stdout
-        assert tree_bytes(store_folder(root, "small")) == expected
+        assert tree_bytes(Layout(root).frames("small")) == expected
         assert len(twice(journal)) <= 1
 
 
@@ -143,14 +143,17 @@ def test_a_stopped_ingest_says_how_to_go_on(
         (tmp_path / "journal" / "kill.new").rename(tmp_path / "journal" / "kill")
         assert driver.wait(timeout=120) == 1
     assert (
-        "task small: interrupted by SIGTERM; finished shards are kept; the same command goes on from there"
+        "task small: interrupted by SIGTERM; finished shards are kept; the same command continues from there"
         in (tmp_path / "log").read_text()
     )
-    assert not store_folder(root, "small").exists()
-    lines = status(task_folder(root, "small")).splitlines()
+    assert not Layout(root).frames("small").exists()
+    lines = status(Layout(root).ingest_work("small")).splitlines()
     assert lines[0].startswith("small: interrupted; ")
     assert lines[1].startswith("  last event: interrupted at ")
-    assert lines[2:] == ["  missing_file 1 (no file under the manifest's uri)", "  the same command goes on from there"]
+    assert lines[2:] == [
+        "  missing_file 1 (no file under the manifest's uri)",
+        "  the same command continues from there",
+    ]
     (tmp_path / "again").mkdir()
     monkeypatch.setenv("REELTUNE_TEST_JOURNAL", str(tmp_path / "again"))
     assert tree_bytes(alone(root)) == expected

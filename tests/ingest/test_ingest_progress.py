@@ -1,4 +1,4 @@
-"""How far an ingest is, from files that a run leaves: while it runs, when it was killed, when it ended."""
+"""How far an ingest has come, from the files of a run that runs, was killed, or ended."""
 
 from __future__ import annotations
 
@@ -12,91 +12,118 @@ from pathlib import Path
 
 import pytest
 
-from components.ingest import progress
-from components.ingest.progress import Count, Notes, Watch, status
+from components.ingest import events, progress
+from components.ingest.progress import Monitor, ShardLog, VideoCounts, status
+from components.ingest.records import LedgerRow
 
-FAILED = {"video_id": "bad", "reason": "timeout", "detail": "30 s"}
-GOOD = {"video_id": "good", "reason": "", "detail": ""}
+GOOD = LedgerRow("good", "test", "decoded", "", "", "pyav", 0, frames=4, shard=2, row=0)
+FAILED = LedgerRow("bad", "test", "failed", "timeout", "30 s", "pyav", None, frames=0, shard=2, row=None)
 
 
 @pytest.fixture
 def task(tmp_path: Path) -> Path:
-    """A task whose run, by this process, has found 4 of 10 videos, and works on the shard 2."""
+    """A task. This process ingests it, has found 4 of 10 videos, and works on shard 2."""
     folder = tmp_path / "clips"
-    progress.started(folder, "state", Count(10, found=4, failed=Counter(missing_file=1)))
-    progress.write_event(folder, "decoding", videos=6)
-    with Notes(folder / "state" / "progress" / "00002.jsonl") as note:
-        note(GOOD, False)
-        note(FAILED, False)
-        note(GOOD, True)
+    progress.log_start(folder, "state", VideoCounts(10, found=4, failed=Counter(missing_file=1)))
+    events.write_event(folder, events.Decoding(6))
+    with ShardLog(folder / "state" / "progress" / "00002.jsonl") as log_video:
+        log_video(GOOD, False)
+        log_video(FAILED, False)
+        log_video(GOOD, True)
     return folder
 
 
-def events(task: Path) -> list[str]:
-    return [line["event"] for line in progress.read_lines(task / progress.EVENTS)]
+def names(task: Path) -> list[str]:
+    return [entry.name for entry in events.read_events(task)]
 
 
 def test_a_run_is_followed_video_by_video(task: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    work = task / "state" / "progress"
-    with Watch(task, work, Count(10, found=4, failed=Counter(missing_file=1)), "clips") as watch:
-        found = watch.count()
+    unfinished = task / "state" / "progress"
+    with Monitor(task, unfinished, VideoCounts(10, found=4, failed=Counter(missing_file=1)), "clips") as monitor:
+        found = monitor.counts()
         assert (found.done, found.tried, found.reused, found.failed) == (7, 2, 1, {"missing_file": 1, "timeout": 1})
-        watch.count()  # a failure is logged once
-        assert events(task) == ["started", "decoding", "video failed"]
+        monitor.counts()  # a failure is logged once
+        assert names(task) == ["started", "decoding", "video failed"]
         assert status(task).splitlines()[0].startswith(f"clips: running as process {os.getpid()}; 7 of 10 videos, 2 fa")
-        watch.shard_done(2, 1.5)
-        assert watch.count().done == 7
-    assert events(task) == ["started", "decoding", "video failed", "shard done"]
-    assert not list(work.iterdir())
+        monitor.shard_done(2, 1.5)
+        assert monitor.counts().done == 7
+    assert names(task) == ["started", "decoding", "video failed", "shard done"]
+    assert not list(unfinished.iterdir())
     assert "clips: 7 of 10 videos, 2 failed, " in caplog.text
     text = status(task)
     assert "7 of 10 videos, 2 failed" in text
-    assert "\n  missing_file 1 (no file under the manifest's uri)\n  timeout 1 (not done within frames" in text
-    progress.write_event(task, "finished")
+    assert "\n  missing_file 1 (no file under the manifest's uri)\n  timeout 1 (" in text
+    events.write_event(task, events.Finished(8, 2, "somewhere"))
     assert status(task).startswith("clips: finished; 7 of 10 videos, 2 failed")
 
 
 def test_a_shard_that_starts_again_counts_once(task: Path) -> None:
-    with Notes(task / "state" / "progress" / "00002.jsonl") as note:
-        note(GOOD, False)
+    with ShardLog(task / "state" / "progress" / "00002.jsonl") as log_video:
+        log_video(GOOD, False)
     with (task / "state" / "progress" / "00002.jsonl").open("a") as stream:
         stream.write('{"half')
     assert status(task).splitlines()[0].split("; ")[1].startswith("5 of 10 videos")
 
 
-def test_a_killed_run_is_told_from_a_running_one(task: Path) -> None:
-    lines = progress.read_lines(task / progress.EVENTS)
+def test_a_killed_run_is_distinguished_from_a_running_one(task: Path) -> None:
+    lines = [json.loads(line) for line in (task / events.EVENTS).read_text().splitlines()]
+    process = lines[0]["process"]
     for change, expected in (
-        ({"pid_start": "1"}, "clips: interrupted; 7 of 10"),  # the process id has gone to another process
+        ({"process": process.rpartition("/")[0] + "/1"}, "clips: interrupted; 7 of 10"),  # another process has its id
         ({"host": "elsewhere"}, f"clips: running or interrupted, on elsewhere as process {os.getpid()}; 7 of 10"),
     ):
         changed = [{**lines[0], **change}, *lines[1:]]
-        (task / progress.EVENTS).write_text("".join(json.dumps(line) + "\n" for line in changed))
+        (task / events.EVENTS).write_text("".join(json.dumps(line) + "\n" for line in changed))
         assert status(task).startswith(expected)
     assert status(task / "other") == "other: never ingested here"
 
 
+OLD_LOG = """\
+{"event": "started", "time": "2026-01-02T03:04:05Z", "seconds": 100.0, "total": 3, "found": 0, "found_failed": {}, \
+"state": "state", "host": "h", "pid": 7, "pid_start": "5"}
+{"event": "decoding", "time": "2026-01-02T03:04:06Z", "seconds": 101.0, "videos": 3}
+{"event": "video failed", "time": "2026-01-02T03:04:07Z", "seconds": 102.0, "video_id": "v", "reason": "timeout", \
+"detail": "30 s", "reused": false}
+{"event": "shard done", "time": "2026-01-02T03:04:08Z", "seconds": 103.0, "shard": 0, "videos": 3, "failed": 1, \
+"reused": 1, "shard_seconds": 1.5}
+{"event": "finished", "time": "2026-01-02T03:04:08Z", "seconds": 103.0, "decoded": 2, "tried": 2, "store": "s"}
+"""
+
+
+def test_the_log_of_an_earlier_release_is_read_and_its_format_is_kept(tmp_path: Path) -> None:
+    (tmp_path / events.EVENTS).write_text(OLD_LOG)
+    lines = status(tmp_path).splitlines()
+    assert lines[0].endswith(": finished; 3 of 3 videos, 1 failed, 1.5 per second")
+    assert lines[1] == "  last event: finished at 2026-01-02T03:04:08Z"
+    for entry in events.read_events(tmp_path):
+        events.write_event(tmp_path / "new", entry.event)
+    old, new = ([json.loads(line) for line in (place / events.EVENTS).open()] for place in (tmp_path, tmp_path / "new"))
+    for before, after in zip(old, new, strict=True):
+        assert {key: after[key] for key in before} == {**before, "time": after["time"], "seconds": after["seconds"]}
+        assert set(after) - set(before) <= {"process"}
+
+
 @pytest.mark.parametrize(
-    ("count", "expected"),
+    ("counts", "expected"),
     [
-        (Count(10), "0 of 10 videos, 0 failed"),
-        (Count(10, found=2, tried=2, seconds=4.0), "4 of 10 videos, 0 failed, 0.5 per second, 12 s left"),
-        (Count(900, tried=1, reused=1, seconds=1.0), "2 of 900 videos, 0 failed, 2.0 per second, 7 min left"),
-        (Count(90_000, tried=2, seconds=1.0), "2 of 90000 videos, 0 failed, 2.0 per second, 12.5 h left"),
-        (Count(2, tried=2, seconds=1.0), "2 of 2 videos, 0 failed, 2.0 per second"),
+        (VideoCounts(10), "0 of 10 videos, 0 failed"),
+        (VideoCounts(10, found=2, tried=2, seconds=4.0), "4 of 10 videos, 0 failed, 0.5 per second, 12 s left"),
+        (VideoCounts(900, tried=1, reused=1, seconds=1.0), "2 of 900 videos, 0 failed, 2.0 per second, 7 min left"),
+        (VideoCounts(90_000, tried=2, seconds=1.0), "2 of 90000 videos, 0 failed, 2.0 per second, 12.5 h left"),
+        (VideoCounts(2, tried=2, seconds=1.0), "2 of 2 videos, 0 failed, 2.0 per second"),
     ],
 )
-def test_one_line_says_it(count: Count, expected: str) -> None:
-    assert count.text() == expected
+def test_one_line_says_it(counts: VideoCounts, expected: str) -> None:
+    assert counts.text() == expected
 
 
 SHOWN = """
 import sys, time
 from pathlib import Path
-from components.ingest.progress import Count, Watch
-with Watch(Path(sys.argv[1]), Path(sys.argv[1]) / "state" / "progress", Count(10), "clips") as watch:
-    watch.shard_done(2, 1.0)
+from components.ingest.progress import Monitor, VideoCounts
+with Monitor(Path(sys.argv[1]), Path(sys.argv[1]) / "state" / "progress", VideoCounts(10), "clips") as monitor:
+    monitor.shard_done(2, 1.0)
 """
 
 
@@ -106,6 +133,10 @@ def test_a_terminal_has_one_line_that_changes(task: Path) -> None:
     os.close(theirs)
     shown = os.read(ours, 10_000).decode()
     os.close(ours)
-    assert shown.startswith("\r\x1b[Kclips: 3 of 10 videos, 1 failed, ")
-    assert shown.endswith(" left\r\n")
+    assert shown.startswith("\rclips:   0%|")
+    last = shown.rstrip().rpartition("\r")[2]
+    assert last.startswith("clips:  30%|")
+    assert " 3/10 [" in last
+    assert last.endswith("failed=1]")
     assert shown.count("\n") == 1
+    assert shown.endswith("\n")

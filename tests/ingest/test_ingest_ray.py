@@ -18,7 +18,9 @@ from components.frames import schema
 from components.frames.jpeg import decode_frames
 from components.frames.store import FrameStore
 from components.ingest.decoders import DECODERS
-from components.ingest.run import ingest, store_folder
+from components.ingest.run import Summary, ingest
+from components.layout import Layout
+from components.params import Params
 
 pytestmark = pytest.mark.slow
 
@@ -30,13 +32,13 @@ DECODERS.register("journal", "bad_decoders:journal")
 DRIVER = """
 import sys
 from pathlib import Path
-import bad_decoders
-from components import config
 from components.ingest.decoders import DECODERS
 from components.ingest.run import ingest
+from components.params import load_params
 DECODERS.register("journal", "bad_decoders:journal")
 root = Path(sys.argv[1])
-print(ingest(root, "small", load_params(root / "params.yaml", sys.argv[2:])).text())
+params = load_params(root / "params.yaml", sys.argv[2:])
+print(ingest(root, "small", params.task("small"), params.frames, params.ray).text())
 """
 
 
@@ -66,6 +68,10 @@ def root(collection: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def ingest_small(root: Path, params: Params) -> Summary:
+    return ingest(root, "small", params.task("small"), params.frames, params.ray)
+
+
 def overrides(root: Path, decoder: str) -> list[str]:
     (root / "params.yaml").write_bytes((HERE.parents[1] / "params.yaml").read_bytes())
     return [*SMALL, "frames.max_failed_share=0.5", f"frames.decoder={decoder}"]
@@ -78,13 +84,13 @@ def undisturbed(collection: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(HERE))
         params = small_params(collection, *overrides(collection, "journal"), "ray.num_cpus=4")
-        yield collection, ingest(collection, "small", params).text().splitlines()
+        yield collection, ingest_small(collection, params).text().splitlines()
     del os.environ["REELTUNE_TEST_JOURNAL"]
 
 
 def test_every_video_is_accounted_for(undisturbed: tuple[Path, list[str]]) -> None:
     root, lines = undisturbed
-    store = FrameStore(store_folder(root, "small"))
+    store = FrameStore(Layout(root).frames("small"))
     fates = {row["video_id"]: (row["reason"], row["detail"]) for row in store.ledger().to_pylist()}
     assert len(fates) == 14
     assert {name: fate for name, fate in fates.items() if fate[0]} == {
@@ -105,8 +111,8 @@ def test_every_video_is_accounted_for(undisturbed: tuple[Path, list[str]]) -> No
 
 
 def test_one_worker_makes_the_same_bytes(undisturbed: tuple[Path, list[str]], root: Path) -> None:
-    ingest(root, "small", small_params(root, *overrides(root, "journal"), "ray.num_cpus=1"))
-    assert tree_bytes(store_folder(root, "small")) == tree_bytes(store_folder(undisturbed[0], "small"))
+    ingest_small(root, small_params(root, *overrides(root, "journal"), "ray.num_cpus=1"))
+    assert tree_bytes(Layout(root).frames("small")) == tree_bytes(Layout(undisturbed[0]).frames("small"))
 
 
 def test_a_killed_ingest_goes_on_where_it_was(
@@ -123,7 +129,7 @@ def test_a_killed_ingest_goes_on_where_it_was(
         (journal / "kill.new").write_text(f"{driver.pid} 8")
         (journal / "kill.new").rename(journal / "kill")
         assert driver.wait(timeout=120) == -9, (tmp_path / "log").read_text()
-    assert not store_folder(root, "small").exists()
+    assert not Layout(root).frames("small").exists()
     state = next(path for path in (root / ".reeltune" / "ingest" / "small").iterdir() if path.is_dir())
     finished = sorted(int(path.stem) for path in (state / "done").glob("[!.]*.json"))
     assert 1 <= len(finished) < 7
@@ -138,10 +144,10 @@ def test_a_killed_ingest_goes_on_where_it_was(
     found = re.search(r"(\d+) reused from earlier runs", done.stdout)
     assert found is not None
     assert 2 * len(finished) <= int(found[1]) < 14
-    assert tree_bytes(store_folder(root, "small")) == tree_bytes(store_folder(undisturbed[0], "small"))
+    assert tree_bytes(Layout(root).frames("small")) == tree_bytes(Layout(undisturbed[0]).frames("small"))
 
     monkeypatch.setattr("components.ingest.run.ray_session", None)  # not even started
-    summary = ingest(root, "small", small_params(root, *settings))
+    summary = ingest_small(root, small_params(root, *settings))
     assert (summary.videos_made, summary.decoded) == (0, 11)
     assert (journal / "journal").read_text().split() == [*before, *again]
 
@@ -153,7 +159,7 @@ def test_hanging_and_crashing_decoders_cost_their_videos(tmp_path: Path) -> None
     for name in names:
         write_mp4(folder / "videos" / f"{name}.mp4")
     settings = [*overrides(tmp_path, "bad"), "frames.time_limit_seconds=4.0", "frames.shard_videos=8"]
-    summary = ingest(tmp_path, "small", small_params(tmp_path, *settings))
+    summary = ingest_small(tmp_path, small_params(tmp_path, *settings))
     assert summary.failed == {
         "crashed": ["abort", "segfault", "leave"],
         "decode_error": ["raise"],
@@ -162,11 +168,11 @@ def test_hanging_and_crashing_decoders_cost_their_videos(tmp_path: Path) -> None
     assert FrameStore(summary.store).ids("all") == ["good1", "good2", "good3", "good4", "good5"]
 
     with pytest.raises(DataError, match=r"too many videos failed, nothing is published") as caught:
-        ingest(tmp_path, "small", small_params(tmp_path, *settings, "frames.max_failed_share=0.05"))
+        ingest_small(tmp_path, small_params(tmp_path, *settings, "frames.max_failed_share=0.05"))
     message = str(caught.value)
     assert "found '50.0%'; expected at most 5.0% (frames.max_failed_share)" in message
     assert "crashed 3 (the decoding process died): abort, segfault, leave" in message
-    ledger = Path(message.split("every video's reason is in ")[1].split(";")[0])
+    ledger = Path(message.split("every video's reason is in ")[1].split(". ")[0])
     assert ledger.name == schema.LEDGER
     assert ledger.exists()
 
@@ -174,9 +180,9 @@ def test_hanging_and_crashing_decoders_cost_their_videos(tmp_path: Path) -> None
 def test_a_decoder_that_does_not_load_is_one_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("components.ingest.run.ray_session", None)  # not even started
     DECODERS.register("unloadable", "bad_decoders:no_such_function")
-    with pytest.raises(DataError, match="decoder bad_decoders:no_such_function: decoding process does not start"):
-        ingest(root, "small", small_params(root, *overrides(root, "unloadable")))
-    assert not store_folder(root, "small").exists()
+    with pytest.raises(DataError, match="decoder bad_decoders:no_such_function: decoder cannot be loaded"):
+        ingest_small(root, small_params(root, *overrides(root, "unloadable")))
+    assert not Layout(root).frames("small").exists()
 
 
 def test_two_ingests_of_one_task_do_not_meet(root: Path) -> None:
@@ -187,19 +193,19 @@ def test_two_ingests_of_one_task_do_not_meet(root: Path) -> None:
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(DataError, match="another ingest of this task is running"):
-            ingest(root, "small", small_params(root, *overrides(root, "decord")))
+            ingest_small(root, small_params(root, *overrides(root, "decord")))
 
 
 def test_an_unknown_decoder_is_named(root: Path) -> None:
     with pytest.raises(ConfigError, match=r"frames\.decoder: unknown decoder; found 'decrod'.*did you mean 'decord'"):
-        ingest(root, "small", small_params(root, *overrides(root, "decrod")))
+        ingest_small(root, small_params(root, *overrides(root, "decrod")))
 
 
 def test_the_card_is_free_of_places_and_times(undisturbed: tuple[Path, list[str]]) -> None:
     root, _ = undisturbed
-    for name, content in tree_bytes(store_folder(root, "small")).items():
+    for name, content in tree_bytes(Layout(root).frames("small")).items():
         assert str(root).encode() not in content, name
-    card = json.loads((store_folder(root, "small") / schema.CARD).read_text())
+    card = json.loads((Layout(root).frames("small") / schema.CARD).read_text())
     assert card["videos"] == {
         "train": {"decoded": 6, "failed": 2},
         "val": {"decoded": 2, "failed": 0},

@@ -174,9 +174,7 @@ def test_a_valid_file_on_which_decord_hangs_is_a_timeout(tmp_path: Path) -> None
 def test_a_decoder_that_cannot_be_imported_is_one_error() -> None:
     with (
         DecodeProcess(recipe("no_such_module:decode"), 5) as process,
-        pytest.raises(
-            DataError, match=r"decoder no_such_module:decode: decoding process does not start.*ModuleNotFound"
-        ),
+        pytest.raises(DataError, match=r"decoder no_such_module:decode: decoder cannot be loaded.*ModuleNotFound"),
     ):
         process.decode("any", None, None)
 

@@ -14,8 +14,9 @@ from components.benchmarks.reader import read_manifest
 from components.ingest import reuse
 from components.ingest.decoders import DECODERS
 from components.ingest.publish import write_store
+from components.ingest.records import Settings
 from components.ingest.run import read_settings
-from components.ingest.shards import Settings, flat_ledger, make_shard, plan_shards
+from components.ingest.shards import flat_ledger, make_shard, plan_shards
 from components.ingest.state import WorkingState
 from components.manifest import Manifest, Protocol, Video
 from components.params import Params
@@ -61,7 +62,7 @@ def run(root: Path, manifest: Manifest, settings: Settings) -> Path:
         todo = [shard for shard in shards if (done := state.done(shard)) is None or not done.is_complete]
         state.set_aside(todo)
         known = reuse.write_index(state.index, state.earlier(), settings.limits())
-        earlier = reuse.Earlier(state.index, settings.recipe.sampling) if known else None
+        earlier = reuse.EarlierRows(state.index, settings.recipe.sampling) if known else None
         for shard in todo:
             state.finish(make_shard(shard, root, state.store, settings, process, earlier))
         records = [done for shard in shards if (done := state.done(shard)) is not None]

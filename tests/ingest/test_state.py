@@ -12,8 +12,9 @@ from components.benchmarks.reader import read_manifest
 from components.errors import DataError
 from components.frames import schema
 from components.ingest.publish import check_failures
+from components.ingest.records import LedgerRow, Settings, Shard
 from components.ingest.run import read_settings
-from components.ingest.shards import Settings, Shard, make_shard, plan_shards
+from components.ingest.shards import make_shard, plan_shards
 from components.ingest.state import WorkingState
 from components.manifest import Manifest
 
@@ -91,9 +92,14 @@ def test_other_settings_start_anew_and_drop_the_old(
     assert finished(state, shards) == []
 
 
-def ledger(*fates: tuple[str, str]) -> list[dict[str, object]]:
+def ledger(*fates: tuple[str, str]) -> list[LedgerRow]:
     return [
-        {"video_id": f"v{k}", "split": split, "status": schema.FAILED if reason else schema.DECODED, "reason": reason}
+        LedgerRow(
+            *(f"v{k}", split, schema.FAILED if reason else schema.DECODED, reason, "", "decord", None),
+            frames=0 if reason else 4,
+            shard=0,
+            row=None if reason else k,
+        )
         for k, (split, reason) in enumerate(fates)
     ]
 

@@ -19,11 +19,14 @@ from components.frames.store import FrameStore
 from components.ingest import sources
 from components.ingest.decoders import DECODERS
 from components.ingest.isolation import DecodeProcess
-from components.ingest.progress import Notes
+from components.ingest.progress import ShardLog
 from components.ingest.publish import publish
-from components.ingest.run import ingest, read_settings, store_folder
-from components.ingest.shards import Shard, make_shard
+from components.ingest.records import Shard
+from components.ingest.run import Summary, ingest, read_settings
+from components.ingest.shards import make_shard
+from components.layout import Layout
 from components.manifest import Video
+from components.params import Params
 
 s3, s3_server = object_store.s3, object_store.s3_server
 
@@ -38,6 +41,10 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return folder / "journal"
+
+
+def ingest_small(root: Path, params: Params) -> Summary:
+    return ingest(root, "small", params.task("small"), params.frames, params.ray)
 
 
 def put(folder: Path, uri: str) -> None:
@@ -60,21 +67,21 @@ def test_videos_and_store_at_uris_give_the_bytes_of_a_disk(
     local = ["frames.decoder=journal", "frames.max_failed_share=0.5"]
     remote = [*local, f"tasks.small.root='{bucket}'", f"frames.store='{storage.join(s3, 'stores')}'"]
 
-    summary = ingest(there, "small", small_params(there, *remote))
+    summary = ingest_small(there, small_params(there, *remote))
     assert summary.failed == {"missing_file": ["no such video"]}
     assert summary.store == storage.join(s3, "stores", "small")
     plain = small_params(here, *local)
     settings = read_settings(plain.task("small"), plain.frames)
     expected = FrameStore(run(here, read_manifest("small", plain.task("small"), here), settings))
-    for store in (FrameStore(store_folder(there, "small")), FrameStore(summary.store)):
+    for store in (FrameStore(Layout(there).frames("small")), FrameStore(summary.store)):
         assert list(store.read(store.ids("all"))) == list(expected.read(expected.ids("all")))
         assert store.ledger().equals(expected.ledger())
         assert [shard["sha256"] for shard in store.card["shards"]] == [s["sha256"] for s in expected.card["shards"]]
-    assert [path.name for path in store_folder(there, "small").iterdir()] == [schema.CARD]
+    assert [path.name for path in Layout(there).frames("small").iterdir()] == [schema.CARD]
 
     # Again nothing is decoded; a changed object is, and only its shard's object is replaced.
     before = storage.list_files(summary.store), len(journal.read_text().split())
-    assert ingest(there, "small", small_params(there, *remote)).videos_made == 0
+    assert ingest_small(there, small_params(there, *remote)).videos_made == 0
     assert storage.list_files(summary.store) == before[0]
     shutil.copyfile(data / "videos" / "video5.mp4", data / "videos" / "video1.mp4")
     storage.upload(data / "videos" / "video1.mp4", storage.join(bucket, "videos", "video1.mp4"))
@@ -82,7 +89,7 @@ def test_videos_and_store_at_uris_give_the_bytes_of_a_disk(
     store = run(there, read_manifest("small", params.task("small"), there), settings)
     # The content is known from video5, so that not even it is decoded.
     assert len(journal.read_text().split()) == before[1]
-    publish(store, store_folder(there, "small"), summary.store)
+    publish(store, Layout(there).frames("small"), summary.store)
     (video,) = FrameStore(summary.store).read(["video1"])
     assert video.source_frames == 25
     # The ledger says the same of it as before.
@@ -145,12 +152,12 @@ def test_a_storage_that_does_not_answer_is_a_reason_of_its_own(
     params = small_params(tmp_path)
     settings = read_settings(params.task("small"), params.frames)
     videos = (Video("good", place, "train", ()), Video("away", nobody, "train", ()))
-    notes = tmp_path / "notes.jsonl"
-    with Notes(notes) as note, settings.process() as process:
-        done = make_shard(Shard(0, videos), tmp_path, tmp_path / "out", settings, process, note=note)
-    assert [(row["reason"], row["detail"]) for row in done.ledger] == [("", ""), ("not_fetched", "OSError")]
+    log = tmp_path / "log.jsonl"
+    with ShardLog(log) as log_video, settings.process() as process:
+        done = make_shard(Shard(0, videos), tmp_path, tmp_path / "out", settings, process, log_video=log_video)
+    assert [(row.reason, row.detail) for row in done.ledger] == [("", ""), ("not_fetched", "OSError")]
     assert not done.is_complete
-    assert [json.loads(line)["reason"] for line in notes.read_text().splitlines()] == ["", "not_fetched"]
+    assert [json.loads(line)["reason"] for line in log.read_text().splitlines()] == ["", "not_fetched"]
 
     # A download that breaks off is tried again.
     attempts: list[str] = []

@@ -26,7 +26,7 @@ from components import storage
 from components.adapters.file import load_adapter
 from components.backbones.clip import load_backbone
 from components.evaluation.validation import Validation
-from components.tracking.mlflow import connect
+from components.tracking.store import connect
 from components.training.checkpoint import Checkpoints
 from components.training.job import Job, run
 

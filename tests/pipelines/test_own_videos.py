@@ -1,4 +1,4 @@
-"""A folder of one's own videos, searched without captions and without training, by the commands of the README."""
+"""A folder of videos, searched without captions and without training, by the commands of the README."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def merge(tree: dict[str, object], changes: dict[str, object]) -> None:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone of what git tracks here, as it is in the working tree, with small collections, after `dvc repro`."""
+    """A clone of the working tree's tracked files with small collections, after `dvc repro`."""
     root = tmp_path_factory.mktemp("whole") / "clone"
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -79,7 +79,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def changed(root: Path) -> set[str]:
-    """Stages whose own dependencies or settings differ from the last run."""
+    """Stages that the next `dvc repro` would run."""
     return ran(call(root, "dvc", "repro", "--dry"))
 
 
@@ -116,7 +116,7 @@ def test_a_learning_rate_reruns_its_training_and_no_other(clone: Path) -> None:
     assert path.read_text() != before
     stages = changed(clone)
     path.write_text(before)
-    assert stages == {"code", "train@shapes-clips-mv_adapter-0"}
+    assert stages == {"fingerprints", "train@shapes-clips-mv_adapter-0"}
 
 
 def test_an_edit_of_a_method_reruns_its_training_and_what_follows(clone: Path) -> None:
@@ -125,31 +125,42 @@ def test_an_edit_of_a_method_reruns_its_training_and_what_follows(clone: Path) -
     path.write_text(before + "\nEDITED = True\n")
     stages = ran(call(clone, "dvc", "repro"))
     path.write_text(before)
-    assert stages >= {"code", "train@shapes-clips-mv_adapter-0", "evaluate@shapes-clips-mv_adapter-0", "report"}
-    assert {stage.split("@")[0] for stage in stages} <= {"code", "train", "evaluate", "register", "index", "report"}
+    assert stages >= {
+        "fingerprints",
+        "train@shapes-clips-mv_adapter-0",
+        "evaluate@shapes-clips-mv_adapter-0",
+        "report",
+    }
+    following = {"fingerprints", "train", "evaluate", "register", "index", "report"}
+    assert {stage.split("@")[0] for stage in stages} <= following
     assert not any("zero_shot" in stage for stage in stages)
-    # What ran before with this code is taken from DVC's cache.
+    # DVC's cache has the results of the code before the edit.
     assert not any(stage.startswith("train") for stage in ran(call(clone, "dvc", "repro")))
     assert changed(clone) == set()
 
 
 @pytest.mark.parametrize(
-    ("edited", "runs", "rests"),
+    ("edited", "text", "runs", "stays"),
     [
-        ("components/methods/mv_adapter.py", "code", "train@shapes-clips-zero_shot-0"),
-        ("components/search/index.py", "index@shapes-clips", "train@shapes-clips-mv_adapter-0"),
-        ("components/frames/sampling.py", "ingest@shapes-clips", "demo@shapes-clips"),
-        ("components/report/page.html", "report", "index@shapes-clips"),
+        ("methods/mv_adapter.py", "EDITED = 1\n", "train@shapes-clips-mv_adapter-0", "train@shapes-clips-zero_shot-0"),
+        ("search/index.py", "EDITED = 1\n", "index@shapes-clips", "train@shapes-clips-mv_adapter-0"),
+        ("ingest/sampling.py", "EDITED = 1\n", "ingest@shapes-clips", "demo@shapes-clips"),
+        ("report/page.html", "<!-- edited -->\n", "report", "index@shapes-clips"),
     ],
 )
-def test_an_edit_reruns_the_stages_that_use_the_file(clone: Path, edited: str, runs: str, rests: str) -> None:
-    path = clone / edited
+def test_an_edit_reruns_the_stages_that_use_the_file(
+    clone: Path, edited: str, text: str, runs: str, stays: str
+) -> None:
+    path = clone / "components" / edited
     before = path.read_text()
-    path.write_text(before + "\n")
+    path.write_text(before + text)
+    call(clone, "dvc", "repro", "--single-item", "fingerprints")
     stages = changed(clone)
     path.write_text(before)
+    call(clone, "dvc", "repro", "--single-item", "fingerprints")
     assert runs in stages
-    assert rests not in stages
+    assert stays not in stages
+    assert changed(clone) == set()
 
 
 def test_metrics_and_plots_are_declared(clone: Path) -> None:

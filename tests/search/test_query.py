@@ -9,7 +9,7 @@ import pytest
 import tiny_world
 import torch
 import trained_world
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from trained_world import TASK
 
@@ -58,6 +58,12 @@ def test_scores_are_the_cosines_of_single_encodings_in_falling_order(world: Path
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
 
 
+def test_a_hit_is_readable_in_one_line() -> None:
+    hit = Hit(1, "clip\n7", 0.31249, 61.25, 3700.0, "data/x y.mp4", b"\xff\xd8 a picture")
+    assert repr(hit) == "Hit(1, 0.312, 01:01.2-1:01:40.0, 'clip\\n7', 'data/x y.mp4')"
+    assert str([hit]) == f"[{hit!r}]"
+
+
 def test_a_hit_says_where_and_shows_a_frame(world: Path) -> None:
     from PIL import Image
 
@@ -83,12 +89,12 @@ def test_equal_scores_keep_the_order_of_the_collection(world: Path) -> None:
 def test_an_adapter_without_an_index_embeds_the_same_vectors(world: Path) -> None:
     params = tiny_world.params(world)
     adapter = world / "outputs" / "adapters" / TASK / "mv_adapter-0"
-    ready, used = from_adapter(adapter, world, TASK, params.backbone, split="test", top=3, batch_size=4)
-    assert used
+    ready, reason = from_adapter(adapter, world, TASK, params.backbone, split="test", top=3, batch_size=4)
+    assert reason is None
     trained_world.add_adapter(world, params, "vop", 0)
     other = world / "outputs" / "adapters" / TASK / "vop-0"
-    fresh, used = from_adapter(other, world, TASK, params.backbone, split="test", top=3, batch_size=4)
-    assert not used
+    fresh, reason = from_adapter(other, world, TASK, params.backbone, split="test", top=3, batch_size=4)
+    assert reason == "the task's index was made with another"
     assert fresh.index.vectors.shape == ready.index.vectors.shape
     assert not np.allclose(fresh.index.vectors, ready.index.vectors, atol=1e-3)
 
@@ -100,6 +106,47 @@ def test_long_texts_say_how_many_words_were_kept(world: Path) -> None:
     assert searcher.kept_words(long) == (searcher.method.words - 2, 50)
     kept = " ".join(long.split()[: searcher.method.words - 2])
     assert searcher.search(long, 3) == searcher.search(kept, 3)
+
+
+def first_equal_beginning(searcher: Searcher, text: str) -> tuple[int, int]:
+    """The definition of ``kept_words``, which tries every beginning."""
+    words = text.split()
+    whole = searcher.method.backbone.tokenize([text], searcher.method.words)[0]
+    if not words or int(whole[-1]) == 0:
+        return len(words), len(words)
+    beginnings = [" ".join(words[:count]) for count in range(1, len(words) + 1)]
+    same = (searcher.method.backbone.tokenize(beginnings, searcher.method.words) == whole).all(dim=1)
+    return int(same.nonzero()[0]) + 1, len(words)
+
+
+PIECES = st.one_of(
+    st.sampled_from(
+        ["red", "Square,", "supercalifragilistic", "it's", "12", "...", "&nbsp;", "&amp;", "doÃ±a", "\u200b"]
+    ),
+    st.text(max_size=6),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(PIECES, max_size=30).map(" ".join))
+def test_kept_words_are_the_first_beginning_with_the_same_tokens(world: Path, text: str) -> None:
+    searcher = Searcher.open(world, TASK)
+    assert searcher.kept_words(text) == first_equal_beginning(searcher, text)
+
+
+def test_the_words_of_a_long_text_are_counted_in_linear_time(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    searcher = Searcher.open(world, TASK)
+    backbone, sizes = searcher.method.backbone, []
+    tokenize = backbone.tokenize
+
+    def counted(texts: list[str], words: int) -> torch.Tensor:
+        sizes.extend(len(text) for text in texts)
+        return tokenize(texts, words)
+
+    monkeypatch.setattr(backbone, "tokenize", counted)
+    text = "red " * 20_000
+    assert searcher.kept_words(text) == (searcher.method.words - 2, 20_000)
+    assert sum(sizes) < 2 * len(text)
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\n"])

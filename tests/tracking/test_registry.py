@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,16 +14,20 @@ from typing import Any
 import pytest
 import tiny_world
 import trained_world
+from registered_world import model_config
 from trained_world import TASK
 
-from components.errors import RegistryError
-from components.tracking.mlflow import MlflowClient, connect
+from components.errors import AdapterError, RegistryError
+from components.tracking.evaluated import read_evaluated
+from components.tracking.record import Champion, read_registry_record, write_registry_record
+from components.tracking.registry import ModelRegistry
+from components.tracking.store import MlflowClient, connect
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(script: str, root: Path, *arguments: str) -> str:
-    """A stage as DVC runs it; its standard output."""
+    """Run a stage as DVC does and return its standard output."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     environment.pop("MLFLOW_TRACKING_URI", None)
     command = [sys.executable, f"pipelines/{script}.py", "--root", str(root), "--task", TASK, *arguments]
@@ -32,7 +38,7 @@ def run(script: str, root: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two methods, trained, scored and registered by the stage itself."""
+    """Two methods, trained, scored, and registered by the stage."""
     root = tmp_path_factory.mktemp("registered")
     trained_world.write_trained(root)
     trained_world.set_metric(root, "vop", 0, 40.0)
@@ -43,7 +49,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two methods with two seeds each, and an empty store: making one takes seconds."""
+    """Two methods with two seeds each, and an empty store, which takes seconds to create."""
     root = tmp_path_factory.mktemp("trained")
     connect(root, trained_world.write_trained(root, seeds=(0, 1)).tracking)
     return root
@@ -51,23 +57,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(trained: Path, tmp_path: Path) -> Callable[..., Any]:
-    """The same in this process, in a store of its own, for what happens to the alias."""
-    from components.tracking.evaluated import read_candidate
-    from components.tracking.registry import Registry
-
+    """Registers in this process, in a copy of ``trained`` with a separate store."""
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     params = tiny_world.params(tmp_path)
     code = ROOT / "components" / "search" / "pyfunc.py"
 
     def register(*names: tuple[str, int, float], **changes: object) -> tuple[Any, dict[str, bool]]:
-        registry = Registry(connect(tmp_path, params.tracking), tmp_path, params.tracking, TASK)
+        registry = ModelRegistry(connect(tmp_path, params.tracking), tmp_path, params.tracking, TASK)
         versions = []
         for method, seed, value in names:
             trained_world.set_metric(tmp_path, method, seed, value, **changes)
-            candidate = read_candidate(tmp_path, TASK, method, seed)
-            versions.append(registry.register(candidate, code=code, config={"top": 3}, provenance={}))
-        decisions = registry.promote(versions)
-        return registry, {f"{line['method']}-{line['seed']}": line["promoted"] for line in decisions}
+            adapter = read_evaluated(tmp_path, TASK, method, seed)
+            versions.append(registry.register(adapter, code=code, config=model_config(params, tmp_path), provenance={}))
+        return registry, {f"{one.method}-{one.seed}": one.promoted for one in registry.promote(versions)}
 
     return register
 
@@ -180,7 +182,7 @@ def test_another_protocol_is_refused_until_the_champion_retires(copy: Callable[.
     _, decisions = copy(("mv_adapter", 0, 90.0), protocol={"benchmark": "other"})
     assert decisions == {"mv_adapter-0": True}
     registry.retire("again")
-    with pytest.raises(RegistryError, match="nobody holds"):
+    with pytest.raises(RegistryError, match="no version has the alias"):
         registry.retire("nobody left")
 
 
@@ -194,11 +196,116 @@ def test_an_earlier_champion_is_exported_from_the_registry(copy: Callable[..., A
     champion = registry.export_champion(tmp_path / "champion")
     assert (tmp_path / "champion" / "adapter.safetensors").read_bytes() == weights
     assert sorted(path.name for path in (tmp_path / "champion").iterdir()) == ["adapter.json", "adapter.safetensors"]
-    assert (champion["method"], champion["seed"], champion["version"]) == ("vop", 0, "1")
+    held = registry.client.get_model_version(TASK, "1")
+    sha256 = hashlib.sha256(weights).hexdigest()
+    assert champion == Champion("vop", 0, "1", held.run_id, sha256, "champion")
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    from components.tracking.evaluated import read_candidate
+@pytest.mark.parametrize(
+    ("file", "error"),
+    [
+        ("adapters/{}/adapter.json", AdapterError),
+        ("adapters/{}/training.json", RegistryError),
+        ("scorecards/{}/val.json", RegistryError),
+        ("scorecards/{}/test.json", RegistryError),
+    ],
+)
+def test_a_missing_file_is_named(trained: Path, tmp_path: Path, file: str, error: type[Exception]) -> None:
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "outputs" / file.format(f"{TASK}/vop-0")
+    path.unlink()
+    with pytest.raises(error, match=f"{re.escape(str(path))}: missing"):
+        read_evaluated(tmp_path, TASK, "vop", 0)
 
-    with pytest.raises(RegistryError, match=r"adapter\.json: missing"):
-        read_candidate(tmp_path, TASK, "vop", 0)
+
+def test_the_identity_is_that_of_older_releases(trained: Path) -> None:
+    adapter = read_evaluated(trained, TASK, "mv_adapter", 1)
+    card = json.loads((adapter.folder / "adapter.json").read_text())
+    fields = ("sha256", "method", "settings", "backbone", "frames", "words")
+    text = json.dumps({field: card[field] for field in fields}, sort_keys=True)
+    assert adapter.identity == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_registering_again_replaces_the_code_of_an_older_release(copy: Callable[..., Any]) -> None:
+    registry, _ = copy(("vop", 0, 50.0))
+    folder = Path(str(registry.client.get_model_version(TASK, "1").source).removeprefix("file://"))
+    (folder / "pyfunc.py").write_text("from components.config import Gone\n")
+    copy(("vop", 0, 50.0))
+    assert (folder / "pyfunc.py").read_bytes() == (ROOT / "components" / "search" / "pyfunc.py").read_bytes()
+    assert len(list(folder.rglob("pyfunc.py"))) == 1
+
+
+@pytest.mark.slow
+def test_a_task_with_a_quote_in_its_name_is_registered(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    params = tiny_world.params(tmp_path)
+    registry = ModelRegistry(connect(tmp_path, params.tracking), tmp_path, params.tracking, "it's")
+    adapter, code = read_evaluated(tmp_path, TASK, "vop", 0), ROOT / "components" / "search" / "pyfunc.py"
+    config = model_config(params, tmp_path)
+    versions = [registry.register(adapter, code=code, config=config, provenance={}) for _ in range(2)]
+    assert [version.number for version in versions] == ["1", "1"]
+
+
+OLD_RECORD = """{
+  "task": "tiny",
+  "champion": {
+    "method": "mv_adapter",
+    "seed": 0,
+    "version": "2",
+    "run_id": "b595157e",
+    "sha256": "7330b904",
+    "folder": "outputs/registry/tiny"
+  },
+  "alias": "champion",
+  "candidates": [
+    {
+      "method": "mv_adapter",
+      "seed": 0,
+      "version": "2",
+      "run_id": "b595157e",
+      "sha256": "7330b904",
+      "validation": {
+        "t2v_R@1": 79.0625,
+        "t2v_R@10": 100
+      }
+    }
+  ],
+  "decisions": [
+    {
+      "method": "mv_adapter",
+      "seed": 0,
+      "version": "2",
+      "promoted": true,
+      "reason": "no champion yet; t2v_R@1 is 79.06"
+    }
+  ]
+}
+"""
+
+
+def test_a_record_of_release_0_1_is_read_and_written_with_the_same_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.json"
+    path.write_text(OLD_RECORD)
+    record = read_registry_record(path)
+    assert record.champion.folder == "outputs/registry/tiny"
+    write_registry_record(tmp_path / "again.json", record)
+    assert (tmp_path / "again.json").read_text() == OLD_RECORD
+
+
+def test_a_damaged_record_is_one_error(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.json"
+    with pytest.raises(RegistryError, match=r"missing.*pipelines/register\.py --task tiny"):
+        read_registry_record(path)
+    path.write_text(OLD_RECORD.replace('"version": "2"', '"version": 2').replace('  "alias": "champion",\n', ""))
+    with pytest.raises(RegistryError, match=r"(?s)4 fault\(s\).*champion\.version.*alias: missing"):
+        read_registry_record(path)
+
+
+def test_the_stage_writes_the_record(world: Path) -> None:
+    path = world / "outputs" / "registry" / f"{TASK}.json"
+    record = read_registry_record(path)
+    assert record.task == TASK
+    assert record.champion.folder == f"outputs/registry/{TASK}"
+    assert (world / record.champion.folder / "adapter.safetensors").is_file()
+    assert [one.version for one in record.decisions] == [one.version for one in record.candidates] == ["1", "2"]
+    assert record.candidates[0].validation["t2v_R@1"] == 40.0

@@ -1,4 +1,4 @@
-"""The registry as a person sees it: a real MLflow server and a real browser."""
+"""The registry as people see it, in a real browser on a real MLflow server."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 import trained_world
+from registered_world import model_config
 from trained_world import TASK
 
-from components.tracking.evaluated import read_candidate
-from components.tracking.mlflow import connect
-from components.tracking.registry import Registry
+from components.tracking.evaluated import read_evaluated
+from components.tracking.registry import ModelRegistry
+from components.tracking.store import connect
 
 ROOT = Path(__file__).resolve().parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -30,17 +31,18 @@ TASKS = ("one-task", "another-task")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server over a store with two models of two versions each; ended by its own id."""
+    """The address of a server whose store has two models with two versions each."""
     root = tmp_path_factory.mktemp("served")
     params = trained_world.write_trained(root)
     trained_world.set_metric(root, "vop", 0, 10.0)
     trained_world.set_metric(root, "mv_adapter", 0, 90.0)
     client = connect(root, params.tracking)
     for task in TASKS:
-        registry = Registry(client, root, params.tracking, task)
+        registry = ModelRegistry(client, root, params.tracking, task)
         code = ROOT / "components" / "search" / "pyfunc.py"
-        found = [read_candidate(root, TASK, method, 0) for method in trained_world.METHODS]
-        registry.promote([registry.register(one, code=code, config={"top": 3}, provenance={}) for one in found])
+        config = model_config(params, root)
+        found = [read_evaluated(root, TASK, method, 0) for method in trained_world.METHODS]
+        registry.promote([registry.register(one, code=code, config=config, provenance={}) for one in found])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -99,13 +101,14 @@ def test_stages_work_against_a_server(server: str, tmp_path: Path, monkeypatch: 
     params = trained_world.write_trained(tmp_path, ("vop",))
     client = connect(tmp_path, params.tracking)
     assert client.tracking_uri == server
-    registry = Registry(client, tmp_path, params.tracking, "served-task")
+    registry = ModelRegistry(client, tmp_path, params.tracking, "served-task")
     code = ROOT / "components" / "search" / "pyfunc.py"
-    candidate = read_candidate(tmp_path, TASK, "vop", 0)
-    versions = [registry.register(candidate, code=code, config={"top": 3}, provenance={}) for _ in range(2)]
+    config = model_config(params, tmp_path)
+    adapter = read_evaluated(tmp_path, TASK, "vop", 0)
+    versions = [registry.register(adapter, code=code, config=config, provenance={}) for _ in range(2)]
     registry.promote(versions[:1])
     assert [version.number for version in versions] == ["1", "1"]
     registry.export_champion(tmp_path / "champion")
-    one, two = (folder / "adapter.safetensors" for folder in (tmp_path / "champion", candidate.folder))
+    one, two = (folder / "adapter.safetensors" for folder in (tmp_path / "champion", adapter.folder))
     assert one.read_bytes() == two.read_bytes()
     assert not (tmp_path / "mlflow.db").exists()

@@ -1,13 +1,9 @@
-"""Decoders of video files: one file and one line here each."""
+"""The registry of decoders. A new one is a file here and a line below."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from components.ingest.decoders.base import Decoder
 from components.plugins import Registry
-
-if TYPE_CHECKING:
-    from components.ingest.decoders.base import Decoder
 
 DECODERS: Registry[Decoder] = Registry("decoder")
 DECODERS.register("auto", "components.ingest.decoders.auto:decode")

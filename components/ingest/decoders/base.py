@@ -1,7 +1,7 @@
 """What a decoder is: a function from a file and a choice of frames to those frames.
 
-A decoder runs in a child process of its own, so it may crash or hang, but it must not import torch or Ray: the
-process is started anew after every crash. It gets a regular, non-empty file.
+A decoder runs in a child process, so it may crash or hang. It must not import torch or Ray, since the process starts
+again after every crash. It gets a regular, non-empty file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-# Frame times in seconds, ascending, of every frame of the file -> numbers of the frames that are wanted, ascending.
+# Takes the times in seconds of all frames of a file, ascending. Returns the numbers of the wanted frames, ascending.
 Choose = Callable[[Sequence[float]], list[int]]
 
 
@@ -22,15 +22,15 @@ class DecodedFrames:
     """The chosen frames of one file.
 
     Args:
-        frames: uint8[H, W, 3] each, RGB, rotated as the file asks, of the file's own size.
-        indices: their numbers in the file, counting shown frames from 0.
-        timestamps_seconds: when each is shown, from the file's first shown frame on.
-        source_frames: frames in the file.
-        fps: mean frame rate.
-        duration_seconds: length of the file's video.
-        decoder: name and version, such as ``decord 0.6.0``.
-        corrupt_frames: frames that the decoder itself flagged as damaged, of all it decoded on its way to the chosen
-            ones, since damage spreads from frame to frame; None if it cannot tell.
+        frames: ``uint8[H, W, 3]`` each, RGB, in the file's size, rotated as the file asks.
+        indices: Their numbers in the file, counting shown frames from 0.
+        timestamps_seconds: When each is shown. The file's first shown frame is at 0.
+        source_frames: Frames in the file.
+        fps: Mean frame rate.
+        duration_seconds: Length of the file's video.
+        decoder: Name and version, such as ``decord 0.6.0``.
+        corrupt_frames: How many frames the decoder flagged as damaged, among all that it decoded for the chosen ones,
+            since damage spreads from frame to frame. None if it cannot tell.
     """
 
     frames: Sequence[NDArray[np.uint8]]
@@ -44,12 +44,12 @@ class DecodedFrames:
 
 
 class DecodeError(Exception):
-    """A video that has no frames to give.
+    """A video without usable frames.
 
     Args:
-        reason: a key of :data:`components.frames.schema.REASONS`.
-        detail: the type of the exception behind it, or figures of the file; no text of a library, which may hold times
-            and addresses.
+        reason: A key of :data:`components.frames.schema.REASONS`.
+        detail: Type of the underlying exception, or numbers of the file. Never a library's text, which may contain
+            times and addresses.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -59,8 +59,14 @@ class DecodeError(Exception):
 
 
 class Decoder(Protocol):
-    """A decoder. Raises DecodeError; anything else it raises becomes the reason ``decode_error``."""
+    """A decoder. It raises DecodeError. Any other exception becomes the reason ``decode_error``."""
 
     def __call__(self, path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
-        """The chosen frames of ``path``; with ``side`` squeezed to squares of that many pixels, for a first look."""
+        """Decodes the chosen frames of ``path``.
+
+        Args:
+            path: The video's file.
+            choose: Picks the frames by their times.
+            side: If given, frames are squeezed to squares of that many pixels, for a first look.
+        """
         ...

@@ -1,7 +1,7 @@
 """decord: https://github.com/dmlc/decord.
 
-The reader is opened, read once and dropped: an open decord reader goes on decoding in the background without limit.
-One thread each: threads inside one video cost 20 % more processor time than one process per core.
+The reader is opened, read once and dropped, since an open decord reader continues to decode in the background without
+limit. It uses one thread. Several threads per video cost 20 % more processor time than one process per core.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from components.ingest.decoders.base import Choose, DecodedFrames, DecodeError
 
 try:
     VERSION = f"decord {metadata.version('decord')}"
-except metadata.PackageNotFoundError:  # the maintained fork installs under the same import name
+except metadata.PackageNotFoundError:  # the maintained fork has the same import name
     VERSION = f"decord2 {metadata.version('decord2')}"
 
 
 def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
-    """The chosen frames of one file, in one batch; with ``side`` squeezed to squares of that many pixels.
+    """Decodes the chosen frames of one file, in one batch. With ``side``, they are squeezed to squares of that size.
 
     Raises:
         DecodeError: unreadable, no_video_stream, no_frames or empty_segment.
@@ -49,10 +49,13 @@ def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
 
 
 def read(path: str, indices: list[int], total: int, side: int | None = None) -> list[NDArray[np.uint8]]:
-    """Frames ``uint8[H, W, 3]`` by their numbers, of a file that is known to have ``total`` of them.
+    """Decodes frames by their numbers, from a file that is known to have ``total`` frames.
+
+    Returns:
+        ``uint8[H, W, 3]`` per number.
 
     Raises:
-        DecodeError: unreadable, no_video_stream, or decode_error if decord counts otherwise.
+        DecodeError: unreadable, no_video_stream, or decode_error if decord counts a different number of frames.
     """
     reader = _open(path, side)
     if len(reader) != total:
@@ -64,6 +67,6 @@ def _open(path: str, side: int | None) -> Any:
     size = -1 if side is None else side
     try:
         return decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1, width=size, height=size)
-    except Exception as error:  # DECORDError derives from Exception alone
+    except Exception as error:  # DECORDError derives from Exception directly
         without_video = "cannot find video stream" in str(error)
         raise DecodeError("no_video_stream" if without_video else "unreadable", type(error).__name__) from None

@@ -1,7 +1,7 @@
-"""The packets of a video file: which frames are shown when and where decoding can begin, read without decoding any.
+"""The packets of a video file, read without decoding: which frames are shown, when, and where decoding can begin.
 
-The number of frames is the number of packets that are shown, never the header's figure: cuts without re-encoding keep
-hidden frames before the cut, and headers of damaged files promise what is not there.
+The number of frames is the number of packets that are shown, never the number in the header. Cuts without re-encoding
+keep hidden frames before the cut, and headers of damaged files promise frames that are missing.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from numpy.typing import NDArray
 from components.ingest.decoders.base import Choose, DecodedFrames, DecodeError
 
 MOV, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"
-# These hold no presentation times; what stands in a packet is FFmpeg's guess.
+# These store no presentation times. Those of their packets are FFmpeg's guesses.
 TIMELESS = ("avi", "mpegvideo", "h264", "hevc", "m4v", "obu")
-# Containers that hold videos. Playlists and lists of files are none: they would open other files than the one named.
+# Containers of videos. Playlists and lists of files are left out, since they would open other files.
 CONTAINERS = (MOV, MATROSKA, *TIMELESS, "mpegts", "mpeg", "asf", "flv", "ogg", "mxf", "rm", "nut", "dv", "gif", "ivf")
 
-# Less than this share of the frames that a file's own index lists makes it a truncated one.
-LEAST_SHARE = 0.9
+# A file with less than this fraction of the frames that its index lists is truncated.
+MIN_FRACTION = 0.9
 
 
 class Packet(NamedTuple):
-    """One coded frame; times in units of the stream's time base, None where the file has none."""
+    """One coded frame. Times are in units of the stream's time base, or None if the file has none."""
 
     pts: int | None
     dts: int | None
@@ -46,12 +46,12 @@ class Packet(NamedTuple):
 
 @dataclass(frozen=True)
 class Timeline:
-    """The shown frames of a file in the order in which they are shown.
+    """The shown frames of a file, in the order in which they are shown.
 
     Args:
-        pts: presentation times in units of the time base; None for all where they cannot be relied on.
-        times_seconds: when each is shown, from the first one on, ascending.
-        duration_seconds: from the first frame's start to the last one's end.
+        pts: Presentation times in units of the time base. None if they are not reliable.
+        times_seconds: When each frame is shown, ascending from 0.
+        duration_seconds: Time from the first frame's start to the last frame's end.
     """
 
     pts: Sequence[int] | None
@@ -59,7 +59,7 @@ class Timeline:
     duration_seconds: float
 
     def chosen(self, choose: Choose) -> list[int]:
-        """Numbers of the wanted frames.
+        """Returns the numbers of the wanted frames.
 
         Raises:
             DecodeError: empty_segment.
@@ -72,7 +72,7 @@ class Timeline:
     def decoded(
         self, frames: Sequence[NDArray[np.uint8]], indices: list[int], decoder: str, corrupt: int | None = None
     ) -> DecodedFrames:
-        """What a decoder returns that found ``frames`` under ``indices`` of this line."""
+        """Returns the answer of a decoder that found ``frames`` at ``indices`` of this timeline."""
         total = len(self.times_seconds)
         return DecodedFrames(
             frames=frames,
@@ -91,14 +91,14 @@ class PacketTable:
     """Every packet of a file's video stream, in the order of the file, which is the order of decoding.
 
     Args:
-        container: name of the container's format in FFmpeg.
-        codec: name of the codec in FFmpeg.
-        pixels: name of the pixel format in FFmpeg, None if the header does not tell.
-        width, height: pixels, before any rotation.
-        video_streams: how many there are, still pictures not counted.
-        time_base: seconds per unit of the packets' times.
-        rate: mean frame rate as the container states it, None where it does not.
-        packets: at least one.
+        container: FFmpeg's name of the container format.
+        codec: FFmpeg's name of the codec.
+        pixels: FFmpeg's name of the pixel format. None if the header does not tell.
+        width, height: Size in pixels, before any rotation.
+        video_streams: Number of video streams, without still pictures.
+        time_base: Seconds per unit of the packets' times.
+        rate: Mean frame rate that the container states. None if it states none.
+        packets: At least one.
     """
 
     container: str
@@ -113,7 +113,7 @@ class PacketTable:
 
     @functools.cached_property
     def sound(self) -> bool:
-        """Whether every shown packet has a presentation time of its own."""
+        """Whether every shown packet has a presentation time, and no two have the same."""
         if self.container in TIMELESS:
             return False
         shown = [packet.pts for packet in self.packets if not packet.hidden]
@@ -121,7 +121,7 @@ class PacketTable:
 
     @functools.cached_property
     def reordered(self) -> bool:
-        """Whether some frames are decoded after others that are shown later, as B-frames are."""
+        """Whether some frames are decoded after frames that are shown later, as B-frames are."""
         times = [packet.pts for packet in self.packets if packet.pts is not None]
         return any(late > early for late, early in pairwise(times))
 
@@ -130,7 +130,7 @@ class PacketTable:
         """The shown frames, as far as packets tell.
 
         Raises:
-            DecodeError: no_frames; or unreadable where the file has neither times nor a frame rate.
+            DecodeError: no_frames, or unreadable if the file has neither times nor a frame rate.
         """
         shown = [packet for packet in self.packets if not packet.hidden]
         if not self.sound:
@@ -139,7 +139,7 @@ class PacketTable:
         return self.timed(sorted(durations), durations)
 
     def timed(self, pts: Sequence[int], durations: dict[int, int]) -> Timeline:
-        """The line of frames with known presentation times, ascending.
+        """Returns the timeline of frames with known presentation times, ascending.
 
         Raises:
             DecodeError: no_frames.
@@ -147,18 +147,18 @@ class PacketTable:
         if not pts:
             raise DecodeError("no_frames")
         first, last = pts[0], pts[-1]
-        # Some containers leave the last frame without a length: the mean one then.
+        # In some containers the last frame has no length. Then it gets the mean one.
         length = durations.get(last) or (last - first) / max(1, len(pts) - 1)
-        # Whole numbers until the division: fractions give the same, in ten times the time.
+        # Integers until the division. Fractions give the same result in ten times the time.
         above, below = self.time_base.numerator, self.time_base.denominator
         times = [round((value - first) * above / below, 4) for value in pts]
         return Timeline(pts, times, round((last - first) * above / below + float(length * self.time_base), 4))
 
     def even(self, total: int) -> Timeline:
-        """The line of frames without reliable times, evenly spaced at the stated rate.
+        """Returns the timeline of frames without reliable times, at equal distances that follow from the stated rate.
 
         Raises:
-            DecodeError: no_frames; or unreadable where no rate is stated.
+            DecodeError: no_frames, or unreadable if no rate is stated.
         """
         if total == 0:
             raise DecodeError("no_frames")
@@ -170,13 +170,13 @@ class PacketTable:
 
 @contextlib.contextmanager
 def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """A file and its first video stream, decoded by one thread; other streams are not read.
+    """Opens a file and its first video stream, to be decoded by one thread. Other streams are not read.
 
     Raises:
         DecodeError: unreadable or no_video_stream.
     """
     try:
-        # The prefix keeps a colon in a name from being read as a protocol.
+        # Without the prefix, a colon in a name would mark a protocol.
         container = av.open(
             f"file:{path}", metadata_errors="ignore", options={"format_whitelist": ",".join(CONTAINERS)}
         )
@@ -198,19 +198,19 @@ def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def _video_streams(container: InputContainer) -> list[VideoStream]:
-    """Without cover pictures."""
+    """Returns the video streams without cover pictures."""
     return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
 
 
 def read_packets(container: InputContainer, stream: VideoStream) -> PacketTable:
-    """The table of a stream, read once from the beginning to the end.
+    """Reads all packets of a stream, once, from the beginning to the end.
 
     Raises:
         DecodeError: no_frames or truncated.
     """
     packets = []
     empty = 0
-    # A file that breaks off has the packets before the break.
+    # A file that breaks off still has the packets before the break.
     with contextlib.suppress(av.error.InvalidDataError, av.error.EOFError):
         for packet in container.demux(stream):
             if packet.size:
@@ -220,7 +220,7 @@ def read_packets(container: InputContainer, stream: VideoStream) -> PacketTable:
             else:
                 empty += 1  # shows nothing, though an index may list it
     listed = len(stream.index_entries) if container.format.name == MOV else 0
-    if len(packets) + empty < LEAST_SHARE * listed:
+    if len(packets) + empty < MIN_FRACTION * listed:
         raise DecodeError("truncated", f"{len(packets)} of {listed} frames")
     if not packets:
         raise DecodeError("no_frames")

@@ -1,9 +1,9 @@
 """PyAV: https://github.com/PyAV-Org/PyAV.
 
 The packets of the file are read first (:mod:`components.ingest.decoders.packets`). Then decoding begins at the key
-frame before each wanted frame and ends at that frame, and only wanted frames are converted. On the way, frames that no
-other frame refers to are not decoded unless they are wanted: a third of the frames of MSR-VTT's clips.
-Where times or key frames cannot be relied on, the file is decoded from its beginning instead.
+frame before each wanted frame and ends at that frame. Only wanted frames are converted. Frames that no other frame
+refers to are not decoded unless they are wanted. In MSR-VTT's clips they are a third of all frames.
+If times or key frames are not reliable, the file is decoded from its beginning instead.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from components.ingest.decoders.packets import MATROSKA, MOV, PacketTable, Timel
 
 VERSION = f"pyav {av.__version__}"
 
-# Codecs whose coded frames say whether any other refers to them. (HEVC's say so for their own temporal layer only.)
+# In these codecs a coded frame says whether any other frame refers to it. (HEVC says so within a temporal layer only.)
 SKIPPING_CODECS = ("h264", "mpeg4", "mpeg2video", "mpeg1video")
 
 
 def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
-    """The chosen frames of one file; with ``side`` squeezed to squares of that many pixels.
+    """Decodes the chosen frames of one file. With ``side``, they are squeezed to squares of that many pixels.
 
     Raises:
         DecodeError: unreadable, no_video_stream, no_frames, truncated, empty_segment or decode_error.
@@ -42,31 +42,31 @@ def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
 def decode_packets(
     path: str, container: InputContainer, stream: VideoStream, table: PacketTable, choose: Choose, side: int | None
 ) -> DecodedFrames:
-    """The chosen frames of an open file whose packets are known.
+    """Decodes the chosen frames of an open file after its packets were read.
 
     Raises:
         DecodeError: no_frames, empty_segment, unreadable or decode_error.
     """
     groups = _groups(table, table.timeline.chosen(choose))
     if groups is not None:
-        run = _Run(side)
+        collector = _Collector(side)
         for start, wanted in groups:
             container.seek(start, stream=stream)
-            run.collect(container, stream, set(wanted))
-        if run.complete:
-            return run.result(table.timeline)
+            collector.collect(container, stream, set(wanted))
+        if collector.complete:
+            return collector.result(table.timeline)
     return _decode_from_the_start(path, table, choose, side)
 
 
 @dataclass
-class _Run:
-    """Frames found so far.
+class _Collector:
+    """Collects wanted frames.
 
     Args:
-        side: of the squares, None for whole frames.
-        found: converted frames under their presentation time, or their number where times are not relied on.
-        missed: wanted frames that did not turn up.
-        corrupt: frames that the decoder flagged or refused.
+        side: Side of the squares that frames are squeezed to. None keeps their size.
+        found: Converted frames by presentation time, or by number if times are not reliable.
+        missed: Wanted frames that did not appear.
+        corrupt: Frames that the decoder flagged or refused.
     """
 
     side: int | None
@@ -78,14 +78,14 @@ class _Run:
     def collect(
         self, container: InputContainer, stream: VideoStream, wanted: set[int], *, by_number: bool = False
     ) -> None:
-        """Decodes on from where the container stands until every wanted frame was there."""
+        """Decodes from the container's position until every wanted frame has appeared."""
         last = max(wanted)
         before = None
         needed = None if by_number else frozenset(wanted)
         for number, frame in enumerate(self.frames(container, stream, needed)):
             key = number if by_number else frame.pts
             if key is None or (before is not None and key <= before):
-                break  # times that do not rise are no times
+                break  # these times are not reliable
             before = key
             if key in wanted:
                 self.found[key] = self._picture(frame)
@@ -97,11 +97,11 @@ class _Run:
     def frames(
         self, container: InputContainer, stream: VideoStream, needed: Container[int] | None = None
     ) -> Iterator[av.VideoFrame]:
-        """Decoded frames in the order in which they are shown; packets that the decoder refuses are counted.
+        """Yields decoded frames in the order in which they are shown, and counts packets that the decoder refuses.
 
         Args:
-            container, stream: decoded on from where they stand.
-            needed: presentation times; others may be missing where the codec allows it. None: all are needed.
+            container, stream: Decoded from their position.
+            needed: Presentation times. Other frames may be skipped if the codec allows it. None means all are needed.
         """
         if stream.codec_context.name not in SKIPPING_CODECS:
             needed = None
@@ -109,7 +109,7 @@ class _Run:
         for packet in _packets(container, stream):
             if needed is not None:
                 is_needed = packet.pts in needed
-                # The other field of a needed frame may come in a packet of its own.
+                # The other field of a needed frame may come in a separate packet.
                 stream.codec_context.skip_frame = "DEFAULT" if is_needed or after_needed else "NONREF"
                 after_needed = is_needed
             try:
@@ -123,9 +123,11 @@ class _Run:
 
     @property
     def complete(self) -> bool:
+        """Whether every wanted frame appeared."""
         return self.missed == 0
 
     def result(self, timeline: Timeline) -> DecodedFrames:
+        """Returns the collected frames with their numbers and times."""
         keys = sorted(self.found)
         places = {pts: index for index, pts in enumerate(timeline.pts)} if timeline.pts is not None else None
         indices = keys if places is None else [places[key] for key in keys]
@@ -134,13 +136,13 @@ class _Run:
     def _picture(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
         shaped = self.reformatter.reformat(frame, self.side, self.side, format="rgb24")
         picture = np.asarray(shaped.to_ndarray(), np.uint8)
-        # Display matrices turn counter-clockwise, as rot90 does.
+        # Display matrices rotate counter-clockwise, as rot90 does.
         turns = round(frame.rotation / 90) % 4
         return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
 
 
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
-    """Up to the end or the place where a damaged file breaks off, and the empty one that flushes the decoder."""
+    """Yields packets until the file ends or breaks off, and then an empty one, which flushes the decoder."""
     try:
         yield from container.demux(stream)
     except (av.error.InvalidDataError, av.error.EOFError):
@@ -148,7 +150,11 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Pack
 
 
 def _groups(table: PacketTable, indices: Sequence[int]) -> list[tuple[int, list[int]]] | None:
-    """Key frames, and what is wanted from each on, as presentation times; None where seeking cannot be relied on."""
+    """Returns the time of each key frame to start from, with the times of the wanted frames that follow.
+
+    Returns:
+        Presentation times. None if seeking is not reliable.
+    """
     pts = table.timeline.pts
     if table.container not in (MOV, MATROSKA) or pts is None or not table.packets[0].key:
         return None
@@ -161,7 +167,7 @@ def _groups(table: PacketTable, indices: Sequence[int]) -> list[tuple[int, list[
         if packet.key:
             keys.append(packet.pts)
         if packet.pts in wanted and not packet.hidden:
-            # Frames that follow a key frame but are shown before it (open GOP) need the group before.
+            # A frame that follows a key frame but is shown before it (open GOP) needs the group before.
             start = next((key for key in reversed(keys) if key <= packet.pts), None)
             if start is None:
                 return None
@@ -170,40 +176,40 @@ def _groups(table: PacketTable, indices: Sequence[int]) -> list[tuple[int, list[
 
 
 def _decode_from_the_start(path: str, table: PacketTable, choose: Choose, side: int | None) -> DecodedFrames:
-    """Once if the frames are what the packets promise; else they are counted first, then decoded again."""
+    """Decodes once if the frames are those that the packets promise. Otherwise counts them first, then decodes."""
     timeline = table.timeline if _begins_whole(table) else _count(path, table)
-    run = _linear_run(path, timeline, timeline.chosen(choose), side)
-    if not run.complete:
+    collector = _collect_from_the_start(path, timeline, timeline.chosen(choose), side)
+    if not collector.complete:
         timeline = _count(path, table)
-        run = _linear_run(path, timeline, timeline.chosen(choose), side)
-    if not run.complete:
+        collector = _collect_from_the_start(path, timeline, timeline.chosen(choose), side)
+    if not collector.complete:
         raise DecodeError("decode_error", "frames differ from one reading to the next")
-    return run.result(timeline)
+    return collector.result(timeline)
 
 
 def _begins_whole(table: PacketTable) -> bool:
-    """Whether the first packet is a key frame that nothing is shown before: else some first frames never appear."""
+    """Whether the first packet is a key frame before which nothing is shown. If not, some first frames never appear."""
     first = table.packets[0]
     return first.key and (table.timeline.pts is None or first.hidden or first.pts == table.timeline.pts[0])
 
 
-def _linear_run(path: str, timeline: Timeline, indices: Sequence[int], side: int | None) -> _Run:
-    run = _Run(side)
+def _collect_from_the_start(path: str, timeline: Timeline, indices: Sequence[int], side: int | None) -> _Collector:
+    collector = _Collector(side)
     pts = timeline.pts
     wanted = set(indices) if pts is None else {pts[index] for index in indices}
     with open_video(path) as (container, stream):
-        run.collect(container, stream, wanted, by_number=pts is None)
-    return run
+        collector.collect(container, stream, wanted, by_number=pts is None)
+    return collector
 
 
 def _count(path: str, table: PacketTable) -> Timeline:
-    """The frames that do appear.
+    """Counts the frames that appear.
 
     Raises:
-        DecodeError: decode_error if there are none.
+        DecodeError: decode_error if no frame appears.
     """
     with open_video(path) as (container, stream):
-        shown = [(frame.pts, frame.duration or 0) for frame in _Run(None).frames(container, stream)]
+        shown = [(frame.pts, frame.duration or 0) for frame in _Collector(None).frames(container, stream)]
     if not shown:
         raise DecodeError("decode_error", "no frame can be decoded")
     durations = {pts: duration for pts, duration in shown if pts is not None}

@@ -1,7 +1,7 @@
-"""torchcodec: https://github.com/meta-pytorch/torchcodec, the extra ``torchcodec``; it needs FFmpeg's libraries.
+"""torchcodec: https://github.com/meta-pytorch/torchcodec, the extra ``torchcodec``. It needs FFmpeg's libraries.
 
-The only decoder that loads torch into the decoding process: up to 700 MB more, and seconds more after every crash.
-Frame times come from the file's packets; a file for which torchcodec answers with other frames is an error.
+This is the only decoder that loads torch into the decoding process, which takes up to 700 MB, and seconds after every
+crash. Frame times come from the file's packets. If torchcodec returns frames of other times, that is an error.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from components.ingest.decoders.packets import open_video, read_packets
 
 VERSION = f"torchcodec {metadata.version('torchcodec')}"
 
-# Farther from the packet's time is another frame; halves of a frame at 500 fps.
+# A larger difference from the packet's time means another frame. This is half a frame at 500 fps.
 TOLERANCE_SECONDS = 1e-3
 
 
 def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
-    """The chosen frames of one file; with ``side`` squeezed to squares of that many pixels.
+    """Decodes the chosen frames of one file. With ``side``, they are squeezed to squares of that many pixels.
 
     Raises:
         DecodeError: unreadable, no_video_stream, no_frames, truncated, empty_segment or decode_error.
@@ -37,11 +37,11 @@ def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
             dimension_order="NHWC",
             num_ffmpeg_threads=1,
             device="cpu",
-            # The other mode guesses which frame a number means.
+            # The other mode guesses which frame has a number.
             seek_mode="exact",
         )
         batch = decoder.get_frames_at(indices)
-    except Exception as error:  # it raises RuntimeError, ValueError and IndexError for damaged files
+    except Exception as error:  # RuntimeError, ValueError or IndexError for damaged files
         raise DecodeError("decode_error", type(error).__name__) from None
     start = decoder.metadata.begin_stream_seconds or 0.0
     wanted = [timeline.times_seconds[index] for index in indices]

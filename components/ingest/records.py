@@ -1,0 +1,163 @@
+"""The records of an ingest: its settings, its shards, and what became of each video."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from components.ingest.isolation import DecodeProcess, Recipe
+from components.manifest import Video
+
+# Size in bytes and modification time in nanoseconds of a file when it was looked at.
+Identity = tuple[int, int]
+
+# The reason of a video whose storage did not answer. The next run tries it again.
+NOT_FETCHED = "not_fetched"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The settings that decide, together with the file, whether a video fails. Other limits call for another try."""
+
+    time_limit_seconds: float
+    memory_limit_mib: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that the bytes of a store depend on, apart from the manifest, the videos and the libraries.
+
+    Args:
+        recipe: How the decoding process makes frames.
+        decoder: The decoder's name in params.yaml.
+        shard_videos: Videos per shard.
+        row_group_videos: Videos per row group of a shard.
+        time_limit_seconds: Wall clock per video.
+        memory_limit_mib: Memory of the decoding process.
+    """
+
+    recipe: Recipe
+    decoder: str
+    shard_videos: int
+    row_group_videos: int
+    time_limit_seconds: float
+    memory_limit_mib: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the settings as one flat mapping, under the names of params.yaml."""
+        flat = asdict(self)
+        return {**flat.pop("recipe"), **flat}
+
+    def process(self) -> DecodeProcess:
+        """Creates a decoding process with these settings."""
+        return DecodeProcess(self.recipe, self.time_limit_seconds, self.memory_limit_mib)
+
+    def limits(self) -> Limits:
+        """Returns the limits of the decoding process."""
+        return Limits(self.time_limit_seconds, self.memory_limit_mib)
+
+    def row_key(self) -> str:
+        """Returns, as text, the settings that a video's row depends on. Changing any other needs no decoding."""
+        return json.dumps([asdict(self.recipe), self.decoder])
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Videos that one task decodes into one file."""
+
+    number: int
+    videos: tuple[Video, ...]
+
+    def to_row(self) -> dict[str, Any]:
+        """Returns the shard as a row of a Ray data set, without captions, which the task does not need.
+
+        The videos become text, since Arrow would guess a different type for every mix of missing values.
+        """
+        videos = [(v.video_id, v.uri, v.split, v.start_seconds, v.end_seconds) for v in self.videos]
+        return {"number": self.number, "videos": json.dumps(videos)}
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Shard:
+        """Reads what :meth:`to_row` returned. The videos have no captions."""
+        videos = (
+            Video(video_id, uri, split, (), start, end)
+            for video_id, uri, split, start, end in json.loads(row["videos"])
+        )
+        return cls(int(row["number"]), tuple(videos))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a video's frames were made from.
+
+    Args:
+        uri, start_seconds, end_seconds: The same as in the manifest.
+        identity: Size and modification time of the file when it was read. None if there was no file.
+        sha256: Hash of the file's content. None if it could not be read.
+    """
+
+    uri: str
+    start_seconds: float | None
+    end_seconds: float | None
+    identity: Identity | None
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """What became of one video: a row of :data:`components.frames.schema.LEDGER_SCHEMA`.
+
+    Args:
+        video_id, split: The same as in the manifest.
+        status: ``decoded`` or ``failed``.
+        reason: A key of :data:`components.frames.schema.REASONS`. Empty if the video was decoded.
+        detail: Type of the exception, name of the signal, or the limit.
+        decoder: Name and version of the decoder. For a failed video, its name in params.yaml.
+        corrupt_frames: Frames that the decoder flagged as damaged. None if it cannot tell.
+        frames: Stored frames.
+        shard: Number of the shard.
+        row: Row of the shard. None if the video failed.
+    """
+
+    video_id: str
+    split: str
+    status: str
+    reason: str
+    detail: str
+    decoder: str
+    corrupt_frames: int | None
+    frames: int
+    shard: int
+    row: int | None
+
+
+@dataclass(frozen=True)
+class DoneShard:
+    """The record of a finished shard.
+
+    Args:
+        number: The shard's number.
+        sha256: Hash of the shard's bytes.
+        bytes, mtime_ns: Length and modification time of the shard's file.
+        ledger: One row per video.
+        origins: One origin per video.
+        tried: Videos that were decoded, or failed. The frames of the others come from an earlier run.
+        limits: The limits under which they were decoded.
+        seconds: Wall clock that the shard took.
+    """
+
+    number: int
+    sha256: str
+    bytes: int
+    mtime_ns: int
+    ledger: list[LedgerRow]
+    origins: list[Origin]
+    tried: int
+    limits: Limits
+    seconds: float
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the storage answered for every video."""
+        return all(row.reason != NOT_FETCHED for row in self.ledger)
