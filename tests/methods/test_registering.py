@@ -53,9 +53,9 @@ def test_trained_from_params(tmp_path: Path) -> None:
     tiny_world.write_project(tmp_path)
     params = tiny_world.params(tmp_path, f"methods.{NAME}={{lr: 0.01}}")
     job = Job.of(tmp_path, params, tiny_world.TASK, NAME, 0)
-    figures = run(job, job.plan(), torch.device("cpu"), None, None)
-    assert figures["parameters"]["trainable"] == 128
-    assert figures["steps"] == 6
+    outcome = run(job, job.plan(), torch.device("cpu"), None, None)
+    assert outcome.parameters.trainable == 128
+    assert outcome.result.steps == 6
 
 
 class TestCodeOfAMethod:

@@ -109,7 +109,7 @@ def test_faults_show_before_anything_starts(root: Path, task: str, method: str, 
 def test_no_such_storage(root: Path, place: str, message: str) -> None:
     job = Job.of(root, tiny_world.params(root, f"execution.storage={place}"), "tiny", "vop", 0)
     with pytest.raises(ReelTuneError, match=re.escape(message)):
-        train(job, job.plan(), Validation(5), lambda step, figures: None)
+        train(job, job.plan(), Validation(5), lambda step, metrics: None)
 
 
 def key(root: Path, *overrides: str, seed: int = 0) -> str:
