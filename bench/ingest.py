@@ -350,7 +350,7 @@ def _reading(store_folder: Path, frames: NDArray[np.uint8]) -> str:
         start = time.process_time()
         count = sum(len(decode_frames(video.frames)) for video in store.read(order))
         rates.append(count / (time.process_time() - start))
-    kib = sum(shard["bytes"] for shard in store.card["shards"]) / len(ids) / FRAMES / 1024
+    kib = sum(shard.bytes for shard in store.card.shards) / len(ids) / FRAMES / 1024
     loss = []
     for place, video in enumerate(store.read(ids[: len(frames) // FRAMES])):
         wrong = np.square(decode_frames(video.frames).astype(np.float32) - _cycle(frames, place)).mean((1, 2, 3))

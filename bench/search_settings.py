@@ -21,7 +21,7 @@ from components.evaluation.encode import encode_split
 from components.evaluation.scorecard import make_scorecard
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
-from components.methods.base import build
+from components.methods.build import build
 from components.params import load_params
 from components.training.loop import fit
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from components.frames import schema
+from components.frames.card import StoreCard, StoredShard, StoreSettings
 from components.frames.jpeg import encode_frames
 from components.frames.store import write_shard, write_table
 from components.manifest import Manifest, Protocol, Video
+from components.provenance import sha256_file
 
 SHARD, GROUP = 128, 32
 
@@ -40,20 +41,36 @@ def write_store(folder: Path, videos: int, pictures: Pictures, quality: int = 95
         ]
         file = folder / schema.shard_name(number)
         write_shard(file, rows, GROUP)
-        shards.append({"name": file.name, "bytes": file.stat().st_size})
+        shards.append(StoredShard(file.name, file.stat().st_size, sha256_file(file), len(rows)))
     ledger = [_ledger_row(video, number, frames) for number, video in enumerate(made)]
     write_table(folder / schema.MANIFEST, manifest.to_table())
     write_table(folder / schema.LEDGER, pa.Table.from_pylist(ledger, schema=schema.LEDGER_SCHEMA))
-    chosen = {"frames": frames, "size": min(height, width), "quality": quality, "chroma": chroma}
-    settings = {"row_group_videos": GROUP, **chosen}
-    card = {
-        "format": schema.FORMAT,
-        "task": "synthetic",
-        "settings": settings,
-        "shards": shards,
-        "fingerprint": manifest.fingerprint(),
-    }
-    (folder / schema.CARD).write_text(json.dumps(card), encoding="utf-8")
+    card = StoreCard(
+        format=schema.FORMAT,
+        task="synthetic",
+        benchmark="msrvtt",
+        fingerprint=manifest.fingerprint(),
+        settings=StoreSettings(
+            decoder="none",
+            sampling="uniform",
+            frames=frames,
+            size=min(height, width),
+            quality=quality,
+            chroma=chroma,
+            shard_videos=SHARD,
+            row_group_videos=GROUP,
+            time_limit_seconds=30.0,
+            memory_limit_mib=4096,
+        ),
+        frames="JPEG",
+        videos={},
+        failed={},
+        bytes=sum(shard.bytes for shard in shards),
+        bytes_per_video=0,
+        versions={},
+        shards=tuple(shards),
+    )
+    (folder / schema.CARD).write_text(card.to_json(), encoding="utf-8")
 
 
 def _row(video: Video, pictures: NDArray[np.uint8], quality: int, chroma: int) -> dict[str, Any]:

@@ -33,7 +33,8 @@ from torch.nn import functional as F
 
 from components.backbones import mini
 from components.backbones.clip import Backbone, create, model_config
-from components.methods.base import Method, build
+from components.methods.base import Method
+from components.methods.build import build
 from components.params import load_params
 from components.training.loader import Batch
 from components.training.loss import info_nce

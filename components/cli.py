@@ -12,6 +12,7 @@ from pathlib import Path
 
 from components.errors import ReelTuneError
 from components.layout import Layout
+from components.names import NAMES
 from components.params import Params, load_params
 
 
@@ -70,7 +71,7 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         root = Path(args.root).resolve()
-        body(Stage(load_params(Layout(root).params, args.overrides), root, args))
+        body(Stage(load_params(Layout(root).params, args.overrides, NAMES), root, args))
     except ReelTuneError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -1,16 +1,11 @@
-"""params.yaml to frozen, typed settings; every fault of a file is reported at once, with key and cure.
-
-The keys of params.yaml are the fields below. ``methods`` is kept as plain mappings here: a method's own settings
-class checks them (:func:`components.methods.base.read_settings`), so that stages that train nothing neither import
-nor depend on the methods.
-"""
+"""Mappings, as read from YAML or JSON, to frozen and typed dataclasses. Every fault is reported at once."""
 
 from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
-from dataclasses import is_dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -21,7 +16,7 @@ from components.errors import ConfigError
 
 T = TypeVar("T")
 
-# Unknown keys are faults; NaN and Inf are never meant.
+# Unknown keys are faults, and so are NaN and infinity.
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -29,17 +24,34 @@ Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 
 
-def choices(name: str, known: Sequence[str] | dict[str, Any]) -> str:
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with settings.
+
+    Args:
+        path: The keys that lead to the value, from the top level down.
+        what: The fault in one clause.
+    """
+
+    path: tuple[str, ...]
+    what: str
+
+    def __str__(self) -> str:
+        return f"{'.'.join(self.path) or '(top level)'}: {self.what}"
+
+
+def choices(name: str, known: Collection[str]) -> str:
+    """What could be meant by the unknown name ``name``: all known names and the nearest spelling."""
     near = difflib.get_close_matches(name, list(known), n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return "one of " + ", ".join(sorted(known)) + hint
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """``text`` as YAML 1.2, in which ``1e-2`` is a number.
+    """Parses ``text`` as YAML 1.2, in which ``1e-2`` is a number.
 
     Raises:
-        ConfigError: not YAML, or a key stands twice.
+        ConfigError: The text is not YAML, or a mapping has the same key twice.
     """
     try:
         return YAML(typ="safe", pure=True).load(text)
@@ -48,59 +60,73 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def check(cls: type[T], tree: Any, where: str) -> T:
-    """``tree`` (mappings, lists, scalars) as an instance of the dataclass ``cls``.
+    """Makes an instance of the dataclass ``cls`` from ``tree`` (mappings, lists and scalars).
 
     Raises:
-        ConfigError: one error with a line per fault: key, fault, value found, what was expected.
+        ConfigError: One error with a line per fault. A line names the key, the fault, the value found and what was
+            expected.
     """
     if not isinstance(tree, dict):
         raise ConfigError("no settings", where=where, found=tree, expected="a mapping of keys to values")
     made, faults = parse(cls, tree)
     if made is None:
-        raise ConfigError("\n  ".join([f"{len(faults)} fault(s) in the settings:", *faults]), where=where)
+        raise ConfigError(list_faults(faults), where=where)
     return made
 
 
-def parse(cls: type[T], tree: dict[str, Any]) -> tuple[T | None, list[str]]:
-    """``tree`` as an instance of the dataclass ``cls``, or None and a line per fault."""
+def list_faults(faults: Sequence[object], what: str = "the settings") -> str:
+    """The text of an error that lists all ``faults``, one per line."""
+    return "\n  ".join([f"{len(faults)} fault(s) in {what}:", *map(str, faults)])
+
+
+def parse(cls: type[T], tree: dict[str, Any]) -> tuple[T | None, list[Fault]]:
+    """Makes an instance of the dataclass ``cls`` from ``tree``, or returns None and all faults."""
     try:
-        # The JSON mode is strict about scalars yet lets a list stand for a tuple.
+        # In its JSON mode, pydantic is strict about scalars but accepts a list for a tuple.
         return TypeAdapter(cls).validate_json(json.dumps(tree, default=str)), []
     except ValidationError as error:
         return None, [_describe(fault, cls) for fault in error.errors()]
 
 
-def override(tree: Any, item: str) -> None:
+def override(tree: dict[str, Any], item: str) -> tuple[tuple[str, ...], Fault | None]:
+    """Applies ``dotted.key=value`` to ``tree``. The value is read as YAML.
+
+    Returns:
+        The path of the key, and the fault if the override cannot be applied. ``tree`` is then unchanged.
+    """
     key, sep, value = item.partition("=")
+    path = tuple(key.split("."))
     if not sep or not key:
-        raise ConfigError("override is not key=value", where="command line", found=item)
-    *parents, last = key.split(".")
-    node = tree
-    for name in parents:
+        return path, Fault(path, f"override is not key=value, found {item!r}")
+    node: Any = tree
+    for name in path[:-1]:
         if not isinstance(node, dict) or name not in node:
-            known = list(node) if isinstance(node, dict) else []
-            raise ConfigError(f"unknown key {key!r}", where="command line", found=name, expected=choices(name, known))
+            known = choices(name, node) if isinstance(node, dict) else "no key below a value"
+            return path, Fault(path, f"unknown key {name!r}, expected {known}")
         node = node[name]
     if not isinstance(node, dict):
-        raise ConfigError(f"unknown key {key!r}", where="command line", found=last)
-    node[last] = parse_yaml(value, f"command line {key}")
+        return path, Fault(path, f"unknown key {path[-1]!r}, expected no key below a value")
+    try:
+        node[path[-1]] = parse_yaml(value, "value")
+    except ConfigError as error:
+        return path, Fault(path, str(error))
+    return path, None
 
 
-def _describe(fault: Any, cls: type) -> str:
-    path = [str(part) for part in fault["loc"]]
-    key = ".".join(path) or "(top level)"
+def _describe(fault: Any, cls: type) -> Fault:
+    path = tuple(str(part) for part in fault["loc"])
     if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         near = difflib.get_close_matches(path[-1], _fields_at(cls, path[:-1]), n=1)
-        return f"{key}: unknown key" + (f" (did you mean {near[0]!r}?)" if near else "")
+        return Fault(path, "unknown key" + (f" (did you mean {near[0]!r}?)" if near else ""))
     if fault["type"] in ("missing", "missing_argument"):
-        return f"{key}: missing"
-    return f"{key}: {fault['msg'][0].lower()}{fault['msg'][1:]}, found {fault['input']!r}"
+        return Fault(path, "missing")
+    return Fault(path, f"{fault['msg'][0].lower()}{fault['msg'][1:]}, found {fault['input']!r}")
 
 
 def _fields_at(cls: Any, path: Sequence[str]) -> list[str]:
-    """The keys that are right under ``path``, starting from the dataclass ``cls``."""
+    """The known keys under ``path``, starting from the dataclass ``cls``."""
     for part in path:
         fields = get_type_hints(cls) if is_dataclass(cls) else {}
-        # Under a mapping such as `tasks` any name may stand; its values have one type.
+        # A mapping such as `tasks` has any keys, and all its values have one type.
         cls = fields.get(part) or next(iter(get_args(cls)[1:2]), None)
     return list(get_type_hints(cls)) if is_dataclass(cls) else []

@@ -1,17 +1,17 @@
-"""The project's exceptions: each names what is wrong, where, what was expected and how to cure it."""
+"""The exceptions of the project. Each says what is wrong, where, what was expected and what to do."""
 
 from __future__ import annotations
 
 
 class ReelTuneError(Exception):
-    """An error the user can act on.
+    """An error that the user can act on.
 
     Args:
-        what: the fault in one clause.
-        where: file, key, line or id that holds the fault.
-        found: the offending value.
-        expected: what would have been right.
-        cure: what to do about it.
+        what: The fault in one clause.
+        where: The file, key, line or id that holds the fault.
+        found: The offending value.
+        expected: What would have been right.
+        cure: What to do about it.
     """
 
     def __init__(
@@ -31,28 +31,32 @@ class ReelTuneError(Exception):
         if cure is not None:
             parts.append(cure)
         super().__init__("; ".join(parts))
-        # Exceptions cross process boundaries by pickle, which calls __init__ with args alone.
+        # An exception crosses process boundaries by pickle, which calls __init__ with args only.
         self.args = (str(self.args[0]),)
 
 
 class ConfigError(ReelTuneError):
-    """A fault in params.yaml or in a command-line override."""
+    """A fault in params.yaml, in a command-line override or in the name of a plug-in."""
 
 
 class DataError(ReelTuneError):
-    """A fault in annotations, videos or a frame store."""
+    """A fault in annotations, videos, a frame store or the storage under them."""
+
+
+class MissingFileError(DataError):
+    """There is no file at the given place."""
 
 
 class BackboneError(ReelTuneError):
-    """A backbone that does not exist, cannot be read or is of an unsupported kind."""
+    """A backbone that does not exist, cannot be read or has an unsupported form."""
 
 
 class AdapterError(ReelTuneError):
-    """An adapter file that is damaged or does not fit the backbone or method."""
+    """An adapter file that is damaged or does not fit the backbone or the method."""
 
 
 class TrainingError(ReelTuneError):
-    """Training that cannot go on: a non-finite loss, an empty split, a lost worker."""
+    """A training that cannot go on: a non-finite loss, an empty split or a lost worker."""
 
 
 class EvaluationError(ReelTuneError):
@@ -60,4 +64,4 @@ class EvaluationError(ReelTuneError):
 
 
 class RegistryError(ReelTuneError):
-    """A registry that cannot be reached or whose content contradicts the request."""
+    """A registry that cannot be reached or that contradicts the request."""

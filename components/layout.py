@@ -1,4 +1,4 @@
-"""Where a project keeps its files: the one owner of every path under the root."""
+"""Where a project keeps its files. All paths under the root come from here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Layout:
     """The paths of one project.
 
     Args:
-        root: the folder of params.yaml.
+        root: The folder of params.yaml.
     """
 
     root: Path
@@ -22,11 +22,11 @@ class Layout:
         return self.root / "params.yaml"
 
     def frames(self, task: str) -> Path:
-        """The task's published frame store, or the card of one that is kept elsewhere."""
+        """The published frame store of a task, or the card of a store that is kept elsewhere."""
         return self.root / "outputs" / "frames" / task
 
     def adapter(self, task: str, method: str, seed: int) -> Path:
-        """A published adapter with its training record and curve."""
+        """A published adapter, with its training record and learning curve."""
         return self.root / "outputs" / "adapters" / task / f"{method}-{seed}"
 
     def scorecards(self, task: str, method: str, seed: int) -> Path:
@@ -34,19 +34,19 @@ class Layout:
         return self.root / "outputs" / "scorecards" / task / f"{method}-{seed}"
 
     def champion_record(self, task: str) -> Path:
-        """Which version of the task's model is the champion, and why."""
+        """The record of which version of the task's model is the champion, and why."""
         return self.root / "outputs" / "registry" / f"{task}.json"
 
     def champion(self, task: str) -> Path:
-        """The champion's adapter."""
+        """The adapter of the champion."""
         return self.root / "outputs" / "registry" / task
 
     def index(self, task: str) -> Path:
-        """The task's search index."""
+        """The search index of a task."""
         return self.root / "outputs" / "indexes" / task
 
     def fingerprint(self, entry: str) -> Path:
-        """The hash of the code behind a stage, or behind one entry of it such as ``train/vop``."""
+        """The hash of the code of a stage, or of one entry of it such as ``train/vop``."""
         return self.root / "outputs" / "fingerprints" / f"{entry}.json"
 
     @property
@@ -56,24 +56,24 @@ class Layout:
 
     @property
     def work(self) -> Path:
-        """State that lets interrupted work continue; safe to delete when nothing runs."""
+        """The state that lets interrupted work resume. It is safe to delete when nothing runs."""
         return self.root / ".reeltune"
 
     def ingest_work(self, task: str) -> Path:
-        """The working state of a task's ingest."""
+        """The working state of the ingest of a task."""
         return self.work / "ingest" / task
 
     @property
     def training_work(self) -> Path:
-        """Checkpoints of unfinished trainings, unless ``execution.storage`` names another place."""
+        """The checkpoints of unfinished trainings, unless ``execution.storage`` names another place."""
         return self.work / "train"
 
     @property
     def tracking_database(self) -> Path:
-        """MLflow's local store."""
+        """The local database of MLflow."""
         return self.root / "mlflow.db"
 
     @property
     def tracking_artifacts(self) -> Path:
-        """The files of MLflow's runs and models."""
+        """The files of runs and models in MLflow."""
         return self.root / "mlartifacts"

@@ -1,4 +1,4 @@
-"""The manifest of a collection: one row per video, with its split and captions, and the protocol it is tested under."""
+"""The manifest of a collection: one row per video with its split and captions, and the protocol of its test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from components.errors import DataError
 
 SPLITS = ("train", "val", "test")
 
-# The caption rule of a collection that is only searched: its videos need no captions and stand in one split, `test`.
+# The caption rule of a collection that is only searched. Its videos need no captions and are all in the split `test`.
 NO_CAPTIONS = "no captions: searched, neither trained nor tested"
 
 SCHEMA = pa.schema(
@@ -36,12 +36,12 @@ class Video:
     """One row of a manifest.
 
     Args:
-        video_id: unique in the collection; safe as a file name.
-        uri: path (relative to the project's root where it lies under it) or URI of the file.
-        split: one of :data:`SPLITS`.
-        captions: all texts of the video; of a paragraph benchmark exactly one.
-        start_seconds, end_seconds: the part of the file that is the video; None is the file's own start or end.
-        subsets: named parts of the split that are also reported on their own.
+        video_id: An id that is unique in the collection and safe as a file name.
+        uri: The path or URI of the file. A path under the project's root is relative to the root.
+        split: One of :data:`SPLITS`.
+        captions: All texts of the video. A paragraph benchmark has exactly one per video.
+        start_seconds, end_seconds: The part of the file that is the video. None means the start or end of the file.
+        subsets: Named parts of the split that are also reported separately.
     """
 
     video_id: str
@@ -55,14 +55,14 @@ class Video:
 
 @dataclass(frozen=True)
 class Protocol:
-    """What makes figures of one benchmark comparable; copied onto every scorecard.
+    """What makes results on one benchmark comparable. It is copied to every scorecard.
 
     Args:
-        benchmark: name of the benchmark.
-        variant: which of its published splits.
-        test_split: the manifest's split that is tested.
-        caption_rule: which texts count as queries.
-        validation: how the validation split was made.
+        benchmark: The name of the benchmark.
+        variant: Which of its published splits is used.
+        test_split: The split of the manifest that is tested.
+        caption_rule: Which texts count as queries.
+        validation: How the validation split was made.
     """
 
     benchmark: str
@@ -81,29 +81,29 @@ class Manifest:
     videos: tuple[Video, ...]
 
     def split(self, name: str) -> list[Video]:
-        """Videos of one split, or of every split for ``all``."""
+        """The videos of one split, or of all splits for ``all``."""
         return [video for video in self.videos if name in ("all", video.split)]
 
     @property
     def is_only_searched(self) -> bool:
-        """Whether the reader declares that there are no captions, so that nothing can be trained or tested."""
+        """Whether the collection has no captions, so that nothing can be trained or tested."""
         return self.protocol.caption_rule == NO_CAPTIONS
 
     def by_id(self) -> dict[str, Video]:
-        """Every video under its id."""
+        """All videos by id."""
         return {video.video_id: video for video in self.videos}
 
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the content, equal on every machine and for every version of the libraries."""
+        """The hex SHA-256 of the content. It is equal on all machines and for all library versions."""
         content = [self.task, dataclasses.asdict(self.protocol), [dataclasses.astuple(video) for video in self.videos]]
         return hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()
 
     def check(self) -> None:
-        """Refuses a manifest from which no sound figures could come.
+        """Refuses a manifest that cannot give sound results.
 
         Raises:
-            DataError: an id that is no file name, an id that stands twice or in two splits, a split without videos,
-                a video without captions or with an empty one, a segment that ends before it starts.
+            DataError: An id is not a file name, occurs twice or is in two splits. Or a split has no videos, a video has
+                no caption or an empty one, or a segment ends before it starts.
         """
         for problem, ids in self._faults():
             if ids:
@@ -126,8 +126,8 @@ class Manifest:
             splits.setdefault(video.video_id, set()).add(video.split)
         times = Counter(video.video_id for video in self.videos)
         yield "video id is not usable as a file name", [i for i in splits if not is_file_name(i)]
-        yield "video stands in two splits", [i for i, names in splits.items() if len(names) > 1]
-        yield "video id stands twice", [i for i, count in times.items() if count > 1]
+        yield "video is in two splits", [i for i, names in splits.items() if len(names) > 1]
+        yield "video id occurs twice", [i for i, count in times.items() if count > 1]
         yield (
             "video without a caption, or with an empty one",
             [v.video_id for v in self.videos if not self._captions_are_sound(v)],
@@ -140,7 +140,7 @@ class Manifest:
         return bool(video.captions) and all(caption.strip() for caption in video.captions)
 
     def to_table(self) -> pa.Table:
-        """The manifest as a table of :data:`SCHEMA`; task and protocol travel in the schema's metadata."""
+        """The manifest as a table of :data:`SCHEMA`. Task and protocol are in the metadata of the schema."""
         header = {"task": self.task, "protocol": dataclasses.asdict(self.protocol)}
         rows = [dataclasses.asdict(video) for video in self.videos]
         return pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata({"reeltune": json.dumps(header)}))
@@ -150,7 +150,7 @@ class Manifest:
         """The inverse of :meth:`to_table`.
 
         Raises:
-            DataError: columns or metadata are not those of a manifest.
+            DataError: The columns or the metadata are not those of a manifest.
         """
         metadata = (table.schema.metadata or {}).get(b"reeltune")
         if metadata is None or not table.schema.equals(SCHEMA):
@@ -164,13 +164,13 @@ class Manifest:
 
 
 def first_few(ids: Sequence[str], most: int = 5) -> str:
-    """``ids`` for a message: the first few and how many there are."""
+    """``ids`` for a message: the first few, and how many there are in all."""
     shown = ", ".join(ids[:most])
     return shown if len(ids) <= most else f"{shown} and {len(ids) - most} more ({len(ids)} in all)"
 
 
 def is_file_name(name: str) -> bool:
-    """Whether an id can name a file: no separator, no line end, no ``..``, no blank at either end."""
+    """Whether an id can name a file: it has no separator, line end or ``..``, and no blank at either end."""
     return bool(name) and name == name.strip() and ".." not in name and not set(name) & set("/\\\0\n\r") and name != "."
 
 

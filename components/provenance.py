@@ -1,4 +1,4 @@
-"""Where an artifact came from: commit, dirty flag, versions; a plain dict that travels with it."""
+"""Where an artifact came from: commit, dirty flag and versions, in a plain dict that is stored with it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ PACKAGES = ("reeltune", "torch", "open_clip_torch", "ray", "mlflow", "dvc", "dec
 
 
 def collect(root: Path) -> dict[str, str | bool | dict[str, str] | None]:
-    """Commit of ``root`` (None outside git), whether files differ from it, Python and package versions.
+    """Collects the commit of ``root`` (None outside git), whether files differ from it, and versions.
 
-    dvc.lock is left out of the dirty flag: ``dvc repro`` itself rewrites it between stages.
+    The dirty flag ignores dvc.lock, since ``dvc repro`` rewrites it between stages.
     """
     commit = _git(root, "rev-parse", "HEAD")
     changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)dvc.lock")
@@ -27,7 +27,7 @@ def collect(root: Path) -> dict[str, str | bool | dict[str, str] | None]:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """The hex SHA-256 of the bytes of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -13,7 +13,8 @@ from ruamel.yaml import YAML
 
 from components import config, storage
 from components.errors import ConfigError
-from components.params import Params
+from components.names import NAMES
+from components.params import check_params
 
 # A key that an entry of these blocks leaves out takes its default, not the value of an older entry.
 WHOLE_ENTRIES = ("tasks", "methods")
@@ -95,7 +96,7 @@ def apply(params: Path, recipe: Path, paper: str) -> list[str]:
     changed = merge(tree, read_recipe(recipe, paper), recipe)
     text = io.StringIO()
     yaml.dump(tree, text)
-    config.check(Params, config.parse_yaml(text.getvalue(), str(params)), f"{params} with {recipe}")
+    check_params(config.parse_yaml(text.getvalue(), str(params)), f"{params} with {recipe}", names=NAMES)
     storage.write_bytes(params, text.getvalue().encode())
     return changed
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from components import storage
-from components.config import parse
-from components.errors import DataError, ReelTuneError
+from components.config import list_faults, parse
+from components.errors import DataError, MissingFileError, ReelTuneError
 
 T = TypeVar("T")
 
@@ -17,35 +17,56 @@ T = TypeVar("T")
 def read_record(
     path: str | Path, cls: type[T], *, error: type[ReelTuneError] = DataError, cure: str | None = None
 ) -> T:
-    """The record in a JSON file.
+    """Reads the record in a JSON file.
 
     Args:
-        path: path or URI of the file.
-        cls: a frozen pydantic dataclass whose configuration is :data:`components.config.STRICT`.
-        error: the kind of error to raise.
-        cure: what to do where the file is missing.
+        path: The path or URI of the file.
+        cls: A frozen pydantic dataclass with the configuration :data:`components.config.STRICT`.
+        error: The kind of error to raise.
+        cure: What to do if the file is missing.
 
     Raises:
-        ReelTuneError: of the kind ``error``: no file, not JSON, or fields that are missing, unknown or of another type;
-            the message lists all of them.
+        ReelTuneError: An error of the kind ``error``. The file is missing or not JSON, or fields are missing, unknown
+            or of another type. The message lists all of them.
     """
-    tree = read_tree(path, error=error, cure=cure)
+    return make_record(read_tree(path, error=error, cure=cure), cls, path, error=error)
+
+
+def make_record(tree: dict[str, Any], cls: type[T], where: str | Path, *, error: type[ReelTuneError] = DataError) -> T:
+    """Makes the record in a JSON object that is read already.
+
+    Args:
+        tree: The object.
+        cls: As for :func:`read_record`.
+        where: The place of the object, for messages.
+        error: The kind of error to raise.
+
+    Raises:
+        ReelTuneError: An error of the kind ``error`` that lists all faulty fields.
+    """
     record, faults = parse(cls, tree)
     if record is None:
-        raise error("\n  ".join([f"{len(faults)} fault(s) in this record:", *faults]), where=path)
+        raise error(list_faults(faults, "this record"), where=where)
     return record
 
 
 def read_tree(path: str | Path, *, error: type[ReelTuneError] = DataError, cure: str | None = None) -> dict[str, Any]:
-    """The JSON object in a file, unchecked; for what has no fixed fields, and to look at a record's format first.
+    """Reads the JSON object in a file without a check of its fields.
+
+    For content without fixed fields, and for a look at a record's format before it is read.
+
+    Args:
+        path: The path or URI of the file.
+        error: The kind of error to raise.
+        cure: What to do if the file is missing.
 
     Raises:
-        ReelTuneError: of the kind ``error``: no file, or not a JSON object.
+        ReelTuneError: An error of the kind ``error``. The file is missing, cannot be read or is not a JSON object.
     """
-    if not storage.exists(path):
-        raise error("missing", where=path, cure=cure)
     try:
         tree = json.loads(storage.read_text(path))
+    except MissingFileError:
+        raise error("missing", where=path, cure=cure) from None
     except DataError as fault:
         raise error(str(fault)) from None
     except ValueError as fault:
@@ -56,5 +77,5 @@ def read_tree(path: str | Path, *, error: type[ReelTuneError] = DataError, cure:
 
 
 def write_record(path: str | Path, record: Any) -> None:
-    """Writes a dataclass as JSON; the file appears whole or not at all."""
+    """Writes a dataclass as JSON. The file appears whole or not at all."""
     storage.write_bytes(path, (json.dumps(asdict(record), indent=1) + "\n").encode())

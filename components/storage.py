@@ -1,4 +1,4 @@
-"""Where files live: local paths and URIs through pyarrow.fs, and writing that never shows a half-written file."""
+"""Files at local paths and URIs through pyarrow.fs, and writes that never show a half-written file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from pyarrow import fs
 
-from components.errors import DataError
+from components.errors import DataError, MissingFileError
 
 Location = str | Path
 
@@ -25,19 +25,19 @@ def is_uri(location: Location) -> bool:
 
 
 def resolve(root: Path, location: str) -> str:
-    """``location`` as a URI or an absolute path; relative paths start from ``root``."""
+    """``location`` as a URI or an absolute path. A relative path starts from ``root``."""
     return location if is_uri(location) else str(root.resolve() / location)
 
 
 def relative(root: Path, location: str) -> str:
-    """The inverse of :func:`resolve`: paths under ``root`` lose it, so that records are equal on every machine."""
+    """The inverse of :func:`resolve`. Paths under ``root`` become relative, so that records are portable."""
     if is_uri(location) or not Path(location).is_relative_to(root.resolve()):
         return location
     return Path(location).relative_to(root.resolve()).as_posix()
 
 
 def join(folder: Location, *names: str) -> str:
-    """``names`` below ``folder``, which may be a URI; the part of a URI after ``?`` stays at its end."""
+    """Appends ``names`` to ``folder``, a path or URI. The part of a URI after ``?`` stays at the end."""
     if is_uri(folder):
         place, mark, query = str(folder).partition("?")
         return "/".join([place.rstrip("/"), *(quote(name) for name in names)]) + mark + query
@@ -45,7 +45,7 @@ def join(folder: Location, *names: str) -> str:
 
 
 def split(location: str) -> tuple[str, str]:
-    """The folder and the name of a file: the inverse of :func:`join` with one name."""
+    """Splits a file into its folder and its name: the inverse of :func:`join` with one name."""
     if not is_uri(location):
         folder, _, name = location.rpartition("/")
         return folder, name
@@ -55,7 +55,7 @@ def split(location: str) -> tuple[str, str]:
 
 
 def plain(location: str) -> str:
-    """What a location names: of a URI without quoting, and without what follows ``?`` and says how to get there."""
+    """A location without quoting and without the part of a URI after ``?``, which only says how to reach it."""
     return unquote(location.partition("?")[0]) if is_uri(location) else location
 
 
@@ -63,7 +63,7 @@ def filesystem(location: Location) -> tuple[fs.FileSystem, str]:
     """The file system of ``location`` and the path inside it.
 
     Raises:
-        DataError: a URI of an unknown kind, one that holds credentials, or one without them in the environment.
+        DataError: The URI is of an unknown kind or contains credentials, or the environment has no credentials for it.
     """
     if not is_uri(location):
         return fs.LocalFileSystem(), os.path.abspath(location)
@@ -72,7 +72,7 @@ def filesystem(location: Location) -> tuple[fs.FileSystem, str]:
         raise DataError(
             "credentials in a URI, which is written into cards and ledgers",
             where=f"{parts.scheme}://***@{parts.netloc.rpartition('@')[2]}{parts.path}",
-            expected="a URI without them",
+            expected="a URI without credentials",
             cure="set them in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)",
         )
     try:
@@ -88,20 +88,20 @@ def filesystem(location: Location) -> tuple[fs.FileSystem, str]:
 
 @functools.lru_cache(maxsize=64)
 def _bucket(scheme: str, bucket: str, query: str) -> fs.FileSystem:
-    """Kept, since opening one may ask the network for the bucket's region, and connections are its own."""
+    """Kept in a cache, since opening one may ask the network for the region, and each has its connections."""
     return fs.FileSystem.from_uri(f"{scheme}://{bucket}/?{query}")[0]
 
 
 def exists(location: Location) -> bool:
-    """Whether a file or folder is there."""
+    """Whether a file or folder exists."""
     return size(location) is not None
 
 
 def size(location: Location) -> int | None:
-    """Length of a file in bytes, 0 for a folder, None where nothing is.
+    """The length of a file in bytes, 0 for a folder, and None if nothing is there.
 
     Raises:
-        DataError: the storage does not answer.
+        DataError: The storage does not answer.
     """
     files, path = filesystem(location)
     with _answering(location):
@@ -118,26 +118,28 @@ def _answering(location: Location) -> Iterator[None]:
 
 
 def read_bytes(location: Location) -> bytes:
-    """The content of a file.
+    """Reads a file.
 
     Raises:
-        DataError: no such file, or it cannot be read.
+        MissingFileError: The file does not exist.
+        DataError: The file cannot be read.
     """
     files, path = filesystem(location)
     try:
         with files.open_input_stream(path) as stream:
             return bytes(stream.read())
     except FileNotFoundError:
-        raise DataError("no such file", where=location) from None
+        raise MissingFileError("no such file", where=location) from None
     except OSError as error:
         raise DataError("cannot be read", where=location, cure=str(error)) from None
 
 
 def read_text(location: Location) -> str:
-    """The content of a UTF-8 file, without a byte order mark.
+    """Reads a UTF-8 file, without a byte order mark.
 
     Raises:
-        DataError: no such file, or it is not UTF-8.
+        MissingFileError: The file does not exist.
+        DataError: The file cannot be read or is not UTF-8.
     """
     content = read_bytes(location)
     try:
@@ -154,15 +156,15 @@ def read_text(location: Location) -> str:
 
 
 def list_files(folder: Location) -> list[str]:
-    """Sorted names of what lies directly in ``folder`` and is no folder itself; empty where there is no folder."""
+    """Lists the files directly in ``folder``, sorted by name. Empty if there is no such folder."""
     return sorted(info.base_name for info in file_infos(folder))
 
 
 def file_infos(folder: Location) -> list[fs.FileInfo]:
-    """Name, size and time of what lies directly in ``folder`` and is no folder itself.
+    """Name, size and time of the files directly in ``folder``. Empty if there is no such folder.
 
     Raises:
-        DataError: the storage does not answer.
+        DataError: The storage does not answer.
     """
     files, path = filesystem(folder)
     with _answering(folder):
@@ -174,8 +176,8 @@ def download(location: str, target: Path) -> None:
     """Copies a file to a local path, in pieces.
 
     Raises:
-        FileNotFoundError: no such file.
-        OSError: the storage does not give it.
+        FileNotFoundError: The file does not exist.
+        OSError: The storage does not return it.
     """
     files, path = filesystem(location)
     with files.open_input_stream(path) as source, target.open("wb") as sink:
@@ -183,15 +185,15 @@ def download(location: str, target: Path) -> None:
 
 
 def upload(source: Path, target: Location) -> None:
-    """Copies a local file to a path or URI; it appears there whole or not at all.
+    """Copies a local file to a path or URI. It appears there whole or not at all.
 
     Raises:
-        DataError: the storage does not take it.
+        DataError: The storage does not accept it.
     """
     files, path = filesystem(target)
     if isinstance(files, fs.LocalFileSystem):
-        with atomic_file(Path(path)) as aside:
-            shutil.copyfile(source, aside)
+        with atomic_file(Path(path)) as temporary:
+            shutil.copyfile(source, temporary)
         return
     with _answering(target), source.open("rb") as stream, files.open_output_stream(path) as sink:
         # An object appears when its stream is closed.
@@ -199,10 +201,10 @@ def upload(source: Path, target: Location) -> None:
 
 
 def delete_file(location: Location) -> None:
-    """Removes a file.
+    """Deletes a file.
 
     Raises:
-        DataError: the storage does not answer.
+        DataError: The storage does not answer.
     """
     files, path = filesystem(location)
     with _answering(location):
@@ -211,41 +213,41 @@ def delete_file(location: Location) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yields a path aside to write to; at the end of the block it becomes ``path`` by one rename.
+    """Yields a temporary path to write to. At the end of the block, one rename makes it ``path``.
 
-    If the block raises, ``path`` stays as it was. Writers of one ``path`` in several processes do not meet.
+    If the block raises, ``path`` stays as it was. Processes that write to one ``path`` do not disturb each other.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}.tmp")
     try:
-        yield aside
-        with aside.open("rb") as stream:
+        yield temporary
+        with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
-        os.replace(aside, path)
+        os.replace(temporary, path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_bytes(location: Location, content: bytes) -> None:
-    """Writes a whole file at once: by a rename on a local file system, as one object elsewhere.
+    """Writes a whole file at once: by a rename on a local file system, and as one object elsewhere.
 
     Raises:
-        OSError: the storage does not take it.
+        OSError: The storage does not accept it.
     """
     files, path = filesystem(location)
     if isinstance(files, fs.LocalFileSystem):
-        with atomic_file(Path(path)) as aside:
-            aside.write_bytes(content)
+        with atomic_file(Path(path)) as temporary:
+            temporary.write_bytes(content)
         return
     with files.open_output_stream(path) as stream:
         stream.write(content)
 
 
 def delete_folder(location: Location) -> None:
-    """Deletes a folder and what is in it, if it is there.
+    """Deletes a folder and its content, if it exists.
 
     Raises:
-        OSError: the storage refuses.
+        OSError: The storage refuses.
     """
     files, path = filesystem(location)
     if files.get_file_info(path).type != fs.FileType.NotFound:
@@ -253,23 +255,23 @@ def delete_folder(location: Location) -> None:
 
 
 def publish_folder(source: Path, target: Path) -> None:
-    """Makes ``target`` a folder with exactly the files of ``source``, which stays; hidden files are left out.
+    """Makes ``target`` a folder with exactly the files of ``source``, without hidden files. ``source`` stays.
 
-    The copy is made beside ``target`` and renamed into place. Files are hard-linked where the file system allows,
-    so a published store takes no second room; published files are replaced, never changed.
+    The copy is made next to ``target`` and renamed into place. Files are hard-linked if the file system allows it, so
+    that a published store takes no space twice. Published files are replaced and never changed.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     for left_over in target.parent.glob(f".{target.name}.*-[0-9]*"):
         shutil.rmtree(left_over)
-    aside = target.with_name(f".{target.name}.new-{os.getpid()}")
-    aside.mkdir()
+    temporary = target.with_name(f".{target.name}.new-{os.getpid()}")
+    temporary.mkdir()
     for file in sorted(source.glob("[!.]*")):
-        _link_or_copy(file, aside / file.name)
-    _sync_folder(aside)
+        _link_or_copy(file, temporary / file.name)
+    _sync_folder(temporary)
     previous = target.with_name(f".{target.name}.old-{os.getpid()}")
     if target.exists():
         os.replace(target, previous)
-    os.replace(aside, target)
+    os.replace(temporary, target)
     _sync_folder(target.parent)
     if previous.exists():
         shutil.rmtree(previous)

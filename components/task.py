@@ -12,7 +12,15 @@ from components.config import STRICT, Count
 
 @dataclass(frozen=True, config=STRICT)
 class TaskSettings:
-    """One collection: where it is, who reads it, and its protocol's frames and words."""
+    """One collection and its protocol.
+
+    Args:
+        benchmark: The reader: a registered name, the name of an entry point, or ``"package.module:READER"``.
+        root: The folder or URI of annotations and videos. A relative path starts from the root of the project.
+        frames: T, the frames sampled per video.
+        words: L, the tokens per text, start and end token included.
+        options: The options of the reader.
+    """
 
     benchmark: str
     root: str

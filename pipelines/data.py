@@ -1,8 +1,8 @@
-"""Says what a task's folder should hold and what it holds: annotation files, videos per split, published counts.
+"""Compares what the folder of a task should contain with what it contains: annotations, videos and published counts.
 
 Example: python pipelines/data.py check --task msvd
 
-Exits with 1 if nothing can be ingested; with --strict also if anything is missing or differs.
+Exits with 1 if nothing can be ingested. With --strict, it also does so if anything is missing or differs.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from components.benchmarks.check import check
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The script's own arguments."""
+    """The arguments of the script."""
     parser.add_argument("action", choices=["check"], help="what to do")
     parser.add_argument("--task", required=True, help="key of the task in params.yaml")
-    parser.add_argument("--strict", action="store_true", help="a missing video or another count is a failure too")
+    parser.add_argument("--strict", action="store_true", help="also fail if a video is missing or a count differs")
 
 
 def body(stage: cli.Stage) -> None:

@@ -1,4 +1,4 @@
-"""Makes an embedded collection: real MP4 files of moving shapes, with captions in a published annotation format."""
+"""Makes an embedded collection: MP4 files of moving shapes, with captions in a published annotation format."""
 
 import argparse
 import os
@@ -18,7 +18,7 @@ COLLECTIONS = {
 
 
 def write(folder: Path, size: int, fps: int, plan: collections.VideoPlan) -> None:
-    """Writes one video; a file's name is its id without ActivityNet's prefix."""
+    """Writes one video. The name of the file is the id without the prefix of ActivityNet."""
     collections.write_video(plan, folder / f"{plan.video_id.removeprefix('v_')}.mp4", size, fps)
 
 
@@ -41,7 +41,7 @@ def run(stage: cli.Stage) -> None:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """--task."""
+    """The arguments of the script."""
     parser.add_argument("--task", required=True, help="shapes-clips or shapes-stories")
 
 

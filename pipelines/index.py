@@ -13,7 +13,7 @@ from components.adapters.file import load_adapter, read_card, save_adapter
 from components.backbones.clip import Backbone, load_backbone
 from components.evaluation.evaluate import pick_device
 from components.frames.store import FrameStore
-from components.methods.base import build
+from components.methods.build import build
 from components.search import index as indexes
 from components.tracking.record import read_registry_record
 

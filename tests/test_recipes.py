@@ -14,7 +14,7 @@ import torch
 from components.backbones.clip import Backbone
 from components.benchmarks import BENCHMARKS
 from components.errors import ConfigError
-from components.methods.base import build
+from components.methods.build import build
 from components.params import Params, load_params
 from components.recipes import apply, read_recipe
 from components.report.count import meta_backbone

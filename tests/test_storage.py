@@ -72,7 +72,7 @@ def test_published_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     storage.publish_folder(source, target)
     assert {path.name for path in target.iterdir()} == {"a"}
     assert [path.name for path in target.parent.iterdir()] == ["store"]
-    storage.write_bytes(source / "a", b"2")  # replaced, not changed: what is published stays as it was
+    storage.write_bytes(source / "a", b"2")  # replaced and not changed, so that the published file stays
     assert (target / "a").read_bytes() == b"1"
     storage.publish_folder(source, target)
     assert (target / "a").read_bytes() == b"2"

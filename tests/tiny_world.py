@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,12 @@ from safetensors.torch import save_file
 from components.backbones import mini
 from components.backbones.clip import create, model_config
 from components.frames import schema
+from components.frames.card import StoreCard, StoredShard, StoreSettings
 from components.frames.jpeg import encode_frames
 from components.frames.store import write_shard, write_table
 from components.manifest import Manifest, Protocol, Video
 from components.params import Params, load_params
+from components.provenance import sha256_file
 from components.training.settings import ExecutionSettings, TrainingSettings
 
 TASK = "tiny"
@@ -137,14 +138,33 @@ def write_store(root: Path, made: tuple[Video, ...], failed_test: int = 0) -> No
     import pyarrow as pa
 
     write_table(folder / schema.LEDGER, pa.Table.from_pylist(ledger, schema=schema.LEDGER_SCHEMA))
-    card = {
-        "format": schema.FORMAT,
-        "task": TASK,
-        "settings": {"row_group_videos": 8, "frames": FRAMES, "sampling": "uniform"},
-        "shards": [{"name": schema.shard_name(0), "bytes": (folder / schema.shard_name(0)).stat().st_size}],
-        "fingerprint": manifest.fingerprint(),
-    }
-    (folder / schema.CARD).write_text(json.dumps(card), encoding="utf-8")
+    shard = folder / schema.shard_name(0)
+    card = StoreCard(
+        format=schema.FORMAT,
+        task=TASK,
+        benchmark="msrvtt",
+        fingerprint=manifest.fingerprint(),
+        settings=StoreSettings(
+            decoder="test",
+            sampling="uniform",
+            frames=FRAMES,
+            size=32,
+            quality=95,
+            chroma=444,
+            shard_videos=len(made),
+            row_group_videos=8,
+            time_limit_seconds=30.0,
+            memory_limit_mib=4096,
+        ),
+        frames="JPEG",
+        videos={},
+        failed={},
+        bytes=shard.stat().st_size,
+        bytes_per_video=0,
+        versions={},
+        shards=(StoredShard(shard.name, shard.stat().st_size, sha256_file(shard), len(rows)),),
+    )
+    (folder / schema.CARD).write_text(card.to_json(), encoding="utf-8")
 
 
 def _row(video: Video, count: int) -> dict[str, object]:

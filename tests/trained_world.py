@@ -19,7 +19,8 @@ from components.evaluation.scorecard import make_scorecard, write_scorecard
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.layout import Layout
-from components.methods.base import Method, build
+from components.methods.base import Method
+from components.methods.build import build
 from components.params import Params
 
 TASK = tiny_world.TASK

@@ -10,7 +10,8 @@ from tiny_backbone import FRAMES, WORDS, make_backbone
 
 from components.backbones.clip import Backbone
 from components.methods import METHODS
-from components.methods.base import Method, build
+from components.methods.base import Method
+from components.methods.build import build
 
 # Learned positions, so that a full fine-tuning trains everything.
 BACKBONE = make_backbone(learned_positions=True)

@@ -16,7 +16,8 @@ from components import storage
 from components.adapters.card import FORMAT, WEIGHTS, AdapterCard, ParameterInfo, TrainingFacts, read_card, write_card
 from components.backbones.clip import Backbone, parameter_total
 from components.errors import AdapterError
-from components.methods.base import Method, build
+from components.methods.base import Method
+from components.methods.build import build
 from components.provenance import sha256_file
 
 __all__ = ["load_adapter", "read_card", "save_adapter"]
@@ -37,10 +38,10 @@ def save_adapter(
 
     Args:
         folder: Where to write. It is made if absent, and other files in it stay.
-        method: The method; its trainable parameters are saved.
+        method: The method. Its trainable parameters are saved.
         task: The collection that it was trained for.
         provenance: Commit and versions.
-        label: The method's entry in params.yaml; None stands for its registered name.
+        label: The method's entry in params.yaml. None means its registered name.
         extra: What the training adds to the card.
     """
     tensors = {name: p.detach().to("cpu", torch.float32).contiguous() for name, p in method.trainable().items()}
@@ -108,7 +109,7 @@ def _read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
 
 
 def _fill(method: Method, tensors: Mapping[str, Tensor], where: Path) -> None:
-    """Copies ``tensors`` into the trainable parameters of ``method``; names and shapes must be equal."""
+    """Copies ``tensors`` into the trainable parameters of ``method``. Names and shapes must be equal."""
     parameters = method.trainable()
     missing, unexpected = sorted(set(parameters) - set(tensors)), sorted(set(tensors) - set(parameters))
     if missing or unexpected:

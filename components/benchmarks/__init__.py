@@ -1,4 +1,4 @@
-"""Readers of published annotation formats."""
+"""The registry of benchmarks. A new one is a file in this folder and a line below."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from components.plugins import Registry
 
 if TYPE_CHECKING:
-    from components.benchmarks.reader import Reader
+    from components.benchmarks.interface import Reader
 
 BENCHMARKS: Registry[Reader] = Registry("benchmark")
 BENCHMARKS.register("msrvtt", "components.benchmarks.msrvtt:READER")

@@ -1,30 +1,29 @@
 """ActivityNet Captions as paragraph-to-video retrieval (Krishna et al., ICCV 2017; protocol: Zhang et al., ECCV 2018).
 
-``train.json`` and ``val_1.json``: ``{"v_<id>": {"duration", "timestamps": [[start, end], ...], "sentences": [...]}}``;
-``train_ids.json`` and ``val_ids.json`` list the keys. val_1 is tested. The sentences of a video, joined by a space,
-are its only text, and the whole file is its video, so that the time stamps are not used. Listed ids without captions
-are left out, as the peers do.
-Videos: ``videos/<id>.mp4`` or ``videos/v_<id>.mp4``; ids in the manifest have no ``v_``.
+``train.json`` and ``val_1.json``: ``{"v_<id>": {"duration", "timestamps": [[start, end], ...], "sentences": [...]}}``.
+``train_ids.json`` and ``val_ids.json`` list the keys. val_1 is the test split. The only text of a video is all its
+sentences, joined by a space. The video is the whole file, so the time stamps are not used. Listed ids without captions
+are left out, as in other implementations.
+Videos: ``videos/<id>.mp4`` or ``videos/v_<id>.mp4``. Ids in the manifest have no ``v_``.
 
-Validation is ``val.json`` (of the same form) where that file stands, else a fixed share of the training videos.
+Validation uses ``val.json`` (in the same form) if that file exists, else a fixed fraction of the training videos.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from typing import Any
 
 from components import storage
 from components.benchmarks import files
-from components.benchmarks.reader import AnnotationFile, Published, Reader
+from components.benchmarks.interface import AnnotationFile, Options, Published, Reader
 from components.errors import DataError
 from components.manifest import Manifest, Protocol, Video, first_few
 
 PREFIX = "v_"
 VALIDATION = "val.json"
 
-# Ids have no form of their own: some of val_1, far from one another.
+# The ids have no typical form, so these are some ids of val_1, far from each other.
 LANDMARKS = (
     "uqiMw7tQ1Cc|tyjUDi3uLd0|AeefhelpxGA|vKC23-I4pBc|M_E1i4S8Vp0|JE0xYYOp5_s|YjE1by2PX08|VcEW9F8TyqU|iA2Q4t-o58w"
 )
@@ -37,18 +36,18 @@ PUBLISHED = Published(
 log = logging.getLogger(__name__)
 
 
-def read(task: str, folder: str, options: dict[str, Any]) -> Manifest:
-    """The manifest of a folder in ActivityNet Captions' format.
+def read(task: str, folder: str, options: Options) -> Manifest:
+    """Reads the manifest of a folder in the format of ActivityNet Captions.
 
     Args:
-        task: name of the task.
-        folder: path or URI.
-        options: ``val_share``: share of the training videos that validate where there is no validation file
+        task: The name of the task.
+        folder: The path or URI of the folder.
+        options: ``val_share`` is the fraction of the training videos for validation if there is no validation file
             (default 0.05).
 
     Raises:
-        ConfigError: an unknown option.
-        DataError: a file is missing or damaged, captions of an unlisted video, a video without a sentence.
+        ConfigError: An option is unknown.
+        DataError: A file is missing or damaged, captions belong to an unlisted video, or a video has no sentence.
     """
     files.check_options(task, options, ("val_share",))
     train = _paragraphs(folder, "train.json", "train_ids.json")
@@ -114,8 +113,8 @@ def _paragraphs(folder: str, captions_file: str, ids_file: str | None) -> dict[s
     return paragraphs
 
 
-def _paragraph(entry: Any) -> str:
-    """Sentences joined by one space each; published ones bring a leading space of their own."""
+def _paragraph(entry: object) -> str:
+    """Joins the sentences by one space each. Some published sentences begin with a space."""
     sentences = entry.get("sentences") if isinstance(entry, dict) else None
     if not isinstance(sentences, list):
         return ""

@@ -1,4 +1,4 @@
-"""What a collection should have and what it has, before anything is decoded."""
+"""Compares what a collection should contain with what it contains, before anything is decoded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components import storage
-from components.benchmarks.reader import AnnotationFile, Published, find_reader, present, read_annotations
+from components.benchmarks.files import present
+from components.benchmarks.interface import AnnotationFile, Published
+from components.benchmarks.reader import find_reader, read_annotations
 from components.errors import DataError
 from components.manifest import SPLITS, Manifest, first_few
 from components.task import TaskSettings
@@ -15,13 +17,13 @@ from components.task import TaskSettings
 
 @dataclass(frozen=True)
 class SplitCheck:
-    """One split of a manifest against what lies in the folder.
+    """One split of a manifest, compared with the files in the folder.
 
     Args:
-        videos: listed.
-        captions: of the listed videos.
-        missing: uris of listed videos without a file.
-        published: count of videos, None where it is not known.
+        videos: The number of listed videos.
+        captions: The number of their captions.
+        missing: The uris of listed videos without a file.
+        published: The published number of videos, or None if it is not known.
     """
 
     videos: int
@@ -32,15 +34,15 @@ class SplitCheck:
 
 @dataclass(frozen=True)
 class Check:
-    """What was found.
+    """The result of a check.
 
     Args:
-        task: name of the task.
-        folder: where it lies.
-        files: every annotation file and its size in bytes, None where no name of it is there.
-        fault: why the annotations cannot be read, None if they can.
-        splits: of readable annotations.
-        differences: from the published counts, a clause for each.
+        task: The name of the task.
+        folder: The folder of the collection.
+        files: Every annotation file and its size in bytes, or None if it does not exist.
+        fault: Why the annotations cannot be read, or None if they can.
+        splits: The splits by name. Empty if the annotations cannot be read.
+        differences: Differences from the published counts, one clause each.
     """
 
     task: str
@@ -58,12 +60,12 @@ class Check:
 
     @property
     def complete(self) -> bool:
-        """Whether it is usable, no video is missing, and the counts are the published ones."""
+        """Whether the collection is usable, no video is missing, and the counts are the published ones."""
         missing = any(split.missing for split in self.splits.values())
         return self.usable and not missing and not self.differences
 
     def text(self) -> str:
-        """For a terminal."""
+        """The result as text for a terminal."""
         lines = [f"{self.task}: {self.folder}", "annotations"]
         lines += [f"  {_file_line(file, size)}" for file, size in self.files]
         if self.fault is not None:
@@ -87,24 +89,23 @@ _CURE = "a split has no video file; put the videos there, or link the folder tha
 
 
 def check(task_name: str, task: TaskSettings, root: Path) -> Check:
-    """Looks at a task's folder; unreadable annotations are part of the answer.
+    """Checks the folder of a task. Annotations that cannot be read are a result and not an error.
 
     Args:
-        task_name: key of the task in params.yaml.
-        task: its settings.
-        root: folder that a relative ``task.root`` starts from.
+        task_name: The key of the task in params.yaml.
+        task: The settings of the task.
+        root: The folder that a relative ``task.root`` starts from.
 
     Raises:
-        ConfigError: unknown benchmark or option.
+        ConfigError: The benchmark or an option is unknown.
     """
     reader, folder = find_reader(task_name, task), storage.resolve(root, task.root)
-    options = dict(task.options)
-    files = tuple((file, _size(folder, file)) for file in reader.files(options))
+    files = tuple((file, _size(folder, file)) for file in reader.files(task.options))
     try:
         manifest = read_annotations(task_name, task, root)
     except DataError as error:
         return Check(task_name, folder, files, str(error), {}, ())
-    published = reader.published(options)
+    published = reader.published(task.options)
     if published is not None and not published.concerns(manifest):
         published = None
     differences = tuple(published.differences(manifest)) if published is not None else ()

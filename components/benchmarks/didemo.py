@@ -1,12 +1,12 @@
 """DiDeMo as paragraph-to-video retrieval (Anne Hendricks et al., ICCV 2017), in the files of CLIP4Clip's loader.
 
-``train_list.txt``, ``val_list.txt``, ``test_list.txt``: names of video files, one a line. ``train_data.json``,
-``val_data.json``, ``test_data.json``: lists of ``{"video": file name, "description": ..., "times": ...}``. All
-descriptions of a video, joined by a space, are its only text; the times are not used, as the peers take the whole
-video. Videos: ``videos/<file name>``, also with an added ``.mp4`` or with ``.mp4`` in place of its ending; ids in the
-manifest have no ending. Validation is the published split.
+``train_list.txt``, ``val_list.txt`` and ``test_list.txt`` have the name of a video file per line. ``train_data.json``,
+``val_data.json`` and ``test_data.json`` are lists of ``{"video": file name, "description": ..., "times": ...}``. The
+only text of a video is all its descriptions, joined by a space. The times are not used, since other implementations
+take the whole video. Videos: ``videos/<file name>``, also with an added ``.mp4`` or with ``.mp4`` in place of its
+ending. Ids in the manifest have no ending. Validation uses the published split.
 
-Three files are dropped by the peers; where they are missing they are left out with a warning.
+Other implementations drop three files. If one of these is missing, it is left out with a warning.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import PurePosixPath
-from typing import Any
 
 from components import storage
 from components.benchmarks import files
-from components.benchmarks.reader import AnnotationFile, Published, Reader
+from components.benchmarks.interface import AnnotationFile, Options, Published, Reader
 from components.errors import DataError
 from components.manifest import SPLITS, Manifest, Protocol, Video, first_few
 
@@ -29,7 +28,7 @@ LOST = (
 )
 
 PUBLISHED = Published(
-    ids=re.compile(r"\d+@N\d\d_\d+_[0-9a-f]{10}"),  # Flickr's owner, photo and secret
+    ids=re.compile(r"\d+@N\d\d_\d+_[0-9a-f]{10}"),  # owner, photo and secret on Flickr
     videos={"train": 8395, "val": 1065, "test": 1004},
     captions={"train": 8395, "val": 1065, "test": 1004},
 )
@@ -37,17 +36,17 @@ PUBLISHED = Published(
 log = logging.getLogger(__name__)
 
 
-def read(task: str, folder: str, options: dict[str, Any]) -> Manifest:
-    """The manifest of a folder in DiDeMo's format.
+def read(task: str, folder: str, options: Options) -> Manifest:
+    """Reads the manifest of a folder in the format of DiDeMo.
 
     Args:
-        task: name of the task.
-        folder: path or URI.
-        options: none.
+        task: The name of the task.
+        folder: The path or URI of the folder.
+        options: There are no options.
 
     Raises:
-        ConfigError: an option.
-        DataError: a file is missing or damaged, an id stands twice, or a listed video has no description.
+        ConfigError: An option is given.
+        DataError: A file is missing or damaged, an id occurs twice, or a listed video has no description.
     """
     files.check_options(task, options, ())
     splits = {split: _paragraphs(folder, split) for split in SPLITS}
@@ -63,7 +62,7 @@ def read(task: str, folder: str, options: dict[str, Any]) -> Manifest:
             uri = files.uri_of(folder, found, video_id, name, ending=ending)
             videos.append(Video(video_id, uri, split, (text,), subsets=subsets.get(video_id, ())))
     if lost:
-        log.warning("task %s: files that the peers miss too are left out: %s", task, first_few(lost))
+        log.warning("task %s: files that other implementations drop too are left out: %s", task, first_few(lost))
     protocol = Protocol(
         benchmark="didemo",
         variant="8,395 / 1,065 / 1,004",
@@ -83,14 +82,14 @@ READER = Reader(
 
 
 def plain_id(name: str) -> str:
-    """A file's name without its ending, and without the ``.mp4`` that some copies add to it."""
+    """The name of a file without its ending, and without the ``.mp4`` that some copies add to it."""
     while (ending := PurePosixPath(name).suffix).lower() in files.VIDEO_ENDINGS:
         name = name.removesuffix(ending)
     return name
 
 
 def _paragraphs(folder: str, split: str) -> dict[str, str]:
-    """Listed file name to its paragraph, in the list's order."""
+    """The paragraph of each listed file name, in the order of the list."""
     listed_at, where = storage.join(folder, f"{split}_list.txt"), storage.join(folder, f"{split}_data.json")
     lines = files.read_lines(listed_at)
     ids = files.checked_ids(listed_at, ((number, plain_id(name)) for number, name in lines))
@@ -108,10 +107,12 @@ def _paragraphs(folder: str, split: str) -> dict[str, str]:
     return {name: " ".join(descriptions[video_id]) for (_, name), video_id in zip(lines, ids, strict=True)}
 
 
-def _entry(where: str, row: Any) -> tuple[str, str]:
-    """File name and description of one entry."""
+def _entry(where: str, row: object) -> tuple[str, str]:
+    """The file name and the description of one entry."""
     if not isinstance(row, dict) or not isinstance(row.get("video"), str) or "description" not in row:
-        raise DataError("not of DiDeMo's form", where=where, found=row, expected="{'video', 'description', 'times'}")
+        raise DataError(
+            "not in the form of DiDeMo", where=where, found=row, expected="{'video', 'description', 'times'}"
+        )
     if not (text := " ".join(str(row["description"]).split())):
         raise DataError("empty caption", where=where, found=row["video"], expected="a text in 'description'")
     return row["video"], text

@@ -1,4 +1,4 @@
-"""Reading the parts that annotation formats share: CSV, JSON, video folders, options, a validation split."""
+"""Reads what the annotation formats share: CSV, JSON, video folders, options and a validation split."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ SUBSETS = "subsets.json"
 
 
 def read_csv(where: str, columns: Sequence[str], optional: Sequence[str] = ()) -> list[tuple[int, dict[str, str]]]:
-    """Line number and fields of a CSV file with a header; a byte order mark and either line end are accepted.
+    """Reads a CSV file with a header into line numbers and fields. A byte order mark and CRLF are accepted.
 
     Args:
-        where: path or URI.
-        columns: every row has them, not empty.
-        optional: kept where they are; absent ones are empty.
+        where: The path or URI of the file.
+        columns: The columns that every row must have, not empty.
+        optional: Columns that are kept if they exist. Absent ones are empty.
 
     Raises:
-        DataError: no such file, not UTF-8, a missing column, a row with an empty or missing field.
+        DataError: The file does not exist or is not UTF-8, a column is missing, or a field is empty or missing.
     """
-    # The whole text goes to the parser, since a quoted caption may hold a line end.
+    # The parser gets the whole text, since a quoted caption may contain a line end.
     reader = csv.DictReader(io.StringIO(storage.read_text(where), newline=""), strict=True)
     try:
         header = reader.fieldnames or []
@@ -50,12 +50,12 @@ def read_csv(where: str, columns: Sequence[str], optional: Sequence[str] = ()) -
 
 
 def read_lines(where: str) -> list[tuple[int, str]]:
-    """Line number and text of the lines that are not blank, stripped of blanks; either line end is accepted.
+    """Reads the lines that are not blank, with their numbers and without surrounding blanks. CRLF is accepted.
 
     Raises:
-        DataError: no such file, not UTF-8, or nothing in it.
+        DataError: The file does not exist, is not UTF-8 or has no content.
     """
-    # Not splitlines(): a caption may hold one of the rarer line ends of Unicode.
+    # Not splitlines(), since a caption may contain one of the rarer line ends of Unicode.
     lines = [(number, line.strip()) for number, line in enumerate(storage.read_text(where).split("\n"), 1)]
     if kept := [(number, line) for number, line in lines if line]:
         return kept
@@ -63,17 +63,17 @@ def read_lines(where: str) -> list[tuple[int, str]]:
 
 
 def checked_ids(where: str, rows: Iterable[tuple[int, str]]) -> list[str]:
-    """The ids of numbered lines.
+    """Checks the ids of numbered lines and returns them.
 
     Raises:
-        DataError: an id that stands twice, or that is no file name and so could lead out of the folder.
+        DataError: An id occurs twice, or it is not a file name and so could lead out of the folder.
     """
     first: dict[str, int] = {}
     for number, name in rows:
         check_id(f"{where}:{number}", name)
         if name in first:
             raise DataError(
-                "video id stands twice",
+                "video id occurs twice",
                 where=f"{where}:{number}",
                 found=name,
                 expected="one line per video",
@@ -87,7 +87,7 @@ def check_id(where: str, name: str) -> None:
     """Refuses an id that could lead out of the folder.
 
     Raises:
-        DataError: a path separator, ``..``, a line end or a blank at either end.
+        DataError: The id has a path separator, ``..``, a line end, or a blank at either end.
     """
     if not is_file_name(name):
         raise DataError(
@@ -95,15 +95,15 @@ def check_id(where: str, name: str) -> None:
             where=where,
             found=name,
             expected="a name without /, \\, .. and line ends",
-            cure="give the id alone; its file is looked for in " + VIDEO_FOLDER,
+            cure=f"give the id only: its file is searched for in {VIDEO_FOLDER}",
         )
 
 
 def read_json(where: str, kind: type) -> Any:
-    """Content of a JSON file whose top level is a ``kind`` (dict or list).
+    """Reads a JSON file with a ``kind`` (dict or list) at the top level.
 
     Raises:
-        DataError: no such file, not UTF-8, not JSON, or another top level.
+        DataError: The file does not exist, is not UTF-8 or not JSON, or has another top level.
     """
     try:
         content = json.loads(storage.read_text(where))
@@ -114,40 +114,40 @@ def read_json(where: str, kind: type) -> Any:
     return content
 
 
-def check_options(task: str, given: Mapping[str, Any], known: Collection[str]) -> None:
+def check_options(task: str, given: Mapping[str, object], known: Collection[str]) -> None:
     """Refuses options that the reader does not have.
 
     Raises:
-        ConfigError: an unknown option.
+        ConfigError: An option is unknown.
     """
     if unknown := sorted(set(given) - set(known)):
         raise ConfigError(
             "unknown option of this benchmark",
             where=f"params.yaml tasks.{task}.options",
             found=", ".join(unknown),
-            expected="one of " + ", ".join(sorted(known)) if known else "none",
+            expected="one of " + ", ".join(sorted(known)) if known else "no options",
         )
 
 
-def val_share(task: str, options: Mapping[str, Any], default: float = 0.05) -> float:
-    """The option ``val_share``: the part of the training videos that is held out for validation.
+def val_share(task: str, options: Mapping[str, object], default: float = 0.05) -> float:
+    """The option ``val_share``: the fraction of the training videos that is held out for validation.
 
     Raises:
-        ConfigError: not a number between 0 and 1.
+        ConfigError: The option is not a number between 0 and 1.
     """
     return share(task, options, "val_share", default)
 
 
-def share(task: str, options: Mapping[str, Any], name: str, default: float) -> float:
-    """The option ``name``, a part of the videos.
+def share(task: str, options: Mapping[str, object], name: str, default: float) -> float:
+    """The option ``name``, a fraction of the videos.
 
     Raises:
-        ConfigError: not a number between 0 and 1.
+        ConfigError: The option is not a number between 0 and 1.
     """
     found = options.get(name, default)
     if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < 1:
         raise ConfigError(
-            "not a share",
+            "not a fraction",
             where=f"params.yaml tasks.{task}.options.{name}",
             found=found,
             expected="a number between 0 and 1",
@@ -156,17 +156,21 @@ def share(task: str, options: Mapping[str, Any], name: str, default: float) -> f
 
 
 def held_out(ids: Iterable[str], share: float) -> set[str]:
-    """A fixed part of ``ids``, at least one: those whose SHA-256 is lowest, whatever their order."""
+    """Picks a fixed fraction of ``ids``, at least one: those with the lowest SHA-256. Their order does not matter."""
     ranked = sorted(ids, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     return set(ranked[: max(1, round(share * len(ranked)))])
 
 
 def video_files(folder: str, below: str = "") -> dict[str, str]:
-    """Stem to uri of the video files in ``<folder>/videos``, or in its folder ``below``; empty if it is not there."""
+    """Finds the video files in ``<folder>/videos``, or in its folder ``below``.
+
+    Returns:
+        The uri of each file by the stem of its name. Empty if there is no such folder.
+    """
     videos = storage.join(folder, VIDEO_FOLDER, *([below] if below else []))
     found: dict[str, str] = {}
     names = storage.list_files(videos)
-    # From the least to the most usual ending, so that of several files of one stem the usual one is taken.
+    # The most usual ending comes last, so that it wins if several files have one stem.
     for ending in reversed(VIDEO_ENDINGS):
         for name in names:
             if PurePosixPath(name).suffix.lower() == ending:
@@ -175,7 +179,7 @@ def video_files(folder: str, below: str = "") -> dict[str, str]:
 
 
 def uri_of(folder: str, found: Mapping[str, str], *stems: str, ending: str = VIDEO_ENDINGS[0]) -> str:
-    """The file of a video under one of its possible names; where there is none, the path at which it is missed."""
+    """The file of a video under one of its possible names. If there is none, the path where it was expected."""
     for stem in stems:
         if stem in found:
             return found[stem]
@@ -183,15 +187,18 @@ def uri_of(folder: str, found: Mapping[str, str], *stems: str, ending: str = VID
 
 
 def read_subsets(folder: str, ids: Collection[str], prefix: str = "") -> dict[str, tuple[str, ...]]:
-    """Subsets of each video, from the optional ``subsets.json``: ``{"subset": ["video id", ...]}``.
+    """Reads the optional ``subsets.json``: ``{"subset": ["video id", ...]}``.
 
     Args:
-        folder: of the collection.
-        ids: videos of the manifest.
-        prefix: of the benchmark's own keys, which ``ids`` lack.
+        folder: The folder of the collection.
+        ids: The ids of the videos in the manifest.
+        prefix: The prefix of the benchmark's keys. ``ids`` do not have it.
+
+    Returns:
+        The names of the subsets of each video that is in one.
 
     Raises:
-        DataError: not of that form, or a video that is not in the manifest.
+        DataError: The file has another form, or names a video that is not in the manifest.
     """
     where = storage.join(folder, SUBSETS)
     if not storage.exists(where):
@@ -206,3 +213,10 @@ def read_subsets(folder: str, ids: Collection[str], prefix: str = "") -> dict[st
         for member in dict.fromkeys(plain):
             subsets.setdefault(member, []).append(name)
     return {video_id: tuple(names) for video_id, names in subsets.items()}
+
+
+def present(uris: Iterable[str]) -> set[str]:
+    """Those of ``uris`` that exist as files. Every folder is listed once."""
+    wanted = set(uris)
+    folders = {storage.split(uri)[0] for uri in wanted}
+    return wanted & {storage.join(folder, name) for folder in folders for name in storage.list_files(folder)}

@@ -1,19 +1,18 @@
-"""LSMDC (Rohrbach et al., IJCV 2017; retrieval test set of 1,000 clips) in its owners' files.
+"""LSMDC (Rohrbach et al., IJCV 2017, with the retrieval test set of 1,000 clips) in the files of its owners.
 
-``LSMDC16_annos_training.csv``, ``LSMDC16_annos_val.csv``, ``LSMDC16_challenge_1000_publictect.csv``: columns apart by
-tabs, no header, six of them: clip id, start and end as aligned, start and end as cut, sentence. Quotation marks are
-part of a sentence. Videos: ``videos/<clip id>.avi``, or below a folder named by the movie, which is the clip id up to
-its time stamp. Clips are files of their own, so that the times are not used. Validation is the published split.
+``LSMDC16_annos_training.csv``, ``LSMDC16_annos_val.csv`` and ``LSMDC16_challenge_1000_publictect.csv`` have six
+tab-separated columns and no header: clip id, start and end as aligned, start and end as cut, sentence. Quotation marks
+are part of a sentence. Videos: ``videos/<clip id>.avi``, or in a folder named after the movie, which is the clip id up
+to its time stamp. Each clip is a separate file, so the times are not used. Validation uses the published split.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from components import storage
 from components.benchmarks import files
-from components.benchmarks.reader import AnnotationFile, Published, Reader
+from components.benchmarks.interface import AnnotationFile, Options, Published, Reader
 from components.errors import DataError
 from components.manifest import Manifest, Protocol, Video
 
@@ -34,17 +33,17 @@ PUBLISHED = Published(
 )
 
 
-def read(task: str, folder: str, options: dict[str, Any]) -> Manifest:
-    """The manifest of a folder in LSMDC's format.
+def read(task: str, folder: str, options: Options) -> Manifest:
+    """Reads the manifest of a folder in the format of LSMDC.
 
     Args:
-        task: name of the task.
-        folder: path or URI.
-        options: none.
+        task: The name of the task.
+        folder: The path or URI of the folder.
+        options: There are no options.
 
     Raises:
-        ConfigError: an option.
-        DataError: a file is missing, a line is not of six columns, has no sentence or repeats a clip.
+        ConfigError: An option is given.
+        DataError: A file is missing, or a line has not six columns, has no sentence or repeats a clip.
     """
     files.check_options(task, options, ())
     sentences = {split: _sentences(storage.join(folder, name)) for split, name in FILES.items()}
@@ -79,17 +78,17 @@ READER = Reader(
 
 
 def _sentences(where: str) -> dict[str, str]:
-    """Clip id to its sentence, in the file's order."""
+    """The sentence of each clip id, in the order of the file."""
     rows = []
     for number, line in files.read_lines(where):
         fields = [field.strip() for field in line.split("\t")]
         if len(fields) != COLUMNS or not fields[-1]:
             raise DataError(
-                "not a line of LSMDC's form",
+                "not a line in the form of LSMDC",
                 where=f"{where}:{number}",
                 found=line[:80],
-                expected="six columns apart by tabs: clip id, four times, sentence",
-                cure="take the owners' file as it is, without a header and not saved by a spreadsheet",
+                expected="six tab-separated columns: clip id, four times, sentence",
+                cure="use the owners' file as it is, without a header and not saved by a spreadsheet",
             )
         rows.append((number, fields))
     clips = files.checked_ids(where, ((number, fields[0]) for number, fields in rows))
@@ -97,7 +96,7 @@ def _sentences(where: str) -> dict[str, str]:
 
 
 def _video_files(folder: str, clips: list[str]) -> dict[str, str]:
-    """Files that lie flat, and those in the folders of the movies, which win."""
+    """Files in ``videos`` itself and in the folders of the movies. The latter win."""
     found = files.video_files(folder)
     for movie in dict.fromkeys(match[1] for clip in clips if (match := CLIP.fullmatch(clip))):
         found.update(files.video_files(folder, below=movie))

@@ -1,15 +1,16 @@
 """MSR-VTT in the files that CLIP4Clip's family of loaders reads (Xu et al., CVPR 2016; test set 1k-A: JSFusion).
 
-``MSRVTT_train.9k.csv`` or ``MSRVTT_train.7k.csv``: one ``video_id`` a line. ``MSRVTT_JSFUSION_test.csv``:
-``key,vid_key,video_id,sentence``, one caption per video. ``MSRVTT_data.json``: ``videos`` and ``sentences``, from which
-training takes every caption. Videos: ``videos/<video_id>.mp4`` or ``.webm``.
+``MSRVTT_train.9k.csv`` or ``MSRVTT_train.7k.csv`` has one ``video_id`` per line. ``MSRVTT_JSFUSION_test.csv`` has the
+columns ``key,vid_key,video_id,sentence``, with one caption per video. ``MSRVTT_data.json`` has ``videos`` and
+``sentences``, from which training takes every caption. Videos: ``videos/<video_id>.mp4`` or ``.webm``.
 
-These published splits validate on the test set. Here validation is ``MSRVTT_val.csv`` (one ``video_id`` a line) where
-that file stands, else a fixed share of the training videos, which are then not trained on; of a validation video the
-first caption counts, as the test has one caption per video.
+The papers that use these splits validate on the test set. Here validation uses ``MSRVTT_val.csv`` (one ``video_id`` per
+line) if that file exists, else a fixed fraction of the training videos, which are then not trained on. Only the first
+caption of a validation video counts, since a test video has one caption.
 
-``split: full`` is the data set's own split, read from ``split`` of each entry of ``videos`` (``train``, ``validate``,
-``test``): 2,990 test videos, all 20 captions of each are queries. It needs ``MSRVTT_data.json`` alone.
+``split: full`` is the official split of the data set, read from ``split`` of each entry of ``videos`` (``train``,
+``validate`` or ``test``). It has 2,990 test videos, and all 20 captions of each are queries. It needs only
+``MSRVTT_data.json``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 from components import storage
 from components.benchmarks import files
-from components.benchmarks.reader import AnnotationFile, Published, Reader
+from components.benchmarks.interface import AnnotationFile, Options, Published, Reader
 from components.errors import ConfigError, DataError
 from components.manifest import Manifest, Protocol, Video, first_few
 
@@ -29,10 +30,10 @@ VALIDATION = "MSRVTT_val.csv"
 TEST = "MSRVTT_JSFUSION_test.csv"
 
 FULL = "full"
-# Names that the data set's file has for our splits.
-OWN_SPLITS = {"train": "train", "validate": "val", "val": "val", "test": "test"}
+# The names of our splits in the file of the data set.
+FULL_SPLITS = {"train": "train", "validate": "val", "val": "val", "test": "test"}
 
-# The data set's own test videos, of which 1k-A is a part, are video7010 to video9999.
+# The test videos of the official split, video7010 to video9999. Those of 1k-A are among them.
 TEST_IDS = re.compile(r"video(70[1-9]\d|7[1-9]\d\d|[89]\d{3})")
 PUBLISHED = {
     "9k": Published(TEST_IDS, {"train": 9000, "test": 1000}, {"test": 1000}),
@@ -45,22 +46,22 @@ PUBLISHED = {
 }
 
 
-def read(task: str, folder: str, options: dict[str, Any]) -> Manifest:
-    """The manifest of a folder in MSR-VTT's format.
+def read(task: str, folder: str, options: Options) -> Manifest:
+    """Reads the manifest of a folder in the format of MSR-VTT.
 
     Args:
-        task: name of the task.
-        folder: path or URI.
-        options: ``split``: 9k (default), 7k or full; ``val_share``: share of the training videos that validate where
-            there is no validation file (default 0.05; not for full).
+        task: The name of the task.
+        folder: The path or URI of the folder.
+        options: ``split`` is 9k (default), 7k or full. ``val_share`` is the fraction of the training videos for
+            validation if there is no validation file (default 0.05, not for full).
 
     Raises:
-        ConfigError: an unknown option.
-        DataError: a file is missing or damaged, or a split names a video without captions.
+        ConfigError: An option is unknown.
+        DataError: A file is missing or damaged, or a split names a video without captions.
     """
     files.check_options(task, options, ("split", "val_share"))
     if _variant(task, options) == FULL:
-        texts, protocol = _own_splits(folder)
+        texts, protocol = _full_splits(folder)
     else:
         texts, protocol = _listed_splits(task, folder, options)
     found = files.video_files(folder)
@@ -73,7 +74,7 @@ def read(task: str, folder: str, options: dict[str, Any]) -> Manifest:
     return Manifest(task, protocol, videos)
 
 
-def _files(options: dict[str, Any]) -> tuple[AnnotationFile, ...]:
+def _files(options: Options) -> tuple[AnnotationFile, ...]:
     data, variant = AnnotationFile((DATA,)), _variant("", options)
     if variant == FULL:
         return (data,)
@@ -84,7 +85,7 @@ def _files(options: dict[str, Any]) -> tuple[AnnotationFile, ...]:
 READER = Reader(read=read, files=_files, published=lambda options: PUBLISHED[_variant("", options)])
 
 
-def _variant(task: str, options: dict[str, Any]) -> str:
+def _variant(task: str, options: Options) -> str:
     variant = str(options.get("split", "9k"))
     if variant not in PUBLISHED:
         where = f"params.yaml tasks.{task}.options.split"
@@ -92,8 +93,8 @@ def _variant(task: str, options: dict[str, Any]) -> str:
     return variant
 
 
-def _listed_splits(task: str, folder: str, options: dict[str, Any]) -> tuple[dict[str, dict[str, list[str]]], Protocol]:
-    """Captions of each video of each split, from the lists, and the protocol that goes with them."""
+def _listed_splits(task: str, folder: str, options: Options) -> tuple[dict[str, dict[str, list[str]]], Protocol]:
+    """The captions of each video by split, from the lists, and the protocol."""
     variant = _variant(task, options)
     splits, validation = _splits(task, folder, f"MSRVTT_train.{variant}.csv", options)
     captions = _captions(storage.join(folder, DATA), (name for ids in splits.values() for name in ids))
@@ -112,18 +113,18 @@ def _listed_splits(task: str, folder: str, options: dict[str, Any]) -> tuple[dic
     )
 
 
-def _own_splits(folder: str) -> tuple[dict[str, dict[str, list[str]]], Protocol]:
-    """Captions of each video of each split as the data set's own file has them."""
+def _full_splits(folder: str) -> tuple[dict[str, dict[str, list[str]]], Protocol]:
+    """The captions of each video by split, from the data set's file, and the protocol."""
     where = storage.join(folder, DATA)
     entries = _content(where)["videos"]
     names = files.checked_ids(where, ((number, str(entry["video_id"])) for number, entry in enumerate(entries, 1)))
-    splits = [OWN_SPLITS.get(str(entry.get("split"))) for entry in entries]
+    splits = [FULL_SPLITS.get(str(entry.get("split"))) for entry in entries]
     if unknown := [name for name, split in zip(names, splits, strict=True) if split is None]:
         raise DataError(
             "entry without a known split",
             where=where,
             found=first_few(unknown),
-            expected="'split' of each entry of 'videos' one of " + ", ".join(OWN_SPLITS),
+            expected="'split' of each entry of 'videos' one of " + ", ".join(FULL_SPLITS),
         )
     captions = _captions(where, names)
     texts: dict[str, dict[str, list[str]]] = {"train": {}, "val": {}, "test": {}}
@@ -137,7 +138,7 @@ def _own_splits(folder: str) -> tuple[dict[str, dict[str, list[str]]], Protocol]
     )
 
 
-def _splits(task: str, folder: str, train_file: str, options: dict[str, Any]) -> tuple[dict[str, list[str]], str]:
+def _splits(task: str, folder: str, train_file: str, options: Options) -> tuple[dict[str, list[str]], str]:
     train = _ids(storage.join(folder, train_file))
     if storage.exists(storage.join(folder, VALIDATION)):
         return {"train": train, "val": _ids(storage.join(folder, VALIDATION))}, VALIDATION
@@ -164,7 +165,7 @@ def _content(where: str) -> dict[str, Any]:
         complete = False
     if not complete:
         raise DataError(
-            "not of MSR-VTT's form",
+            "not in the form of MSR-VTT",
             where=where,
             expected="{'videos': [{'video_id'}], 'sentences': [{'video_id', 'caption'}]}",
         )

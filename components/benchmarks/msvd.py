@@ -1,11 +1,11 @@
 """MSVD (Chen & Dolan, ACL 2011) in the files of CLIP4Clip and of X-Pool.
 
-``train_list.txt``, ``val_list.txt``, ``test_list.txt``: one id a line. Captions: ``captions_msvd.json`` (id to a list
-of texts; X-Pool) or ``raw-captions.pkl`` (id to a list of lists of words; CLIP4Clip), the first that stands. Videos:
-``videos/<id>.avi``. Every caption of a test video is a query; validation is the published split.
+``train_list.txt``, ``val_list.txt`` and ``test_list.txt`` have one id per line. Captions are in ``captions_msvd.json``
+(X-Pool: a list of texts per id) or ``raw-captions.pkl`` (CLIP4Clip: a list of lists of words per id), whichever exists,
+JSON first. Videos: ``videos/<id>.avi``. Every caption of a test video is a query. Validation uses the published split.
 
-A pickle may hold calls. The one that is read here may not: names of classes and functions are refused, which leaves
-containers, texts and numbers.
+A pickle can contain calls of any function. Here, names of classes and functions are refused, so that only containers,
+texts and numbers are left.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from __future__ import annotations
 import io
 import pickle
 import re
-from typing import Any
 
 from components import storage
 from components.benchmarks import files
-from components.benchmarks.reader import AnnotationFile, Published, Reader
+from components.benchmarks.interface import AnnotationFile, Options, Published, Reader
 from components.errors import DataError
 from components.manifest import SPLITS, Manifest, Protocol, Video, first_few
 
@@ -25,23 +24,23 @@ JSON, PICKLE = "captions_msvd.json", "raw-captions.pkl"
 FORM = "a mapping of each video id to a list of captions, each a text or a list of words"
 
 PUBLISHED = Published(
-    ids=re.compile(r"[\w-]{11}_\d+_\d+"),  # YouTube's id, first and last second
+    ids=re.compile(r"[\w-]{11}_\d+_\d+"),  # id on YouTube, first and last second
     videos={"train": 1200, "val": 100, "test": 670},
     captions={"train": 48_774, "val": 4290, "test": 27_763},
 )
 
 
-def read(task: str, folder: str, options: dict[str, Any]) -> Manifest:
-    """The manifest of a folder in MSVD's format.
+def read(task: str, folder: str, options: Options) -> Manifest:
+    """Reads the manifest of a folder in the format of MSVD.
 
     Args:
-        task: name of the task.
-        folder: path or URI.
-        options: none.
+        task: The name of the task.
+        folder: The path or URI of the folder.
+        options: There are no options.
 
     Raises:
-        ConfigError: an option.
-        DataError: a file is missing or damaged, or a split names a video without captions.
+        ConfigError: An option is given.
+        DataError: A file is missing or damaged, or a split names a video without captions.
     """
     files.check_options(task, options, ())
     where = next((at for name in (JSON, PICKLE) if storage.exists(at := storage.join(folder, name))), None)
@@ -104,9 +103,10 @@ def _captions(where: str) -> dict[str, list[str]]:
     return captions
 
 
-def _text(where: str, entry: Any) -> str:
-    words = entry if isinstance(entry, list | tuple) else [entry]
-    if not all(isinstance(word, str) for word in words):
+def _text(where: str, entry: object) -> str:
+    parts = entry if isinstance(entry, list | tuple) else [entry]
+    words = [part for part in parts if isinstance(part, str)]
+    if len(words) < len(parts):
         raise DataError("unexpected caption", where=where, found=entry, expected="a text or a list of words")
     if not (text := " ".join(" ".join(words).split())):
         raise DataError("empty caption", where=where, expected="a text", cure="remove it from the file")
@@ -114,17 +114,17 @@ def _text(where: str, entry: Any) -> str:
 
 
 class _Plain(pickle.Unpickler):
-    """Unpickles containers, texts and numbers. Without names of classes and functions a pickle can call nothing."""
+    """Unpickles containers, texts and numbers. Without names of classes and functions, a pickle can call nothing."""
 
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"the file wants {module}.{name}")
+    def find_class(self, module: str, name: str) -> object:
+        raise pickle.UnpicklingError(f"the file names {module}.{name}")
 
 
-def read_plain_pickle(where: str) -> Any:
-    """Content of a pickle that holds nothing but containers, texts and numbers.
+def read_plain_pickle(where: str) -> object:
+    """Reads a pickle of containers, texts and numbers.
 
     Raises:
-        DataError: no such file, no pickle, or one that names a class or a function, which is not looked up.
+        DataError: The file does not exist, is not a pickle, or names a class or a function. The name is not imported.
     """
     content = storage.read_bytes(where)
     try:
@@ -134,6 +134,6 @@ def read_plain_pickle(where: str) -> Any:
             "not a plain pickle",
             where=where,
             found=f"{type(error).__name__}: {error}",
-            expected=f"containers and texts alone: {FORM}",
-            cure=f"take {JSON} instead",
+            expected=f"only containers and texts: {FORM}",
+            cure=f"use {JSON} instead",
         ) from None

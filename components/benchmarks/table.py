@@ -1,13 +1,13 @@
-"""One's own collection: a table of videos and captions, or a folder of videos alone.
+"""A user's collection: a table of videos and captions, or only a folder of videos.
 
-``captions.csv``, ``captions.jsonl`` or ``captions.parquet``: columns ``video`` (path below ``videos/`` or below the
-collection's folder, or a URI such as ``s3://bucket/key.mp4``) and ``caption``; several rows of one video are several
-captions. Optional columns: ``split`` (train, val or test), ``start`` and ``end`` (seconds; a part of a file is a video
-of its own).
+The table is ``captions.csv``, ``captions.jsonl`` or ``captions.parquet``. It has the columns ``video`` and ``caption``.
+``video`` is a path below ``videos/`` or below the collection's folder, or a URI such as ``s3://bucket/key.mp4``.
+Several rows of one video are several captions. Optional columns are ``split`` (train, val or test), ``start`` and
+``end`` (seconds). A part of a file is a separate video.
 
-Without ``split`` the file's name decides, by a hash: the same for ever, whatever else comes into the table. All parts
-of one file stand in one split. Without a table the videos in ``videos/`` are a collection to search: they stand in the
-split ``test``, have no captions, and are neither trained nor tested on.
+Without ``split``, a hash of the file's name decides. The split of a file stays the same when the table grows. All parts
+of a file are in one split. Without a table, the videos in ``videos/`` are a collection to search. They are in the split
+``test``, have no captions, and are used for neither training nor testing.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
-from typing import Any
+from typing import SupportsFloat
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components import storage
 from components.benchmarks import files
-from components.benchmarks.reader import AnnotationFile, Reader, present
+from components.benchmarks.interface import AnnotationFile, Options, Reader
 from components.errors import ConfigError, DataError
 from components.manifest import NO_CAPTIONS, SPLITS, Manifest, Protocol, Video
 
@@ -34,25 +34,25 @@ TABLES = ("captions.csv", "captions.jsonl", "captions.parquet")
 NEEDED = ("video", "caption")
 OPTIONAL = ("split", "start", "end")
 
-# What is left of a path in an id; the rest becomes a dash.
+# Characters of a path that an id cannot have. They become a dash.
 UNSAFE = re.compile(r"[^\w.@+-]+|\.\.+")
 
-Row = tuple[str, dict[str, Any]]  # place of the row for messages, its fields
+Row = tuple[str, Mapping[str, object]]  # place of the row for messages, its fields
 
 
-def read(task: str, folder: str, options: dict[str, Any]) -> Manifest:
-    """The manifest of one's own collection.
+def read(task: str, folder: str, options: Options) -> Manifest:
+    """Reads the manifest of a user's collection.
 
     Args:
-        task: name of the task.
-        folder: path or URI.
-        options: ``file``: name of the table (default: the first of :data:`TABLES` that stands); ``val_share`` and
-            ``test_share``: shares of the files that validate and are tested where no split is given (default 0.1).
+        task: The name of the task.
+        folder: The path or URI of the folder.
+        options: ``file`` is the name of the table (default: the first of :data:`TABLES` that exists). ``val_share`` and
+            ``test_share`` are the fractions of the files for validation and test if no split is given (default 0.1).
 
     Raises:
-        ConfigError: an unknown option, or shares that leave nothing for training.
-        DataError: the table is damaged, lacks a column, or a row has no caption, an unknown split, a span that ends
-            before it starts or a path that leads out of the folder; or a file stands in two splits.
+        ConfigError: An option is unknown, or the fractions leave nothing for training.
+        DataError: The table is damaged or lacks a column, or a file is in two splits. Or a row has no caption, an
+            unknown split, a segment that ends before it starts, or a path that leads out of the folder.
     """
     files.check_options(task, options, ("file", "val_share", "test_share"))
     shares = _shares(task, options)
@@ -70,7 +70,7 @@ def read(task: str, folder: str, options: dict[str, Any]) -> Manifest:
         split = _given_split(place, fields["split"]) if given else split_of(storage.plain(path), *shares)
         if splits.setdefault(path, split) != split:
             raise DataError(
-                "file stands in two splits", where=place, found=f"{path} in {split}", expected=splits[path],
+                "file is in two splits", where=place, found=f"{path} in {split}", expected=splits[path],
                 cure="give all rows of a file the same split",
             )  # fmt: skip
         texts_of.setdefault((path, span), []).append(_caption(place, fields["caption"]))
@@ -97,7 +97,7 @@ READER = Reader(
 
 
 def split_of(path: str, val_share: float, test_share: float) -> str:
-    """The split of a file by the SHA-256 of its path below the folder of videos, the same on every machine."""
+    """The split of a file by the SHA-256 of its path below the folder of videos. It is the same on every machine."""
     place = int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") / 2**64
     if place < test_share:
         return "test"
@@ -105,9 +105,9 @@ def split_of(path: str, val_share: float, test_share: float) -> str:
 
 
 def video_id(path: str, span: tuple[float | None, float | None] = (None, None)) -> str:
-    """An id that is a file name: the path without its ending, then the span.
+    """Makes an id that is a file name: the path without its ending, then the segment.
 
-    Where characters had to go, a part of the path's SHA-256 keeps ids of different files apart.
+    If characters had to be replaced, a part of the path's SHA-256 makes the ids of different files different.
     """
     stem = str(PurePosixPath(path).with_suffix(""))
     safe = UNSAFE.sub("-", stem)
@@ -132,8 +132,8 @@ def _without_captions(task: str, folder: str) -> Manifest:
     return Manifest(task, protocol, tuple(videos))
 
 
-def _shares(task: str, options: Mapping[str, Any]) -> tuple[float, float]:
-    """Validation's and test's."""
+def _shares(task: str, options: Options) -> tuple[float, float]:
+    """The fractions for validation and test."""
     shares = files.share(task, options, "val_share", 0.1), files.share(task, options, "test_share", 0.1)
     if sum(shares) >= 1:
         where = f"params.yaml tasks.{task}.options"
@@ -141,7 +141,7 @@ def _shares(task: str, options: Mapping[str, Any]) -> tuple[float, float]:
     return shares
 
 
-def _table(folder: str, options: Mapping[str, Any]) -> str | None:
+def _table(folder: str, options: Options) -> str | None:
     if "file" in options:
         name = str(options["file"])
         if PurePosixPath(name).suffix not in (".csv", ".jsonl", ".parquet"):
@@ -151,7 +151,7 @@ def _table(folder: str, options: Mapping[str, Any]) -> str | None:
 
 
 def _rows(where: str) -> Iterator[Row]:
-    """Rows of a table of any kind; absent optional fields are empty."""
+    """The rows of a table of any kind. Absent optional fields are empty."""
     kind = PurePosixPath(where).suffix
     if kind == ".csv":
         yield from ((f"{where}:{line}", fields) for line, fields in files.read_csv(where, NEEDED, OPTIONAL))
@@ -185,8 +185,8 @@ def _parquet_rows(where: str) -> Iterator[Row]:
     yield from ((f"{where} row {number}", row) for number, row in enumerate(table.select(names).to_pylist(), 1))
 
 
-def _path(place: str, value: Any) -> str:
-    """The path of a row below the folder of videos, or its URI, its name quoted as in those of listed files."""
+def _path(place: str, value: object) -> str:
+    """The path of a row below the folder of videos, or its URI with the name quoted as in a listing."""
     if storage.is_uri(uri := str(value).strip()):
         return storage.join(*storage.split(uri))
     path = PurePosixPath(uri)
@@ -202,24 +202,24 @@ def _path(place: str, value: Any) -> str:
 
 
 def _files_below(folder: str, paths: set[str]) -> dict[str, str]:
-    """The uri of each path: below ``videos`` unless the file lies only below the folder itself."""
-    inside, beside = (storage.join(folder, files.VIDEO_FOLDER), folder)
+    """The uri of each path: below ``videos``, unless the file is only below the folder itself."""
+    inside, outside = (storage.join(folder, files.VIDEO_FOLDER), folder)
     uris = {path: path for path in paths if storage.is_uri(path)}
     paths = paths - set(uris)
-    here = present([storage.join(place, path) for place in (inside, beside) for path in paths])
+    here = files.present([storage.join(place, path) for place in (inside, outside) for path in paths])
     for path in paths:
-        candidates = [storage.join(inside, path), storage.join(beside, path)]
+        candidates = [storage.join(inside, path), storage.join(outside, path)]
         uris[path] = next((uri for uri in candidates if uri in here), candidates[0])
     return uris
 
 
-def _caption(place: str, value: Any) -> str:
+def _caption(place: str, value: object) -> str:
     if not isinstance(value, str) or not (text := " ".join(value.split())):
         raise DataError("empty caption", where=place, found=value, expected="a text", cure="write one or drop the row")
     return text
 
 
-def _given_split(place: str, value: Any) -> str:
+def _given_split(place: str, value: object) -> str:
     if value not in SPLITS:
         raise DataError(
             "unknown split", where=place, found=value, expected="train, val or test in every row, or no such column"
@@ -227,22 +227,23 @@ def _given_split(place: str, value: Any) -> str:
     return str(value)
 
 
-def _seconds(place: str, fields: Mapping[str, Any], name: str) -> float | None:
-    if fields[name] == "":
+def _seconds(place: str, fields: Mapping[str, object], name: str) -> float | None:
+    value = fields[name]
+    if value == "":
         return None
     try:
-        seconds = float(fields[name])
-    except (TypeError, ValueError):
+        seconds = float(value) if isinstance(value, str | SupportsFloat) else math.nan
+    except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise DataError(f"{name} is no time", where=place, found=fields[name], expected="seconds, 0 or more")
+        raise DataError(f"{name} is not a time", where=place, found=value, expected="seconds, 0 or more")
     return seconds
 
 
 def _check_span(place: str, span: tuple[float | None, float | None]) -> None:
     start, end = span
     if end is not None and end <= (start or 0.0):
-        raise DataError("segment ends before it starts", where=place, found=span, expected="start below end")
+        raise DataError("segment ends before it starts", where=place, found=span, expected="a start below the end")
 
 
 def _check_clashes(where: str, videos: list[Video]) -> None:

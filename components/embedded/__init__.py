@@ -1,1 +1,1 @@
-"""The embedded default: a small world of moving shapes, two collections in it, a mini CLIP that knows its stills."""
+"""The embedded demo: a world of moving shapes, two collections of its videos, and a mini CLIP trained on its stills."""

@@ -1,4 +1,4 @@
-"""Writes the embedded collections' annotations in the forms in which the benchmarks are distributed."""
+"""Writes the annotations of the embedded collections in the formats of the published benchmarks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from components.embedded.collections import VideoPlan
 
 
 def write_msrvtt(plans: Sequence[VideoPlan], folder: Path) -> None:
-    """MSRVTT_data.json, MSRVTT_train.9k.csv, MSRVTT_JSFUSION_test.csv; MSRVTT_val.csv holds the validation ids."""
+    """Writes MSRVTT_data.json, MSRVTT_train.9k.csv, MSRVTT_JSFUSION_test.csv and, for validation, MSRVTT_val.csv."""
     sentences = [(plan, text) for plan in plans for text in plan.texts]
     data = {
         "info": {"description": "shapes-clips, in the form of MSR-VTT"},
@@ -37,7 +37,7 @@ def write_msrvtt(plans: Sequence[VideoPlan], folder: Path) -> None:
 
 
 def write_activitynet(plans: Sequence[VideoPlan], folder: Path) -> None:
-    """train.json, val_1.json (the tested split), val.json (validation), train_ids.json, val_ids.json."""
+    """Writes train.json, val_1.json (the test split), val.json (validation), train_ids.json and val_ids.json."""
     names = {"train": "train.json", "val": "val.json", "test": "val_1.json"}
     for split, name in names.items():
         entries = {
@@ -56,12 +56,12 @@ def write_activitynet(plans: Sequence[VideoPlan], folder: Path) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """UTF-8 JSON, one fixed layout, so that equal content gives equal bytes."""
+    """Writes UTF-8 JSON in one fixed layout, so that equal content gives equal bytes."""
     path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def _write_subsets(plans: Sequence[VideoPlan], folder: Path) -> None:
-    """subsets.json: the named parts of the evaluated splits."""
+    """Writes subsets.json: the named parts of the splits that are evaluated."""
     marked = [plan.video_id for plan in plans if plan.temporal and plan.split != "train"]
     write_json(folder / "subsets.json", {"temporal": marked})
 

@@ -1,4 +1,4 @@
-"""Words for the world of shapes: phrases, captions of clips and stills, sentences of stories."""
+"""The language of the world of shapes: phrases, captions of clips and stills, and sentences of stories."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from components.embedded.scene import Event, Item, Random
 
 NUMBERS = {1: "a", 2: "two", 3: "three"}
 PLURALS = {"circle": "circles", "square": "squares", "triangle": "triangles", "cross": "crosses"}
-# (one, several); the first form of each is the plainest.
+# Pairs of (singular, plural). The first wording of each motion is the plainest.
 VERBS: dict[str, tuple[tuple[str, str], ...]] = {
     "right": (
         ("moves from left to right", "move from left to right"),
@@ -46,19 +46,19 @@ def noun(item: Item) -> str:
 
 
 def placed(item: Item) -> str:
-    """The noun phrase with its place."""
+    """The noun phrase with the place of the item."""
     where = "in the center" if item.place == "center" else f"at the {item.place}"
     return f"{noun(item)} {where}"
 
 
 def verb(item: Item, motion: str | None, form: int) -> str:
-    """The verb phrase of a motion in one of its wordings, agreeing in number; ``None`` is rest."""
+    """The verb phrase of a motion in one of its wordings. It agrees in number, and ``None`` is rest."""
     forms = RESTS if motion is None else VERBS[motion]
     return forms[form % len(forms)][item.count > 1]
 
 
 def clip_caption(event: Event, rng: Random) -> str:
-    """A caption of a clip: who moves how, beside what, on which background."""
+    """A caption of a clip: what moves, how, next to what, and on which background."""
     text = f"{noun(event.item)} {verb(event.item, event.motion, int(rng.integers(3)))}"
     if event.other is not None:
         text += f" with {placed(event.other)}"
@@ -67,7 +67,7 @@ def clip_caption(event: Event, rng: Random) -> str:
 
 
 def story_sentences(events: tuple[Event, ...], rng: Random) -> list[str]:
-    """One sentence per event, in order; the first one names the background."""
+    """One sentence per event, in order. The first one names the background."""
     opener = OPENERS[int(rng.integers(len(OPENERS)))]
     sentences = []
     for k, event in enumerate(events):
@@ -79,7 +79,7 @@ def story_sentences(events: tuple[Event, ...], rng: Random) -> list[str]:
 
 
 def still_caption(items: list[Item], motions: list[str | None], background: str, rng: Random) -> str:
-    """A caption of a still: each item with its place, or with a verb where ``motions`` has one."""
+    """A caption of a still: each item with its place, or with a verb if ``motions`` has one."""
     parts = []
     for item, motion in zip(items, motions, strict=True):
         parts.append(placed(item) if motion is None else f"{noun(item)} {verb(item, motion, int(rng.integers(3)))}")
@@ -89,15 +89,3 @@ def still_caption(items: list[Item], motions: list[str | None], background: str,
         return f"on a {background} background {text}" if rng.random() < 0.7 else text
     text = (" with " if len(parts) == 2 else " and ").join(parts)
     return f"{text} on a {background} background" if rng.random() < 0.7 else text
-
-
-def all_words() -> list[str]:
-    """Every word that a caption can hold, for the reduced vocabulary."""
-    from components.embedded.scene import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES
-
-    phrases = [*COLOURS, *BACKGROUNDS, *SHAPES, *PLURALS.values(), *SIZES, *PLACES, *NUMBERS.values()]
-    phrases += [form for forms in (*VERBS.values(), RESTS) for pair in forms for form in pair]
-    phrases += [word for opener in OPENERS for word in opener]
-    phrases += ["on a background with and at the in center an . ,"]
-    phrases += ["moving still video shape shapes clip shown picture before after while one the object"]
-    return sorted({word for phrase in phrases for word in phrase.split()})

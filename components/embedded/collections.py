@@ -1,9 +1,9 @@
-"""The two embedded collections: which videos there are, and how they are written as MP4 and as published annotations.
+"""The two embedded collections: which videos they contain, and how each is written as an MP4 file.
 
-``shapes-clips`` is written as MSR-VTT is distributed, ``shapes-stories`` as ActivityNet Captions. Part of every split
-comes in *groups*: one scene in all motions (clips), one story in variants of direction and order (stories). Members of
-a group differ from one another in motion words alone, or in the order of the sentences; they are the hard negatives
-that make a test video *temporal*.
+``shapes-clips`` has the format of MSR-VTT, and ``shapes-stories`` that of ActivityNet Captions. A part of every split
+comes in *groups*: one scene in all motions (clips), or one story in variants of direction and order (stories). Members
+of a group differ only in motion words or in the order of the sentences. They are the hard negatives that make a test
+video *temporal*.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from components.embedded import captions, scene
 from components.embedded.scene import MOTIONS, REVERSE, Event, Image, Random
 from components.embedded.settings import DemoTaskSettings
 
-GRAIN = 1.0  # levels of noise; it costs most of the bytes
+GRAIN = 1.0  # noise in gray levels, which takes most of the bytes
 TRAIN_CAPTIONS = 5
 STORY_EVENTS = 3
 SPLITS = ("train", "val", "test")
@@ -30,19 +30,29 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class VideoPlan:
-    """One video to be made."""
+    """A video to make.
+
+    Args:
+        video_id: The id in the annotations.
+        split: One of :data:`SPLITS`.
+        events: What happens, in order.
+        spans_seconds: Start and end of each event.
+        texts: Alternative captions of a clip, or one sentence per event of a story.
+        temporal: Whether the video is in a group.
+        seed: The seed of everything that is random in the pictures.
+    """
 
     video_id: str
     split: str
     events: tuple[Event, ...]
     spans_seconds: tuple[tuple[float, float], ...]
-    texts: tuple[str, ...]  # clips: alternative captions; stories: one sentence per event
+    texts: tuple[str, ...]
     temporal: bool
     seed: tuple[int, ...]
 
 
 def plan_clips(settings: DemoTaskSettings, seed: int) -> list[VideoPlan]:
-    """The videos of shapes-clips; no scene and motion stands in two splits or twice in one."""
+    """The videos of shapes-clips. No scene has the same motion twice, in one split or in two."""
     rng = np.random.default_rng((seed, 10))
     seen: set[tuple[object, ...]] = set()
     plans: list[VideoPlan] = []
@@ -63,7 +73,7 @@ def plan_clips(settings: DemoTaskSettings, seed: int) -> list[VideoPlan]:
 
 
 def plan_stories(settings: DemoTaskSettings, seed: int) -> list[VideoPlan]:
-    """The videos of shapes-stories; no story stands in two splits or twice in one."""
+    """The videos of shapes-stories. No story occurs twice, in one split or in two."""
     rng = np.random.default_rng((seed, 20))
     seen: set[tuple[object, ...]] = set()
     plans: list[VideoPlan] = []
@@ -82,19 +92,19 @@ def plan_stories(settings: DemoTaskSettings, seed: int) -> list[VideoPlan]:
 
 
 def write_video(plan: VideoPlan, path: Path, size: int, fps: int) -> None:
-    """Renders ``plan`` and encodes it as H.264 MP4; the same plan gives the same bytes."""
+    """Renders ``plan`` and encodes it as H.264 in MP4. Equal plans give equal bytes."""
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "crf": "20", "g": str(fps)})
         stream.width = stream.height = size
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1  # several would make the bytes depend on the machine
+        stream.codec_context.thread_count = 1  # with several, the bytes would depend on the machine
         for image in render(plan, size, fps):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
 
 
 def render(plan: VideoPlan, size: int, fps: int) -> Iterator[Image]:
-    """Frames of ``plan`` in order, uint8[size, size, 3] each."""
+    """The frames of ``plan`` in order, each ``uint8[size, size, 3]``."""
     rng = np.random.default_rng(plan.seed)
     for event, (start, end) in zip(plan.events, plan.spans_seconds, strict=True):
         jitter = scene.random_jitter(rng)
@@ -113,7 +123,7 @@ def _randoms(settings: DemoTaskSettings, split: str) -> int:
 
 
 def _signature(event: Event) -> tuple[object, ...]:
-    """What a caption can tell of an event: two events with one signature could not be told apart in words."""
+    """What a caption can say about an event. No words distinguish two events with the same signature."""
     other = captions.placed(event.other) if event.other is not None else None
     return captions.noun(event.item), event.motion, event.background, other
 
@@ -158,7 +168,7 @@ def _random_story(rng: Random, with_rest: bool) -> tuple[Event, ...]:
 
 
 def _story_group(rng: Random, seen: set[tuple[object, ...]]) -> list[tuple[Event, ...]]:
-    """Eight stories: the first two motions as they are or reversed, each told forwards or in the opposite order."""
+    """Eight stories: the first two motions as they are or reversed, and all events in this or in the opposite order."""
     while True:
         a, b, c = _random_story(rng, with_rest=False)
         group: list[tuple[Event, ...]] = []
@@ -181,7 +191,7 @@ def _single_story(rng: Random, seen: set[tuple[object, ...]]) -> tuple[Event, ..
 
 
 def _spans(seconds: float, rng: Random) -> tuple[tuple[float, float], ...]:
-    """Start and end of each event: near-equal parts, cut up to a tenth of a part early or late."""
+    """Start and end of each event: equal parts, with each cut moved by up to a tenth of a part."""
     part = seconds / STORY_EVENTS
     cuts = [round(part * (k + float(rng.uniform(-0.1, 0.1))), 2) for k in range(1, STORY_EVENTS)]
     edges = [0.0, *cuts, seconds]
@@ -189,6 +199,6 @@ def _spans(seconds: float, rng: Random) -> tuple[tuple[float, float], ...]:
 
 
 def _public_id(seed: int, number: int) -> str:
-    """Eleven characters, as the ids of the videos in ActivityNet have."""
+    """An id of eleven characters, as in ActivityNet."""
     digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
     return base64.b32encode(digest).decode().lower()[:11]

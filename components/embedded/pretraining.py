@@ -1,4 +1,4 @@
-"""Trains the mini CLIP on still pictures; resumable, one seed fixes everything."""
+"""Trains the mini CLIP on still pictures. One seed fixes everything, and an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from components.embedded.settings import PretrainSettings
 
 log = logging.getLogger(__name__)
 
-GROUP = 16  # pictures of a batch that share a theme
+GROUP = 16  # pictures per theme in a batch
 MAX_LOGIT_SCALE = math.log(100.0)
-LOGIT_SCALE_LR = 3.0  # times the learning rate; ten times made it collapse
+LOGIT_SCALE_LR = 3.0  # factor on the learning rate (with 10 the training collapsed)
 SAVE_EVERY = 250
 
 
@@ -41,13 +41,13 @@ def pretrain(settings: PretrainSettings, state_path: Path, out_path: Path, threa
     """Trains for ``settings.steps`` steps and writes the weights.
 
     Args:
-        settings: seed, steps, batch size and optimiser.
-        state_path: where progress is kept; an interrupted run goes on from there.
-        out_path: the safetensors file to write.
-        threads: CPU threads of torch.
+        settings: The ``pretrain`` block of params.yaml.
+        state_path: The file of the checkpoint. An interrupted run resumes from it.
+        out_path: The safetensors file to write.
+        threads: The CPU threads of torch.
 
     Returns:
-        Recall@1 of pictures and of texts (percent) among 512 unseen stills, last loss, and seconds.
+        R@1 in both directions (percent) on 512 unseen stills, the last loss, and the seconds.
     """
     torch.set_num_threads(threads)
     started = time.monotonic()
@@ -73,15 +73,18 @@ def pretrain(settings: PretrainSettings, state_path: Path, out_path: Path, threa
             log.info("%s loss %.3f scale %.1f (%.2f s/step)", done, loss.item(), scale, speed)
         if (step + 1) % SAVE_EVERY == 0:
             _save_state(state_path, model, optimizer, step + 1)
-    figures = evaluate(model, settings)
+    metrics = evaluate(model, settings)
     out_path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, out_path)
     state_path.unlink(missing_ok=True)
-    return {**figures, "loss": round(loss.item(), 4), "seconds": round(time.monotonic() - started, 1)}
+    return {**metrics, "loss": round(loss.item(), 4), "seconds": round(time.monotonic() - started, 1)}
 
 
 def encode(model: open_clip.CLIP, pictures: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """L2-normalised features, both float[B, D], of float[B, 3, S, S] and int[B, L]; L may be below the context."""
+    """L2-normalised features: ``float[B, 3, S, S], int[B, L] -> float[B, D], float[B, D]``.
+
+    L may be shorter than the context length of the model.
+    """
     length = tokens.shape[1]
     x = model.token_embedding(tokens) + model.positional_embedding[:length]
     x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
@@ -90,7 +93,7 @@ def encode(model: open_clip.CLIP, pictures: Tensor, tokens: Tensor) -> tuple[Ten
 
 
 def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, tokens: Tensor) -> Tensor:
-    """Symmetric cross-entropy; pictures whose captions are the same text share the target evenly."""
+    """The symmetric cross-entropy. Pictures with the same caption share the target equally."""
     same = (tokens[:, None, :] == tokens[None, :, :]).all(dim=-1).float()
     target = same / same.sum(dim=1, keepdim=True)
     logits = scale * image @ text.T
@@ -99,7 +102,7 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, tokens: Tensor)
 
 @torch.no_grad()
 def evaluate(model: open_clip.CLIP, settings: PretrainSettings, count: int = 512) -> dict[str, float]:
-    """Recall@1 in percent both ways on ``count`` stills that training never drew; equal captions count as one."""
+    """R@1 in both directions (percent) on ``count`` stills that training never draws. Equal captions count as one."""
     rng = np.random.default_rng((settings.seed, 2))
     pictures, texts = stills.batch(model.visual.image_size[0], count, 1, settings.motion_share, rng)
     image, text = encode(model, _normalize(pictures), _tokenize(mini.mini_tokenizer(model.context_length), texts))
@@ -111,7 +114,7 @@ def evaluate(model: open_clip.CLIP, settings: PretrainSettings, count: int = 512
 
 
 def _batches(settings: PretrainSettings, tokenizer: Any, size: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches from step ``start`` on; each step has its own generator, so resuming changes nothing."""
+    """The batches from step ``start`` on. Each step has a separate generator, so that a resumed run draws the same."""
 
     def make(step: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng((settings.seed, 1, step))

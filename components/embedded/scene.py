@@ -1,7 +1,7 @@
-"""The world of shapes: what there is, how it moves, how it looks.
+"""The world of shapes: what it contains, how it moves and how it looks.
 
-Places are shares of the frame: x grows to the right, y downwards, (0.5, 0.5) is the centre. Time ``t`` runs from 0 to 1
-over one event.
+Places are in units of the frame. x grows to the right, y grows downwards, and (0.5, 0.5) is the centre. Time ``t`` runs
+from 0 to 1 over one event.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 BACKGROUNDS: dict[str, int] = {"black": 20, "gray": 128, "white": 235}
 SHAPES = ("circle", "square", "triangle", "cross")
 SIZES: dict[str, float] = {"small": 0.13, "large": 0.21}
-# Radius of each member where there are several: three in a row must fit.
+# The radius of each member of a group. Three in a row must fit.
 GROUP_RADIUS = 0.115
 GROUP_STEP = 0.29
 PLACES: dict[str, tuple[float, float]] = {
@@ -36,7 +36,7 @@ PLACES: dict[str, tuple[float, float]] = {
     "bottom": (0.5, 0.78),
     "bottom right": (0.78, 0.78),
 }
-# In pairs: each is the other one backwards, so only the order of the frames tells them apart.
+# In pairs: each is the other one played backwards, so that only the order of the frames tells them apart.
 MOTIONS = ("right", "left", "down", "up", "grow", "shrink", "appear", "leave")
 REVERSE = {motion: MOTIONS[index ^ 1] for index, motion in enumerate(MOTIONS)}
 
@@ -46,23 +46,23 @@ Random = np.random.Generator
 
 @dataclass(frozen=True)
 class Item:
-    """One thing, or several equal ones in a row: what a noun phrase names."""
+    """One thing, or several equal ones in a row. A noun phrase names it."""
 
     colour: str
     shape: str
-    size: str  # of a single one; members of a group have one size
+    size: str  # for a single thing, since all groups have one size
     count: int
     place: str
 
     @property
     def radius(self) -> float:
-        """Radius of one member, as a share of the frame."""
+        """The radius of one member in units of the frame."""
         return SIZES[self.size] if self.count == 1 else GROUP_RADIUS
 
 
 @dataclass(frozen=True)
 class Event:
-    """One item that moves (or rests, ``motion`` None), perhaps beside a second one that always rests."""
+    """One item that moves, or rests if ``motion`` is None, and perhaps a second one that always rests."""
 
     item: Item
     motion: str | None
@@ -72,7 +72,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Disc:
-    """One drawn shape: centre and radius in shares of the frame, opacity from 0 to 1."""
+    """One drawn shape. Centre and radius are in units of the frame, and the opacity is from 0 to 1."""
 
     shape: str
     rgb: tuple[int, int, int]
@@ -83,7 +83,7 @@ class Disc:
 
 
 def random_item(rng: Random, places: tuple[str, ...] = tuple(PLACES)) -> Item:
-    """An item with every attribute drawn evenly, but singles as often as groups of two and three together."""
+    """A random item. Attributes are uniform, but singles are as frequent as groups of two and three together."""
     return Item(
         colour=_pick(rng, tuple(COLOURS)),
         shape=_pick(rng, SHAPES),
@@ -94,7 +94,7 @@ def random_item(rng: Random, places: tuple[str, ...] = tuple(PLACES)) -> Item:
 
 
 def random_event(rng: Random, motion: str | None) -> Event:
-    """An event in a random scene; three in ten have a second item, clear of the first one's way."""
+    """An event in a random scene. Three in ten single items have a second item, which is not in their way."""
     item = replace(random_item(rng), place="center")
     other = None
     if item.count == 1 and rng.random() < 0.3:
@@ -108,7 +108,7 @@ def random_event(rng: Random, motion: str | None) -> Event:
 
 @dataclass(frozen=True)
 class Jitter:
-    """What no caption names: small shifts that make no two videos of one event equal."""
+    """Small shifts that no caption names. They make all videos of one event different."""
 
     start: float
     end: float
@@ -118,7 +118,7 @@ class Jitter:
 
 
 def random_jitter(rng: Random) -> Jitter:
-    """Shifts of a few hundredths of the frame and a few colour levels."""
+    """Random shifts of a few hundredths of the frame and a few colour levels."""
     return Jitter(
         start=float(rng.uniform(-0.03, 0.03)),
         end=float(rng.uniform(-0.03, 0.03)),
@@ -129,14 +129,14 @@ def random_jitter(rng: Random) -> Jitter:
 
 
 def discs_at(event: Event, t: float, jitter: Jitter) -> list[Disc]:
-    """What is to be drawn of ``event`` at time ``t`` in [0, 1]."""
+    """The shapes to draw for ``event`` at time ``t`` in [0, 1]."""
     discs = _other_discs(event.other, jitter) if event.other is not None else []
     x, y = PLACES[event.item.place]
     x, y = x + jitter.drift[0], y + jitter.drift[1]
     growth, opacity = 1.0, 1.0
     lane = 0.5 + (jitter.lane if event.item.count == 1 else 0.0)
     if event.other is not None:
-        # The corner item keeps to its edge; the moving one to the other half.
+        # The item in the corner stays there, and the moving one stays in the other half.
         lane = 0.64 if PLACES[event.other.place][1] < 0.5 else 0.36
     forward = event.motion in ("right", "down", "grow", "appear")
     phase = t if forward else 1.0 - t
@@ -151,7 +151,7 @@ def discs_at(event: Event, t: float, jitter: Jitter) -> list[Disc]:
         growth = 0.45 + 0.9 * phase
     elif event.motion in ("appear", "leave"):
         opacity = float(np.clip((phase - 0.35 + jitter.start) / 0.25, 0.0, 1.0))
-    across = event.motion in ("right", "left")  # a row moves sideways as a column, or it would not fit
+    across = event.motion in ("right", "left")  # a group that moves sideways is a column, or it would not fit
     return discs + _members(event.item, x, y, growth, opacity, across, jitter)
 
 
@@ -164,7 +164,7 @@ def _members(item: Item, x: float, y: float, growth: float, opacity: float, colu
     base = COLOURS[item.colour]
     rgb = tuple(int(np.clip(base[k] + jitter.colour[k], 0, 255)) for k in range(3))
     radius = item.radius * growth
-    # Growing members of a group must not run into one another.
+    # Growing members of a group must not touch each other.
     if item.count > 1 and growth > 1.0:
         radius = item.radius * (1.0 + (growth - 1.0) * 0.5)
     discs = []
@@ -176,7 +176,14 @@ def _members(item: Item, x: float, y: float, growth: float, opacity: float, colu
 
 
 def backdrop(background: str, size: int, grain: float, rng: Random) -> Image:
-    """uint8[size, size, 3]: a plain gray with a faint slope and grain of ``grain`` levels (standard deviation)."""
+    """A plain gray picture ``uint8[size, size, 3]`` with a faint slope and noise.
+
+    Args:
+        background: A key of :data:`BACKGROUNDS`.
+        size: The size in pixels.
+        grain: The standard deviation of the noise in gray levels.
+        rng: Draws slope and noise.
+    """
     ramp = np.linspace(-1.0, 1.0, size, dtype=np.float32)
     slope = rng.uniform(-6, 6, 2).astype(np.float32)
     plane = BACKGROUNDS[background] + slope[0] * ramp[:, None] + slope[1] * ramp[None, :]
@@ -186,7 +193,7 @@ def backdrop(background: str, size: int, grain: float, rng: Random) -> Image:
 
 
 def paint(canvas: Image, discs: list[Disc]) -> Image:
-    """uint8[H, W, 3]: ``canvas`` with the shapes drawn over it in order, edges one pixel soft."""
+    """``canvas`` with the shapes drawn on it in order, ``uint8[H, W, 3]``. Edges are one pixel soft."""
     frame = canvas.copy()
     for disc in discs:
         if disc.opacity > 0.0:
@@ -210,7 +217,7 @@ def _draw(frame: Image, disc: Disc) -> None:
 
 
 def _distance(shape: str, x: NDArray[np.float32], y: NDArray[np.float32], r: float) -> NDArray[np.float32]:
-    """Signed distance to the outline, negative inside, in shares of the frame."""
+    """The signed distance to the outline in units of the frame, negative inside."""
     if shape == "circle":
         return np.hypot(x, y) - np.float32(r)
     if shape == "square":

@@ -12,7 +12,7 @@ from components.config import STRICT, Count, Seconds, Share
 
 @dataclass(frozen=True, config=STRICT)
 class DemoTaskSettings:
-    """Sizes of one embedded collection, in groups of hard negatives and random videos per split."""
+    """The size of one embedded collection: groups of hard negatives and random videos per split."""
 
     seconds: Seconds
     train_random: Count
@@ -36,7 +36,7 @@ class DemoSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class PretrainSettings:
-    """The embedded mini CLIP, trained once on still pictures."""
+    """The training of the embedded mini CLIP on still pictures."""
 
     seed: int
     steps: Count

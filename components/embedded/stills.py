@@ -1,8 +1,8 @@
-"""Still pictures with captions, made on the fly, to train the mini CLIP on.
+"""Still pictures with captions, made on the fly, as training data of the mini CLIP.
 
-Captions of stills name colours, shapes, counts, sizes and places. A share of them carries a verb of motion instead of a
-place, as captions of photographs do ("a ball rolls to the right"): the picture then shows a late moment of that motion.
-Without any verb the text tower could not tell the motion words apart afterwards, when it is frozen.
+Captions of stills name colours, shapes, counts, sizes and places. A fraction of them has a verb of motion instead of a
+place, like captions of photographs ("a ball rolls to the right"). The picture then shows a late moment of that motion.
+Without verbs here, the text tower could not distinguish the motion words later, when it is frozen.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from components.embedded import captions, scene
 from components.embedded.scene import MOTIONS, PLACES, Event, Item, Jitter, Random
 
 ATTRIBUTES = ("colour", "shape", "size", "count", "place")
-GRAIN = 2.5  # levels of noise; more than the videos have, so that their compression does no harm
-LIKENESS = 0.6  # chance that the pictures of a group share an attribute
+GRAIN = 2.5  # noise in gray levels, more than in the videos, so that their compression does no harm
+LIKENESS = 0.6  # probability that the pictures of a group share an attribute
 MIDDLE_ROW_PLACES = ("top", "center", "bottom")
 
 
 @dataclass(frozen=True)
 class Theme:
-    """What the pictures of one group of a batch have in common, so that the rest must be told apart."""
+    """What the pictures in one group of a batch have in common, so that the rest must tell them apart."""
 
     item: Item
     shared: frozenset[str]
@@ -32,7 +32,7 @@ class Theme:
 
 
 def random_theme(rng: Random, motion_share: float) -> Theme:
-    """A theme; ``motion_share`` of them are about verbs."""
+    """A random theme. A fraction of ``motion_share`` is about verbs."""
     shared = frozenset(name for name in ATTRIBUTES if rng.random() < LIKENESS)
     background = str(rng.choice(list(scene.BACKGROUNDS))) if rng.random() < LIKENESS else None
     kind = "motions" if rng.random() < motion_share else str(rng.choice(["places", "several"]))
@@ -40,7 +40,7 @@ def random_theme(rng: Random, motion_share: float) -> Theme:
 
 
 def still(theme: Theme, size: int, motion_share: float, rng: Random) -> tuple[NDArray[np.uint8], str]:
-    """One picture, uint8[size, size, 3], and its caption."""
+    """One picture ``uint8[size, size, 3]`` and its caption."""
     item = replace(
         scene.random_item(rng), **{name: getattr(theme.item, name) for name in theme.shared if name != "place"}
     )
@@ -63,7 +63,7 @@ def still(theme: Theme, size: int, motion_share: float, rng: Random) -> tuple[ND
 
 
 def late_moment(event: Event, rng: Random) -> float:
-    """A time in [0, 1], late more often than not; something must be in sight."""
+    """A time in [0, 1], more often late than early. Something is in sight at that time."""
     t = float(rng.beta(2.5, 1.0))
     return min(t, 0.55) if event.motion == "leave" else max(t, 0.45) if event.motion == "appear" else t
 
@@ -85,7 +85,7 @@ def _several(
 
 
 def _suiting(place: str, rng: Random) -> str | None:
-    """A verb whose late moment is at ``place``, or none."""
+    """A verb with a late moment at ``place``, or None."""
     options: list[str | None] = [word for word in ("right", "left") if word in place]
     options += [verb for edge, verb in (("top", "up"), ("bottom", "down")) if edge in place]
     return options[int(rng.integers(len(options)))] if options else None
@@ -102,7 +102,11 @@ def _resting(item: Item, jitter: Jitter) -> list[scene.Disc]:
 
 
 def batch(size: int, count: int, group: int, motion_share: float, rng: Random) -> tuple[NDArray[np.uint8], list[str]]:
-    """``count`` pictures, uint8[count, size, size, 3], in groups of ``group`` with one theme, and their captions."""
+    """Makes ``count`` pictures, in groups of ``group`` with one theme.
+
+    Returns:
+        The pictures ``uint8[count, size, size, 3]`` and their captions.
+    """
     pictures, texts = [], []
     theme = random_theme(rng, motion_share)
     for k in range(count):

@@ -67,8 +67,8 @@ def _identity(adapter: AdapterCard, store: FrameStore, seed: int) -> dict[str, A
         "settings": adapter.settings,
         "frames": adapter.frames,
         "words": adapter.words,
-        "sampling": store.card["settings"]["sampling"],
-        "decoding": {key: store.card["settings"].get(key) for key in ("decoder", "size", "quality", "chroma")},
+        "sampling": store.card.settings.sampling,
+        "decoding": {key: getattr(store.card.settings, key) for key in ("decoder", "size", "quality", "chroma")},
         "epoch": adapter.extra.epoch,
         "selected_on": adapter.extra.selected_on,
         "parameters": {

@@ -1,1 +1,1 @@
-"""Videos to stored frames: decoding, the frame store and its ledger."""
+"""The frame store: its files, and how to read them."""

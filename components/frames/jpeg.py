@@ -1,4 +1,7 @@
-"""Frames to JPEG bytes and back. Subsampled colours are smaller and faster to read; saturated edges lose 5 dB to it."""
+"""Frames to JPEG bytes and back.
+
+Subsampled chroma is smaller and faster to read, but costs 5 dB at saturated edges.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ from components.errors import DataError
 
 
 def encode_frames(frames: NDArray[np.uint8], quality: int, chroma: int = 444) -> list[bytes]:
-    """JPEG of every frame.
+    """Encodes each frame as a JPEG.
 
     Args:
-        frames: uint8[T, H, W, 3], RGB.
-        quality: 1 to 100.
-        chroma: 444 for colours in full resolution, 420 for half of it each way.
+        frames: ``uint8[T, H, W, 3]``, RGB.
+        quality: The JPEG quality, 1 to 100.
+        chroma: 444 for full chroma resolution, or 420 for half of it in both directions.
     """
     return [
         simplejpeg.encode_jpeg(
@@ -28,16 +31,16 @@ def encode_frames(frames: NDArray[np.uint8], quality: int, chroma: int = 444) ->
 
 
 def decode_frames(jpegs: Sequence[bytes]) -> NDArray[np.uint8]:
-    """RGB pictures of the stored frames of one video.
+    """Decodes the stored frames of one video.
 
     Args:
-        jpegs: JPEG bytes of frames of one size, at least one.
+        jpegs: The JPEG bytes of at least one frame, all of one size.
 
     Returns:
-        uint8[T, H, W, 3].
+        ``uint8[T, H, W, 3]``, RGB.
 
     Raises:
-        DataError: no frames, damaged JPEG data or frames of several sizes.
+        DataError: There are no frames, the JPEG data is damaged, or the frames differ in size.
     """
     if not jpegs:
         raise DataError("no frames to decode", expected="at least one JPEG")

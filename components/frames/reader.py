@@ -1,4 +1,4 @@
-"""Stored frames as batches of one shape, with the decoded and resized frames kept in memory while they fit."""
+"""Stored frames as batches of one shape. Decoded and resized frames are kept in memory while they fit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from components.errors import DataError
 from components.frames.jpeg import decode_frames
 from components.frames.store import FrameStore
 
-# Of a video by its id: its frames uint8[t, 3, H, W] -> uint8[t, 3, S, S].
+# Makes a view of one video from its id and frames: uint8[t, 3, H, W] -> uint8[t, 3, S, S].
 View = Callable[[str, Tensor], Tensor]
 
 
@@ -19,11 +19,11 @@ class FrameReader:
     """Reads videos of a frame store as ``uint8[B, T, 3, S, S]``.
 
     Args:
-        store: where the JPEG frames are.
-        resize: uint8[t, 3, H, W] -> uint8[t, 3, S, S], the backbone's first half of preprocessing.
-        frames: ``T``; shorter videos are padded with black frames that the mask marks as absent.
-        cache_mib: memory for decoded frames. Once full, nothing is evicted: an epoch visits every video once, so
-            throwing the least recent one away would throw away what is needed next.
+        store: The store of JPEG frames.
+        resize: ``uint8[t, 3, H, W] -> uint8[t, 3, S, S]``, the first half of the backbone's preprocessing.
+        frames: ``T``. Shorter videos are padded with black frames, which the mask marks as padding.
+        cache_mib: The memory for decoded frames. A full cache evicts nothing. An epoch visits every video once, so the
+            least recently used video is the one that is needed next.
     """
 
     def __init__(self, store: FrameStore, resize: Callable[[Tensor], Tensor], frames: int, cache_mib: int) -> None:
@@ -31,21 +31,22 @@ class FrameReader:
         self.resize = resize
         self.frames = frames
         self._free_bytes = cache_mib * 2**20
-        # By video, and whether it is resized: a view of its own starts from the frames as stored.
+        # The key is the video and whether it is resized: a view starts from the frames as stored.
         self._cache: dict[tuple[str, bool], Tensor] = {}
 
     def batch(self, ids: Sequence[str], view: View | None = None) -> tuple[Tensor, Tensor]:
-        """The videos in the order asked.
+        """Reads videos in the order of ``ids``.
 
         Args:
             ids: ``B`` video ids, not necessarily different.
-            view: takes the place of ``resize``, for one video at a time; its result is not cached, the frames are.
+            view: Replaces ``resize``, one video at a time. Its result is not cached, but the stored frames are.
 
         Returns:
-            frames uint8[B, T, 3, S, S] and mask bool[B, T], true where a frame is real.
+            The frames ``uint8[B, T, 3, S, S]`` and the mask ``bool[B, T]``, which is true for frames that are not
+            padding.
 
         Raises:
-            DataError: a video is not in the store, or has no frame or more than ``T``.
+            DataError: A video is not in the store, or has no frame or more than ``T``.
         """
         resized = view is None
         found = {name: self._cache[name, resized] for name in ids if (name, resized) in self._cache}

@@ -1,4 +1,4 @@
-"""Columns of a frame store, names of its files, and the short list of reasons for which a video may fail."""
+"""The columns of a frame store, the names of its files, and the reasons why a video can fail."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LEDGER = "ledger.parquet"
 DECODED = "decoded"
 FAILED = "failed"
 
-# One row per decoded video. Explicit, or a shard without a single frame would be typed list<null>.
+# One row per decoded video. The types are explicit, or a shard without any frame would have the type list<null>.
 FRAMES_SCHEMA = pa.schema(
     [
         pa.field("video_id", pa.string(), nullable=False),
@@ -32,8 +32,8 @@ FRAMES_SCHEMA = pa.schema(
     ]
 )
 
-# One row per manifest row, in manifest order. Nothing in it depends on the machine's speed or on the order of work.
-# `decoder` is name and version of what made the frames; of a failed row, the setting's name.
+# One row per manifest row, in manifest order. No value depends on the speed of the machine or the order of the work.
+# `decoder` is the name and version of what made the frames. In a failed row it is the value of the setting.
 LEDGER_SCHEMA = pa.schema(
     [
         pa.field("video_id", pa.string(), nullable=False),
@@ -49,25 +49,25 @@ LEDGER_SCHEMA = pa.schema(
     ]
 )
 
-# Why a video has no frames; `detail` in the ledger holds the exception's type, the signal or the limit.
+# Why a video has no frames. `detail` in the ledger is the type of the exception, the signal or the limit.
 REASONS = {
     "missing_file": "no file under the manifest's uri",
-    "not_fetched": "its storage did not give the file; tried again by the next run",
+    "not_fetched": "the storage did not return the file, and the next run tries again",
     "not_regular_file": "a folder, pipe or device",
     "empty_file": "zero bytes",
     "unreadable": "not a video, or damaged so that the decoder cannot open it",
     "no_video_stream": "a media file without pictures",
     "no_frames": "a video stream without frames",
-    "truncated": "less than nine tenths of the frames that the file lists are in it",
+    "truncated": "the file contains less than nine tenths of the frames that it lists",
     "empty_segment": "no frame between the segment's start and end",
     "outside_file": "the segment ends more than a second after the file",
     "decode_error": "opened, but the sampled frames could not be decoded, resized or stored",
     "timeout": "not done within frames.time_limit_seconds",
-    "out_of_memory": "the decoding process wanted more than frames.memory_limit_mib, or than there is",
+    "out_of_memory": "the decoding process needed more than frames.memory_limit_mib, or more than the machine has",
     "crashed": "the decoding process died",
 }
 
 
 def shard_name(number: int) -> str:
-    """File name of a shard."""
+    """The file name of a shard."""
     return f"shard-{number:05d}.parquet"

@@ -1,10 +1,9 @@
-"""The frame store: Parquet shards of JPEG frames, the manifest they come from, a ledger and a card."""
+"""The frame store: Parquet shards of JPEG frames, the manifest that they come from, a ledger and a card."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,29 +15,30 @@ import pyarrow.parquet as pq
 from components import storage
 from components.errors import DataError
 from components.frames import schema
+from components.frames.card import read_card
 from components.manifest import SPLITS, Manifest, first_few
 
-# Videos whose encoded frames are held while a scattered request is put in order: some 60 MB at 230 KB a video.
+# While a scattered request is put in order, the encoded frames of this many videos are in memory: about 60 MB.
 WINDOW = 256
 
 
 @dataclass(frozen=True)
 class StoredVideo:
-    """Sampled frames of one video.
+    """The sampled frames of one video.
 
     Args:
-        video_id: id in the manifest.
+        video_id: The id in the manifest.
         frames: JPEG bytes in time order, at most as many as the task samples.
-        timestamps_seconds: when each frame is shown, from the file's first shown frame on.
-        frame_indices: its number in the file, from 0.
-        width, height: pixels of the stored frames.
-        source_width, source_height: pixels of the file's frames.
-        source_frames: frames in the file.
-        fps: mean frame rate of the file.
-        duration_seconds: length of the file.
-        content_sha256: hash of the file.
-        decoder: name and version of what decoded it.
-        corrupt_frames: frames that the decoder flagged as damaged on its way to these; None if it cannot tell.
+        timestamps_seconds: When each frame is shown, counted from the first frame that the file shows.
+        frame_indices: The number of each frame in the file, from 0.
+        width, height: The size of the stored frames in pixels.
+        source_width, source_height: The size of the file's frames in pixels.
+        source_frames: The number of frames in the file.
+        fps: The mean frame rate of the file.
+        duration_seconds: The length of the file.
+        content_sha256: The hash of the file.
+        decoder: The name and version of the decoder.
+        corrupt_frames: How many frames the decoder flagged as damaged on its way to these, or None if it cannot say.
     """
 
     video_id: str
@@ -61,35 +61,35 @@ class FrameStore:
     """Read access to a published store.
 
     Args:
-        uri: folder or URI of the store, or a folder with the card of a store elsewhere (``uri`` in the card).
+        uri: The folder or URI of the store, or a folder with only the card of a store that is elsewhere.
 
     Raises:
-        DataError: no store there, one of another format, or one that lacks a shard.
+        DataError: There is no store, it has another format, or a shard is missing or damaged.
     """
 
     def __init__(self, uri: str | Path) -> None:
-        self.card: dict[str, Any] = read_card(uri)
-        self.uri = str(self.card.get("uri", uri))
+        self.card = read_card(uri)
+        self.uri = str(uri) if self.card.uri is None else self.card.uri
         sizes = self._sizes()
-        for shard in self.card["shards"]:
-            found = sizes.get(self._name(shard["name"]))
-            if found != shard["bytes"]:
+        for shard in self.card.shards:
+            name = self.card.name_of(shard.name)
+            if sizes.get(name) != shard.bytes:
                 raise DataError(
-                    "shard is missing" if found is None else "shard is damaged",
-                    where=storage.join(self.uri, self._name(shard["name"])),
-                    found=found,
-                    expected=f"{shard['bytes']} bytes",
+                    "shard is damaged" if name in sizes else "shard is missing",
+                    where=storage.join(self.uri, name),
+                    found=sizes.get(name),
+                    expected=f"{shard.bytes} bytes",
                     cure="run the ingest stage again",
                 )
 
     @property
     def fingerprint(self) -> str:
-        """Hex SHA-256 over manifest, settings, ledger and shards."""
-        return str(self.card["fingerprint"])
+        """The hex SHA-256 over manifest, settings, ledger and shards."""
+        return self.card.fingerprint
 
     @functools.cached_property
     def manifest(self) -> Manifest:
-        """Every video that was asked for, decoded or not."""
+        """All videos of the collection, decoded or not."""
         return Manifest.from_table(self._table(schema.MANIFEST))
 
     @functools.cached_property
@@ -103,30 +103,30 @@ class FrameStore:
         return {video_id: (shard, row) for video_id, shard, row in rows if row is not None}
 
     def ledger(self) -> pa.Table:
-        """The fate of every video of the manifest: a table of :data:`components.frames.schema.LEDGER_SCHEMA`."""
+        """What happened to each video of the manifest: a table of :data:`components.frames.schema.LEDGER_SCHEMA`."""
         return self._ledger
 
     def ids(self, split: str) -> list[str]:
-        """Decoded videos of a split, or of every split for ``all``, in the order in which they are stored.
+        """The decoded videos of a split, or of all splits for ``all``, in the order in which they are stored.
 
         Raises:
-            DataError: no such split.
+            DataError: There is no such split.
         """
         return self._with_status(split, schema.DECODED)
 
     def failed(self, split: str) -> list[str]:
-        """Videos of a split, or of every split for ``all``, that have no frames.
+        """The videos of a split, or of all splits for ``all``, that have no frames.
 
         Raises:
-            DataError: no such split.
+            DataError: There is no such split.
         """
         return self._with_status(split, schema.FAILED)
 
     def read(self, ids: Sequence[str]) -> Iterator[StoredVideo]:
-        """Videos in the order of ``ids``; fast where neighbours in ``ids`` are neighbours in the store.
+        """Reads videos in the order of ``ids``. This is fast if neighbours in ``ids`` are neighbours in the store.
 
         Raises:
-            DataError: an id that is not in the store or has no frames.
+            DataError: An id is not in the store or has no frames.
         """
         if unknown := [video_id for video_id in ids if video_id not in self._places]:
             raise DataError("video has no frames in this store", where=self.uri, found=first_few(unknown))
@@ -141,7 +141,7 @@ class FrameStore:
 
     def _fetch(self, ids: list[str]) -> dict[str, StoredVideo]:
         wanted: dict[tuple[int, int], list[int]] = {}
-        per_group = self.card["settings"]["row_group_videos"]
+        per_group = self.card.settings.row_group_videos
         for video_id in dict.fromkeys(ids):
             shard, row = self._places[video_id]
             wanted.setdefault((shard, row // per_group), []).append(row % per_group)
@@ -150,7 +150,7 @@ class FrameStore:
         for (shard, group), rows in sorted(wanted.items()):
             if open_shard is None or open_shard[0] != shard:
                 open_shard = (shard, self._open(schema.shard_name(shard)))
-            # Taking rows of a list<binary> column copies it, so whole groups are sliced one row at a time instead.
+            # `take` would copy a list<binary> column, so the group is sliced one row at a time instead.
             table = open_shard[1].read_row_group(group)
             for row in sorted(rows):
                 video = _stored_video(table.slice(row, 1).to_pylist()[0])
@@ -162,41 +162,20 @@ class FrameStore:
             raise DataError("unknown split", where=self.uri, found=split, expected=", ".join((*SPLITS, "all")))
         columns = self._ledger.select(["video_id", "split", "status"]).to_pydict()
         rows = zip(columns["video_id"], columns["split"], columns["status"], strict=True)
-        return [video_id for video_id, its_split, its in rows if split in ("all", its_split) and its == status]
+        return [
+            video_id for video_id, its_split, its_status in rows if split in ("all", its_split) and its_status == status
+        ]
 
     def _sizes(self) -> dict[str, int]:
-        """Length in bytes of every file of the store; one request lists what would be one each."""
+        """The length in bytes of every file of the store, by one request instead of one per file."""
         return {info.base_name: info.size for info in storage.file_infos(self.uri)}
 
-    def _name(self, name: str) -> str:
-        """What a file of the store is called at its place: see :func:`components.ingest.publish.publish`."""
-        return str(self.card.get("names", {}).get(name, name))
-
     def _open(self, name: str) -> pq.ParquetFile:
-        files, path = storage.filesystem(storage.join(self.uri, self._name(name)))
+        files, path = storage.filesystem(storage.join(self.uri, self.card.name_of(name)))
         return pq.ParquetFile(files.open_input_file(path))
 
     def _table(self, name: str) -> pa.Table:
         return self._open(name).read()
-
-
-def read_card(uri: str | Path) -> dict[str, Any]:
-    """The card of a store: settings, versions, counts, shards, fingerprint.
-
-    Raises:
-        DataError: no store there, or one of another format.
-    """
-    where = storage.join(uri, schema.CARD)
-    if not storage.exists(where):
-        cure = "run the ingest stage"
-        raise DataError("no frame store", where=uri, expected=f"a folder with {schema.CARD}", cure=cure)
-    try:
-        card = json.loads(storage.read_text(where))
-    except json.JSONDecodeError as error:
-        raise DataError("not JSON", where=where, cure=str(error)) from None
-    if card.get("format") != schema.FORMAT:
-        raise DataError("frame store of another format", where=where, found=card.get("format"), expected=schema.FORMAT)
-    return dict(card)
 
 
 # JPEG gains nothing from compression, dictionaries or statistics.
@@ -204,11 +183,11 @@ PARQUET = {"compression": "none", "use_dictionary": False, "write_statistics": F
 
 
 class ShardWriter:
-    """Rows of one shard on their way to its file: written a row group at a time, so that only one is held.
+    """Writes the rows of one shard, one row group at a time. Only one row group is in memory.
 
     Args:
-        writer: of the file.
-        row_group_videos: videos per row group.
+        writer: The writer of the file.
+        row_group_videos: The videos per row group.
     """
 
     def __init__(self, writer: pq.ParquetWriter, row_group_videos: int) -> None:
@@ -218,14 +197,14 @@ class ShardWriter:
         self._held: list[Mapping[str, Any]] = []
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Appends a video's row: the columns of :data:`components.frames.schema.FRAMES_SCHEMA`."""
+        """Appends the row of a video, with the columns of :data:`components.frames.schema.FRAMES_SCHEMA`."""
         self._held.append(row)
         self.rows += 1
         if len(self._held) == self._row_group_videos:
             self.flush()
 
     def flush(self) -> None:
-        """Writes the rows that are held as a row group."""
+        """Writes the rows in memory as a row group."""
         if self._held:
             self._writer.write_table(pa.Table.from_pylist(self._held, schema=schema.FRAMES_SCHEMA))
             self._held = []
@@ -233,7 +212,7 @@ class ShardWriter:
 
 @contextlib.contextmanager
 def shard_writer(path: Path, row_group_videos: int) -> Iterator[ShardWriter]:
-    """A shard that appears at the end of the block, whole; the same bytes for the same rows."""
+    """Writes a shard, which appears whole at the end of the block. Equal rows give equal bytes."""
     with storage.atomic_file(path) as aside, pq.ParquetWriter(aside, schema.FRAMES_SCHEMA, **PARQUET) as parquet:
         writer = ShardWriter(parquet, row_group_videos)
         yield writer
@@ -241,14 +220,14 @@ def shard_writer(path: Path, row_group_videos: int) -> Iterator[ShardWriter]:
 
 
 def write_shard(path: Path, rows: Sequence[Mapping[str, Any]], row_group_videos: int) -> None:
-    """Writes decoded videos as one shard, the same bytes for the same rows."""
+    """Writes decoded videos as one shard. Equal rows give equal bytes."""
     with shard_writer(path, row_group_videos) as writer:
         for row in rows:
             writer.add(row)
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Writes a table as one file."""
+    """Writes a table as one Parquet file."""
     with storage.atomic_file(path) as aside:
         pq.write_table(table, aside, **PARQUET)
 

@@ -7,20 +7,21 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from components import storage
 from components.errors import DataError
 from components.frames import schema
+from components.frames.card import StoreCard, StoredShard, StoreSettings, read_card
 from components.frames.store import write_table
 from components.ingest.records import DoneShard, LedgerRow, Settings
 from components.ingest.state import library_versions
 from components.manifest import SPLITS, Manifest, first_few
 from components.provenance import sha256_file
+from components.records import read_tree
 
 UPLOADS = 8  # at a time
 
@@ -39,29 +40,29 @@ def write_store(
     videos = {split: counts(ledger, split) for split in SPLITS}
     decoded = sum(count[schema.DECODED] for count in videos.values())
     length = sum(done.bytes for done in records)
-    card = {
-        "format": schema.FORMAT,
-        "task": manifest.task,
-        "benchmark": manifest.protocol.benchmark,
-        "fingerprint": hashlib.sha256(content.encode()).hexdigest(),
-        "settings": settings.to_dict(),
-        "frames": "JPEG, RGB, PIL bicubic to the short side, uncropped, long side cut to whole pixels",
-        "videos": videos,
-        "failed": {reason: len(ids) for reason, ids in failures(ledger).items()},
-        "bytes": length,
-        "bytes_per_video": round(length / decoded) if decoded else 0,
-        "versions": library_versions(),
-        "shards": [
-            {
-                "name": schema.shard_name(done.number),
-                "bytes": done.bytes,
-                "sha256": done.sha256,
-                "videos": sum(row.status == schema.DECODED for row in done.ledger),
-            }
+    card = StoreCard(
+        format=schema.FORMAT,
+        task=manifest.task,
+        benchmark=manifest.protocol.benchmark,
+        fingerprint=hashlib.sha256(content.encode()).hexdigest(),
+        settings=StoreSettings(**settings.to_dict()),
+        frames="JPEG, RGB, PIL bicubic to the short side, uncropped, long side cut to whole pixels",
+        videos=videos,
+        failed={reason: len(ids) for reason, ids in failures(ledger).items()},
+        bytes=length,
+        bytes_per_video=round(length / decoded) if decoded else 0,
+        versions=library_versions(),
+        shards=tuple(
+            StoredShard(
+                name=schema.shard_name(done.number),
+                bytes=done.bytes,
+                sha256=done.sha256,
+                videos=sum(row.status == schema.DECODED for row in done.ledger),
+            )
             for done in records
-        ],
-    }
-    storage.write_bytes(folder / schema.CARD, _json(card))
+        ),
+    )
+    storage.write_bytes(folder / schema.CARD, card.to_json().encode())
 
 
 def publish(folder: Path, target: Path, elsewhere: str | None) -> str:
@@ -88,24 +89,25 @@ def publish(folder: Path, target: Path, elsewhere: str | None) -> str:
     if elsewhere is None:
         storage.publish_folder(folder, target)
         return str(target)
-    card = json.loads((folder / schema.CARD).read_text())
-    hashes = {shard["name"]: shard["sha256"] for shard in card["shards"]}
+    card = read_card(folder)
+    hashes = {shard.name: shard.sha256 for shard in card.shards}
     hashes |= {name: sha256_file(folder / name) for name in (schema.MANIFEST, schema.LEDGER)}
-    card["uri"] = elsewhere
-    card["names"] = {name: f"{Path(name).stem}-{digest[:16]}.parquet" for name, digest in hashes.items()}
+    names = {name: f"{Path(name).stem}-{digest[:16]}.parquet" for name, digest in hashes.items()}
+    card = replace(card, uri=elsewhere, names=names)
     there = {info.base_name: info.size for info in storage.file_infos(elsewhere)}
-    keep = {schema.CARD, *card["names"].values()}
+    keep = {schema.CARD, *names.values()}
     if schema.CARD in there:
-        keep |= set(json.loads(storage.read_text(storage.join(elsewhere, schema.CARD))).get("names", {}).values())
+        # The card there may have another format: only its names matter.
+        keep |= set(read_tree(storage.join(elsewhere, schema.CARD)).get("names", {}).values())
 
     def send(name: str) -> None:
-        if there.get(card["names"][name]) != (folder / name).stat().st_size:
-            storage.upload(folder / name, storage.join(elsewhere, card["names"][name]))
+        if there.get(names[name]) != (folder / name).stat().st_size:
+            storage.upload(folder / name, storage.join(elsewhere, names[name]))
 
     with ThreadPoolExecutor(UPLOADS) as pool:
-        list(pool.map(send, card["names"]))
+        list(pool.map(send, names))
     pointer = folder.with_name("pointer")
-    storage.write_bytes(pointer / schema.CARD, _json(card))
+    storage.write_bytes(pointer / schema.CARD, card.to_json().encode())
     storage.upload(pointer / schema.CARD, storage.join(elsewhere, schema.CARD))
     storage.publish_folder(pointer, target)
     for name in sorted(name for name in set(there) - keep if OURS.fullmatch(name)):
@@ -159,7 +161,3 @@ def counts(ledger: Sequence[LedgerRow], split: str) -> dict[str, int]:
     """Counts the videos of a split by status."""
     statuses = [row.status for row in ledger if row.split == split]
     return {status: statuses.count(status) for status in (schema.DECODED, schema.FAILED)}
-
-
-def _json(card: dict[str, Any]) -> bytes:
-    return (json.dumps(card, indent=1) + "\n").encode()

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from components.plugins import Registry
 
-if TYPE_CHECKING:
-    from components.methods.base import Method
-
-METHODS: Registry[type[Method]] = Registry("method")
+METHODS: Registry[type] = Registry("method")
 METHODS.register("zero_shot", "components.methods.zero_shot:ZeroShot")
 METHODS.register("full", "components.methods.full:Full")
 METHODS.register("bias", "components.methods.bias:Bias")
@@ -27,11 +22,11 @@ METHODS.register("seq_transf", "components.methods.seq_transf:SeqTransf")
 METHODS.register("vpt", "components.methods.vpt:VPT")
 METHODS.register("coop", "components.methods.coop:CoOp")
 METHODS.register("vop", "components.methods.vop:VoP")
-METHODS.register("vop_p", "components.methods.vop_variants:VoPPosition")
-METHODS.register("vop_c", "components.methods.vop_variants:VoPContext")
-METHODS.register("vop_f", "components.methods.vop_variants:VoPFunction")
-METHODS.register("vop_fp", "components.methods.vop_variants:VoPFunctionPosition")
-METHODS.register("vop_fc", "components.methods.vop_variants:VoPFunctionContext")
-METHODS.register("vop_pc", "components.methods.vop_variants:VoPPositionContext")
-METHODS.register("vop_fpc", "components.methods.vop_variants:VoPFunctionPositionContext")
+METHODS.register("vop_p", "components.methods.vop:VoP")
+METHODS.register("vop_c", "components.methods.vop:VoP")
+METHODS.register("vop_f", "components.methods.vop:VoP")
+METHODS.register("vop_fp", "components.methods.vop:VoP")
+METHODS.register("vop_fc", "components.methods.vop:VoP")
+METHODS.register("vop_pc", "components.methods.vop:VoP")
+METHODS.register("vop_fpc", "components.methods.vop:VoP")
 METHODS.register("mv_adapter", "components.methods.mv_adapter:MVAdapter")

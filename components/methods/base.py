@@ -17,8 +17,6 @@ from components.backbones.clip import Backbone
 from components.backbones.spec import BackboneSpec
 from components.backbones.towers import PLAIN, Flow, Hooks
 from components.errors import ConfigError
-from components.methods import METHODS
-from components.methods.entries import canonical
 
 # exp(logit_scale) is never above this, as in CLIP's own training.
 MAX_SCALE = 100.0
@@ -74,12 +72,16 @@ class Method(nn.Module):
         ConfigError: settings that do not fit the backbone, the frames or the words.
 
     Attributes:
+        name: The name under which the method is registered. The registry sets it.
+        Settings: The class of ``settings``.
+        presets: Registered name to the settings that this name stands for. Settings that are given replace them.
         temporal: whether the order of the frames can change a video's embedding.
         starts_as_identity: whether the untrained method embeds exactly as CLIP does.
         pools_itself: whether frames become a video otherwise than by the mean of normalised features.
     """
 
     name: ClassVar[str]
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     Settings: ClassVar[type[MethodSettings]]
     temporal: bool = False
     starts_as_identity: bool = True
@@ -232,49 +234,3 @@ def trainable_copy(backbone: Backbone, names: Collection[str]) -> Backbone:
         if name in names:
             parameter.requires_grad_(True)
     return copied
-
-
-def method_class(name: str, where: object = None) -> type[Method]:
-    """The class of a registered method, or of several joined by ``+``.
-
-    Raises:
-        ConfigError: unknown method.
-    """
-    if "+" in name:
-        from components.methods.composed import Composed  # which builds on this module
-
-        return Composed
-    return METHODS.get(name, where)
-
-
-def read_settings(name: str, raw: Mapping[str, Any], where: str = "") -> MethodSettings:
-    """The settings of method ``name``, checked.
-
-    Raises:
-        ConfigError: an unknown method, or all faults of the settings at once.
-    """
-    where = where or f"methods.{name}"
-    settings = method_class(name, where).Settings
-    return config.check(settings, settings.expand(dict(raw), where), where)
-
-
-def build(
-    name: str, settings: MethodSettings | Mapping[str, Any], backbone: Backbone, *, frames: int, words: int
-) -> Method:
-    """Method ``name`` on ``backbone``.
-
-    Args:
-        name: registered name, or several as in ``"vop+mv_adapter"``; a label where ``settings`` has the key ``method``.
-        settings: checked settings, or a mapping as in params.yaml.
-        backbone: stays as it is and may serve other methods.
-        frames: T, the most frames per video.
-        words: L, the most tokens per text.
-
-    Raises:
-        ConfigError: an unknown method, or settings that are wrong or do not fit the backbone, frames or words.
-    """
-    if isinstance(settings, Mapping):
-        label = name
-        name, raw = canonical(name, settings)
-        settings = read_settings(name, raw, f"methods.{label}")
-    return method_class(name)(backbone, settings, frames=frames, words=words)

@@ -17,7 +17,8 @@ from components import config
 from components.backbones.clip import Backbone
 from components.backbones.towers import Chain, Hooks
 from components.errors import ConfigError
-from components.methods.base import Method, MethodSettings, build, read_settings
+from components.methods.base import Method, MethodSettings
+from components.methods.build import build, read_settings
 
 
 @dataclass(frozen=True, config=config.STRICT)
@@ -68,7 +69,7 @@ class Composed(Method):
             trained |= part.tuned(self.backbone)
             # Registered first here, so names in an adapter file do not depend on which part trains what.
             self.backbone = part.backbone
-            parts[name] = part
+            parts[_key(name)] = part
         self.parts = nn.ModuleDict(parts)
         for part in parts.values():
             part.backbone = self.backbone
@@ -94,7 +95,7 @@ class Composed(Method):
 
     def learning_rates(self) -> dict[str, float]:
         members = list(zip(self.settings.parts, self.members(), strict=True))
-        own = {f"parts.{name}.{key}": lr for name, part in members for key, lr in part.learning_rates().items()}
+        own = {f"parts.{_key(name)}.{key}": lr for name, part in members for key, lr in part.learning_rates().items()}
         # Weights of the backbone stand under its name, whichever part trains them.
         own |= {
             key: lr for _, part in members for key, lr in part.learning_rates().items()
@@ -112,4 +113,9 @@ class Composed(Method):
     def pool(self, features: Tensor, mask: Tensor) -> Tensor:
         if self._pooling is None:
             return super().pool(features, mask)
-        return self.members()[list(self.settings.parts).index(self._pooling)].pool(features, mask)
+        return self.members()[list(self.parts).index(self._pooling)].pool(features, mask)
+
+
+def _key(name: str) -> str:
+    """A part's name in the names of its parameters, where a dot would separate modules."""
+    return name.replace(".", "_")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,6 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from components.backbones.towers import Flow, all_valid
 from components.errors import ConfigError
 from components.methods.parts import Block, float32
-
-if TYPE_CHECKING:
-    from components.methods.vop import VoPSettings
 
 ContextKind = Literal["bilstm", "lstm", "transformer"]
 
@@ -24,14 +21,21 @@ class ContextPrompts(nn.Module):
     Args:
         width: D_v.
         count: prompts per frame.
-        settings: kind, hidden width and depth of the context module.
         frames: T, for a transformer's positions.
+        kind: The context module, which reads the class tokens along the frames.
+        hidden: Its width, per direction; None for D_v.
+        depth: Its layers; None for 1, or 4 of a transformer.
+
+    Raises:
+        ConfigError: A transformer with another width than the tower's.
     """
 
-    def __init__(self, width: int, count: int, settings: VoPSettings, frames: int) -> None:
+    def __init__(
+        self, width: int, count: int, frames: int, *, kind: ContextKind, hidden: int | None, depth: int | None
+    ) -> None:
         super().__init__()
         self.count = count
-        hidden, kind = settings.context_width or width, settings.context_module
+        hidden = hidden or width
         self.module: nn.Module
         if kind == "transformer":
             if hidden != width:
@@ -42,11 +46,11 @@ class ContextPrompts(nn.Module):
                     expected=width,
                     cure="leave it out",
                 )
-            self.module = _Transformer(width, settings.context_depth or 4, frames)
+            self.module = _Transformer(width, depth or 4, frames)
             out = width
         else:
             both = kind == "bilstm"
-            self.module = nn.LSTM(width, hidden, settings.context_depth or 1, batch_first=True, bidirectional=both)
+            self.module = nn.LSTM(width, hidden, depth or 1, batch_first=True, bidirectional=both)
             out = hidden * (1 + both)
         self.fc = nn.Linear(out, count * width)
 

@@ -8,6 +8,9 @@ from typing import Any
 from components.errors import ConfigError
 from components.methods import METHODS
 
+# What runs several methods in one model.
+COMPOSED = "components.methods.composed:Composed"
+
 
 def canonical(label: str, raw: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The method and the settings behind the entry ``label`` of ``methods`` in params.yaml.
@@ -45,5 +48,5 @@ def targets(name: str) -> list[str]:
     Raises:
         ConfigError: unknown method.
     """
-    composed = ["components.methods.composed:Composed"] if "+" in name else []
+    composed = [COMPOSED] if "+" in name else []
     return [*composed, *(METHODS.target(part) for part in (*name.split("+"), "zero_shot"))]

@@ -6,7 +6,7 @@ Each layer i of either tower gets fresh prompts, and what comes out at their pla
     vision  [ c_i, _ , E_i ] = L^v_i([ c_{i-1}, P^v_{i-1}, E_{i-1} ])  P^v: float[K_v, P_v, D_v]
 
 Three enhancements of the vision side, one setting each, which combine freely (section 3.3; names in
-:mod:`components.methods.vop_variants`):
+:data:`PRESETS`):
 
 P, position-specific (``position_prompts``)
     some of the P_v prompts belong to the number j of a frame, the same for all videos; the others stay generic.
@@ -31,7 +31,8 @@ percentages. Not in the text and chosen here: context prompts of the first layer
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -48,6 +49,18 @@ from components.methods.parts import chosen_layers
 from components.methods.prompts import LayerPrompts, ReleasedText, Run, behind_first, normal_prompts, repeated
 
 Prompts = Annotated[int, Field(ge=0, le=256)]
+
+# The variants under names of their own. VoP^P, VoP^C, VoP^F, VoP^{F+P} and VoP^{F+C} have the published numbers of
+# prompts (4 of 8 are specific). VoP^{P+C} and VoP^{F+P+C} are not in the paper: 2 of each specific kind, 4 generic.
+PRESETS: dict[str, dict[str, Any]] = {
+    "vop_p": {"position_prompts": 4},
+    "vop_c": {"context_prompts": 4},
+    "vop_f": {"function_specific": True},
+    "vop_fp": {"position_prompts": 4, "function_specific": True},
+    "vop_fc": {"context_prompts": 4, "function_specific": True},
+    "vop_pc": {"position_prompts": 2, "context_prompts": 2},
+    "vop_fpc": {"position_prompts": 2, "context_prompts": 2, "function_specific": True},
+}
 Width = Annotated[int, Field(ge=1)]
 
 
@@ -115,6 +128,7 @@ class VoP(Method):
 
     name: ClassVar[str] = "vop"
     Settings: ClassVar[type[MethodSettings]] = VoPSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     starts_as_identity = False
 
     def __init__(self, backbone: Backbone, settings: VoPSettings, *, frames: int, words: int) -> None:
@@ -132,10 +146,21 @@ class VoP(Method):
         generic, near = settings.video_prompts - specific - settings.context_prompts, len(self.frame_layers)
         self.generic_prompts = normal_prompts(near, generic, width, std=std)
         self.position_prompts = normal_prompts(near, frames, specific, width, std=std)
-        self.context = ContextPrompts(width, context, settings, frames) if context else None
+        self.context = self._context_prompts(width, context) if context else None
         self.joint_prompts = normal_prompts(len(self.joint_layers), settings.video_prompts, width, std=std)
         self.frame_embedding = nn.Parameter(torch.zeros(frames, width)) if settings.function_specific else None
         self.temporal = any(p is not None for p in (self.position_prompts, self.context, self.frame_embedding))
+
+    def _context_prompts(self, width: int, count: int) -> ContextPrompts:
+        settings = self.settings
+        return ContextPrompts(
+            width,
+            count,
+            self.frames,
+            kind=settings.context_module,
+            hidden=settings.context_width,
+            depth=settings.context_depth,
+        )
 
     def _check_context(self, context_length: int) -> None:
         words, prompts = self.words, self.settings.text_prompts

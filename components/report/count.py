@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from components.backbones.clip import Backbone, create, model_config, parameter_total
 from components.backbones.towers import Chain, Flow, Hooks
 from components.methods import METHODS
-from components.methods.base import Method, build
+from components.methods.base import Method
+from components.methods.build import build
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from components.frames.store import FrameStore
 from components.manifest import Video
-from components.methods.base import Method, build
+from components.methods.base import Method
+from components.methods.build import build
 from components.processes import share_out
 
 # A video's embedding is the mean of this many captions. More would change little, and each costs a forward pass.

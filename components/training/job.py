@@ -22,7 +22,8 @@ from components.cluster import RaySettings
 from components.fingerprint import code_of
 from components.frames.store import FrameStore
 from components.layout import Layout
-from components.methods.base import Method, build
+from components.methods.base import Method
+from components.methods.build import build
 from components.methods.entries import targets
 from components.processes import rank_and_world
 from components.task import TaskSettings

@@ -79,7 +79,7 @@ def test_subsets_take_keys_and_ids(folder: Path) -> None:
         ("val_1.json", {"v_c1": entry(" ")}, r"val_1\.json: videos without a sentence; found 'c1'"),
         ("val_1.json", {"v_c1": ["a"]}, r"val_1\.json: videos without a sentence; found 'c1'"),
         ("val.json", {"c1": entry("a")}, r"val\.json: video key without v_; found 'c1'"),
-        ("val_ids.json", ["v_c1", "v_c2", "v_c1"], r"val_ids\.json:3: video id stands twice; found 'v_c1'"),
+        ("val_ids.json", ["v_c1", "v_c2", "v_c1"], r"val_ids\.json:3: video id occurs twice; found 'v_c1'"),
         ("val.json", {"v_/../c": entry("a")}, r"val\.json: video id is not usable as a file name"),
         ("train.json", [], r"train\.json: unexpected JSON; found 'list'; expected dict"),
     ],
@@ -101,7 +101,7 @@ def test_an_unknown_option_is_named(folder: Path) -> None:
         read(folder, split="7k")
 
 
-@pytest.mark.skipif(not (SHARED / "annotations" / "activitynet").is_dir(), reason="published files are not at hand")
+@pytest.mark.skipif(not (SHARED / "annotations" / "activitynet").is_dir(), reason="there are no published files here")
 def test_published_files(tmp_path: Path) -> None:
     for path in (SHARED / "annotations" / "activitynet").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())

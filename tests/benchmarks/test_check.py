@@ -71,8 +71,8 @@ def test_missing_annotations_are_part_of_the_answer(root: Path) -> None:
     assert "unknown benchmark; found 'msrvt'" in unknown.stderr
 
 
-@pytest.mark.skipif(not (SHARED / "annotations" / "msvd").is_dir(), reason="published MSVD files are not at hand")
-def test_published_counts_stand_beside_those_of_the_copy(tmp_path: Path) -> None:
+@pytest.mark.skipif(not (SHARED / "annotations" / "msvd").is_dir(), reason="there are no published MSVD files here")
+def test_published_counts_are_next_to_those_of_the_copy(tmp_path: Path) -> None:
     folder = tmp_path / "data" / "small"
     (folder / "videos").mkdir(parents=True)
     for path in (SHARED / "annotations" / "msvd").iterdir():

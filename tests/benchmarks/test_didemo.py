@@ -75,11 +75,11 @@ def test_files_that_are_lost_are_left_out_unless_they_are_there(folder: Path, ca
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("test_list.txt", "a.mp4\na.mov\n", r"test_list\.txt:2: video id stands twice; found 'a'.*line 1"),
+        ("test_list.txt", "a.mp4\na.mov\n", r"test_list\.txt:2: video id occurs twice; found 'a'.*line 1"),
         ("test_list.txt", "a/b.mp4\n", r"test_list\.txt:1: .*not usable as a file name"),
         ("test_list.txt", "other.mp4\n", r"test_data\.json: listed videos without a description; found 'other'"),
         ("test_data.json", "{}", r"test_data\.json: unexpected JSON; found 'dict'; expected list"),
-        ("test_data.json", '[{"video": "a.mp4"}]', r"test_data\.json entry 1: not of DiDeMo's form"),
+        ("test_data.json", '[{"video": "a.mp4"}]', r"test_data\.json entry 1: not in the form of DiDeMo"),
         ("test_data.json", '[{"video": "a.mp4", "description": " "}]', r"entry 1: empty caption; found 'a\.mp4'"),
         ("val_list.txt", NAMES["test"][0], r"val_data\.json: listed videos without a description"),
     ],

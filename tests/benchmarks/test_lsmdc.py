@@ -47,7 +47,7 @@ def test_splits_and_sentences(folder: Path) -> None:
     assert lsmdc.PUBLISHED.differences(manifest)[0] == "train has 2 videos, published are 109,673"
 
 
-def test_clips_lie_flat_or_under_their_movie(folder: Path) -> None:
+def test_clips_are_in_the_folder_or_in_that_of_their_movie(folder: Path) -> None:
     flat, below = CLIPS["train"]
     wanted = {flat: put(folder, f"{flat}.avi"), below: put(folder, "0001_American_Beauty", f"{below}.mp4")}
     wanted[CLIPS["test"][0]] = put(folder, "3086_UGLY_TRUTH", f"{CLIPS['test'][0]}.avi")
@@ -66,10 +66,10 @@ def test_byte_order_marks_and_crlf(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (line(CLIPS["test"][0]) * 2, r"publictect\.csv:2: video id stands twice; found '3086_UGLY"),
-        (line(CLIPS["test"][0], " "), r"publictect\.csv:1: not a line of LSMDC's form"),
-        (line(CLIPS["test"][0], "one\ttwo"), r"publictect\.csv:1: not a line of LSMDC's form"),
-        ("clip,start,end,start,end,sentence\n", r"publictect\.csv:1: .*found 'clip,start.*six columns apart by tabs"),
+        (line(CLIPS["test"][0]) * 2, r"publictect\.csv:2: video id occurs twice; found '3086_UGLY"),
+        (line(CLIPS["test"][0], " "), r"publictect\.csv:1: not a line in the form of LSMDC"),
+        (line(CLIPS["test"][0], "one\ttwo"), r"publictect\.csv:1: not a line in the form of LSMDC"),
+        ("clip,start,end,start,end,sentence\n", r"publictect\.csv:1: .*found 'clip,start.*six tab-separated columns"),
         (line("../../x_00.23.23.000-00.23.28.886"), r"publictect\.csv:1: .*not usable as a file name"),
         ("", "no rows"),
     ],

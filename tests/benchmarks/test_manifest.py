@@ -29,8 +29,8 @@ def test_a_sound_manifest_passes() -> None:
 @pytest.mark.parametrize(
     ("video", "message"),
     [
-        (Video("vtrain", "a", "train", ("x",)), "video id stands twice; found 'vtrain'"),
-        (Video("vtrain", "a", "test", ("x",)), "video stands in two splits; found 'vtrain'"),
+        (Video("vtrain", "a", "train", ("x",)), "video id occurs twice; found 'vtrain'"),
+        (Video("vtrain", "a", "test", ("x",)), "video is in two splits; found 'vtrain'"),
         (Video("../up", "a", "train", ("x",)), r"not usable as a file name; found '\.\./up'"),
         (Video("a..b", "a", "train", ("x",)), "not usable as a file name"),
         (Video("a/b", "a", "train", ("x",)), "not usable as a file name"),

@@ -117,10 +117,10 @@ def test_captions_of_a_video_without_an_entry_are_named(folder: Path) -> None:
         (
             "MSRVTT_JSFUSION_test.csv",
             "video_id,sentence\nv,a\nv,b\n",
-            r"csv:3: video id stands twice; found 'v'.*line 2",
+            r"csv:3: video id occurs twice; found 'v'.*line 2",
         ),
         ("MSRVTT_JSFUSION_test.csv", "video_id,sentence\nv,a\n../v,b\n", r"csv:3: .*not usable as a file name"),
-        ("MSRVTT_train.9k.csv", "video_id\nvideo1\nvideo2\nvideo1\n", r"csv:4: video id stands twice"),
+        ("MSRVTT_train.9k.csv", "video_id\nvideo1\nvideo2\nvideo1\n", r"csv:4: video id occurs twice"),
         ("MSRVTT_train.9k.csv", "video_id\na/../../b\n", r"csv:2: .*not usable as a file name"),
         (
             "MSRVTT_data.json",
@@ -129,7 +129,7 @@ def test_captions_of_a_video_without_an_entry_are_named(folder: Path) -> None:
         ),
         ("MSRVTT_data.json", "{", "not JSON"),
         ("MSRVTT_data.json", "[]", "unexpected JSON; found 'list'; expected dict"),
-        ("MSRVTT_data.json", '{"videos": []}', "not of MSR-VTT's form"),
+        ("MSRVTT_data.json", '{"videos": []}', "not in the form of MSR-VTT"),
         ("subsets.json", '{"temporal": "video50"}', "not a list of video ids"),
     ],
 )
@@ -162,16 +162,16 @@ def test_a_collection_without_videos_is_one_error(folder: Path) -> None:
         read_manifest("small", task, folder)
 
 
-def own_splits(folder: Path, *splits: str) -> None:
-    """Gives the videos of the data set's own file the splits in turn."""
+def set_splits(folder: Path, *splits: str) -> None:
+    """Writes ``splits`` in turn to the videos in the file of the data set."""
     data = json.loads((folder / "MSRVTT_data.json").read_text())
     for number, entry in enumerate(data["videos"]):
         entry["split"] = splits[number % len(splits)]
     (folder / "MSRVTT_data.json").write_text(json.dumps(data))
 
 
-def test_the_full_split_is_the_data_sets_own(folder: Path) -> None:
-    own_splits(folder, "train", "validate", "test")
+def test_the_full_split_is_the_official_one(folder: Path) -> None:
+    set_splits(folder, "train", "validate", "test")
     for path in folder.glob("*.csv"):
         path.unlink()
     manifest = read(folder, split="full")
@@ -180,13 +180,13 @@ def test_the_full_split_is_the_data_sets_own(folder: Path) -> None:
     assert manifest.by_id()["video2"].captions == ("caption 0 of video2", "caption 1 of video2")
     assert manifest.by_id()["video2"].split == "test"
     assert manifest.protocol.variant == "full"
-    own_splits(folder, "train", "dev")
+    set_splits(folder, "train", "dev")
     with pytest.raises(DataError, match=r"MSRVTT_data\.json: entry without a known split; found 'video1, video3"):
         read(folder, split="full")
 
 
 def test_counts_are_compared_where_the_ids_are_the_benchmarks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for name, tests, warnings in (("own", ["video50"], 0), ("copy", ["video7010"], 3)):
+    for name, tests, warnings in (("other", ["video50"], 0), ("copy", ["video7010"], 3)):
         folder = tmp_path / name
         write_msrvtt(folder, TRAIN, VAL, tests)
         put_videos(folder, TRAIN)
@@ -202,8 +202,8 @@ def test_counts_are_compared_where_the_ids_are_the_benchmarks(tmp_path: Path, ca
     [
         ({"spilt": "7k"}, r"tasks\.small\.options: unknown option.*'spilt'.*split, val_share"),
         ({"split": "8k"}, "unknown split of MSR-VTT.*7k or full"),
-        ({"val_share": 2}, r"val_share: not a share; found 2"),
-        ({"val_share": True}, "not a share"),
+        ({"val_share": 2}, r"val_share: not a fraction; found 2"),
+        ({"val_share": True}, "not a fraction"),
     ],
 )
 def test_wrong_options_are_named(folder: Path, options: dict[str, object], message: str) -> None:
@@ -212,12 +212,12 @@ def test_wrong_options_are_named(folder: Path, options: dict[str, object], messa
         read(folder, **options)
 
 
-@pytest.mark.skipif(not (SHARED / "annotations" / "msrvtt").is_dir(), reason="published MSR-VTT lists are not at hand")
+@pytest.mark.skipif(not (SHARED / "annotations" / "msrvtt").is_dir(), reason="there are no MSR-VTT lists here")
 @pytest.mark.parametrize(("variant", "count"), [("9k", 9000), ("7k", 7010)])
 def test_published_lists(tmp_path: Path, variant: str, count: int) -> None:
     for path in (SHARED / "annotations" / "msrvtt").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    # The training captions are not published with the lists.
+    # The lists have no training captions.
     train = files.read_csv(str(tmp_path / f"MSRVTT_train.{variant}.csv"), ("video_id",))
     write = [{"video_id": row["video_id"], "caption": "a caption"} for _, row in train]
     (tmp_path / "MSRVTT_data.json").write_text(json.dumps({"videos": write, "sentences": write}))

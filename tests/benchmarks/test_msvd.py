@@ -55,7 +55,7 @@ def test_a_pickle_of_words_gives_the_same(folder: Path) -> None:
 
 
 class Call:
-    """Pickles as a call of ``os.mkdir``."""
+    """An object that pickles as a call of ``os.mkdir``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -69,7 +69,7 @@ def test_a_pickle_runs_no_code(folder: Path, protocol: int) -> None:
     (folder / "captions_msvd.json").unlink()
     trace = folder / "made"
     (folder / "raw-captions.pkl").write_bytes(pickle.dumps({"a_1_2": Call(trace)}, protocol))
-    with pytest.raises(DataError, match=r"raw-captions\.pkl: not a plain pickle; found .*wants posix\.mkdir"):
+    with pytest.raises(DataError, match=r"raw-captions\.pkl: not a plain pickle; found .*names posix\.mkdir"):
         read(folder)
     assert not trace.exists()
 
@@ -84,7 +84,7 @@ def test_a_pickle_runs_no_code(folder: Path, protocol: int) -> None:
         (pickle.dumps({"a_1_2": [[1]]}), "raw-captions.pkl a_1_2: unexpected caption"),
         (pickle.dumps({"a_1_2": [["a"], []]}), "raw-captions.pkl a_1_2: empty caption"),
         (pickle.dumps({"a_1_2": {1, 2}}), "unexpected captions"),
-        (pickle.dumps({"a_1_2": Path("x")}), r"wants pathlib\.PosixPath"),
+        (pickle.dumps({"a_1_2": Path("x")}), r"names pathlib\.PosixPath"),
     ],
 )
 def test_other_pickles_are_refused(folder: Path, content: bytes, message: str) -> None:
@@ -97,7 +97,7 @@ def test_other_pickles_are_refused(folder: Path, content: bytes, message: str) -
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("train_list.txt", b"a_1_2\n\na_1_2\n", r"train_list\.txt:3: video id stands twice; found 'a_1_2'.*line 1"),
+        ("train_list.txt", b"a_1_2\n\na_1_2\n", r"train_list\.txt:3: video id occurs twice; found 'a_1_2'.*line 1"),
         ("train_list.txt", b"a_1_2\n../a\n", r"train_list\.txt:2: video id is not usable as a file name"),
         ("train_list.txt", b"\n", "no rows"),
         ("val_list.txt", b"c_5_6\ncaf\xe9\n", r"val_list\.txt:2: not UTF-8 at byte 9; found b'\\xe9'"),
@@ -113,7 +113,7 @@ def test_damaged_files_are_named(folder: Path, name: str, content: bytes, messag
 
 
 def test_missing_files_and_unknown_options_are_named(folder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"unknown option.*'split'; expected none"):
+    with pytest.raises(ConfigError, match=r"unknown option.*'split'; expected no options"):
         read(folder, split="x")
     (folder / "val_list.txt").unlink()
     with pytest.raises(DataError, match=r"val_list\.txt: no such file"):
@@ -129,7 +129,7 @@ def test_a_video_of_two_splits_is_refused(folder: Path) -> None:
         read(folder).check()
 
 
-@pytest.mark.skipif(not (SHARED / "annotations" / "msvd").is_dir(), reason="published MSVD files are not at hand")
+@pytest.mark.skipif(not (SHARED / "annotations" / "msvd").is_dir(), reason="there are no published MSVD files here")
 def test_published_files(tmp_path: Path) -> None:
     for path in (SHARED / "annotations" / "msvd").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())

@@ -68,7 +68,7 @@ def test_every_kind_of_table_says_the_same(wanted: Manifest, tmp_path: Path) -> 
     assert read(tmp_path, file="other.parquet").videos == wanted.videos
 
 
-def test_files_beside_the_table_are_found(wanted: Manifest, tmp_path: Path) -> None:
+def test_files_next_to_the_table_are_found(wanted: Manifest, tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"-")
     assert read(tmp_path).by_id()["a"].uri == str(tmp_path / "a.mp4")
     (tmp_path / "videos").mkdir()
@@ -94,7 +94,7 @@ def test_without_a_split_a_hash_decides_for_ever(tmp_path: Path) -> None:
     assert shares == pytest.approx({"train": 0.5, "val": 0.2, "test": 0.3}, abs=0.06)
     grown = without_splits(tmp_path, [*reversed(names), *(f"more{number}" for number in range(50))])
     assert splits.items() <= grown.items()
-    # Written down, or a change of the rule would mix training and test videos of collections that exist.
+    # Fixed values, since a change of the rule would mix training and test videos of existing collections.
     assert [table.split_of(f"clip{number}.mp4", 0.2, 0.3) for number in range(8)] == PINNED
 
 
@@ -117,10 +117,10 @@ def test_ids_of_different_files_differ() -> None:
         ("video,caption\na.mp4,b\nb.mp4, \n", r"captions\.csv:3: field is empty; expected caption"),
         ("video,caption,split\na.mp4,b,dev\n", r"captions\.csv:2: unknown split; found 'dev'"),
         ("video,caption,split\na.mp4,b,train\nb.mp4,b,\n", r"captions\.csv:3: unknown split; found ''"),
-        ("video,caption,split\na.mp4,b,train\na.mp4,b,test\n", r"csv:3: file stands in two splits; found 'a\.mp4"),
-        ("video,caption,start,end\na.mp4,b,-1,2\n", r"captions\.csv:2: start is no time; found '-1'"),
-        ("video,caption,start,end\na.mp4,b,1,nan\n", r"captions\.csv:2: end is no time; found 'nan'"),
-        ("video,caption,start,end\na.mp4,b,soon,2\n", r"captions\.csv:2: start is no time; found 'soon'"),
+        ("video,caption,split\na.mp4,b,train\na.mp4,b,test\n", r"csv:3: file is in two splits; found 'a\.mp4"),
+        ("video,caption,start,end\na.mp4,b,-1,2\n", r"captions\.csv:2: start is not a time; found '-1'"),
+        ("video,caption,start,end\na.mp4,b,1,nan\n", r"captions\.csv:2: end is not a time; found 'nan'"),
+        ("video,caption,start,end\na.mp4,b,soon,2\n", r"captions\.csv:2: start is not a time; found 'soon'"),
         ("video,caption,start,end\na.mp4,b,2,2\n", r"csv:2: segment ends before it starts; found \(2\.0, 2\.0\)"),
         ("video,caption\n../a.mp4,b\n", r"captions\.csv:2: not a path below the collection's folder"),
         ("video,caption\nx/../../a.mp4,b\n", r"captions\.csv:2: not a path below the collection's folder"),
@@ -166,7 +166,7 @@ def test_a_damaged_parquet_file_and_other_kinds_are_named(tmp_path: Path) -> Non
         read(tmp_path, val_share=0.5, test_share=0.6)
 
 
-def test_videos_alone_are_a_collection_to_search(tmp_path: Path) -> None:
+def test_videos_without_a_table_are_a_collection_to_search(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="neither a table nor videos"):
         read(tmp_path)
     (tmp_path / "videos").mkdir()

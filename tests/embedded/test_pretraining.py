@@ -1,4 +1,4 @@
-"""A few real steps of the mini CLIP's training, its resumption, and the weights in the repository."""
+"""A few real steps of training the mini CLIP, a resumed run, and the weights in the repository."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from components.backbones import mini
-from components.embedded import captions, pretraining
+from components.embedded import pretraining, vocabulary
 from components.embedded.settings import PretrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,15 +20,16 @@ SHORT = PretrainSettings(seed=0, steps=6, batch_size=32, lr=1e-3, weight_decay=0
 def test_the_vocabulary_is_clips_own_spelling(tmp_path: Path) -> None:
     from open_clip.tokenizer import SimpleTokenizer
 
-    mini.write_bpe(tmp_path / "bpe.gz", captions.all_words())
+    vocabulary.write_bpe(tmp_path / "bpe.gz")
     assert (tmp_path / "bpe.gz").read_bytes() == mini.BPE_PATH.read_bytes()
     full, reduced = SimpleTokenizer(), mini.mini_tokenizer(64)
-    assert [reduced.bpe(word) for word in captions.all_words()] == [full.bpe(word) for word in captions.all_words()]
+    words = vocabulary.all_words()
+    assert [reduced.bpe(word) for word in words] == [full.bpe(word) for word in words]
     assert json.loads(mini.CONFIG_PATH.read_text())["text_cfg"]["vocab_size"] == reduced.vocab_size < 1000
     assert reduced.decode(reduced.encode("a zebra crosses")).strip() == "a zebra crosses"
 
 
-def test_training_learns_and_resumes_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_learns_and_resumes_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretraining, "SAVE_EVERY", 3)
     threads = torch.get_num_threads()
     whole = pretraining.pretrain(SHORT, tmp_path / "a.pt", tmp_path / "a.safetensors", 1)

@@ -1,4 +1,4 @@
-"""The world of shapes: what is drawn, what is said, and that no caption can be told apart by chance."""
+"""The world of shapes: what is drawn, what captions say, and that no two videos have the same meaning by chance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.embedded import captions, collections, scene, stills
+from components.embedded import captions, collections, scene, stills, vocabulary
 from components.embedded.annotations import write_activitynet, write_msrvtt
 from components.embedded.scene import MOTIONS, REVERSE, Event, Item
 from components.embedded.settings import DemoTaskSettings
@@ -24,7 +24,7 @@ RED_CIRCLE = Item("red", "circle", "small", 1, "center")
 
 
 def centroid(image: scene.Image) -> tuple[float, float]:
-    """Share of the frame, x and y, of the mean red pixel."""
+    """x and y of the mean red pixel in units of the frame."""
     red = (image[..., 0].astype(int) - image[..., 2]) > 90
     ys, xs = np.nonzero(red)
     return float(xs.mean()) / image.shape[1], float(ys.mean()) / image.shape[0]
@@ -72,7 +72,7 @@ def test_captions_agree_in_number_and_use_the_vocabulary(seed: int, motion: str 
     rng = np.random.default_rng(seed)
     event = scene.random_event(rng, motion)
     words = captions.clip_caption(event, rng).split()
-    assert set(words) <= set(captions.all_words())
+    assert set(words) <= set(vocabulary.all_words())
     plural = captions.PLURALS[event.item.shape] in words
     assert plural == (event.item.count > 1)
 
@@ -90,8 +90,8 @@ def test_plans_have_the_sizes_asked_for_and_share_nothing_across_splits() -> Non
 
 
 @pytest.mark.parametrize("make", [collections.plan_clips, collections.plan_stories])
-def test_temporal_videos_have_negatives_in_motion_words_alone(make: object) -> None:
-    """Each marked test video has another one with the same things in the same order that moves otherwise."""
+def test_temporal_videos_have_negatives_that_differ_only_in_motion(make: object) -> None:
+    """Each temporal test video has another one with the same things in the same order and other motions."""
     plans = [plan for plan in make(SIZES, 0) if plan.split == "test" and plan.temporal]  # type: ignore[operator]
     assert len(plans) == 16
     still = [tuple((e.item, e.background, e.other) for e in plan.events) for plan in plans]

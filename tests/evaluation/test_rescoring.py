@@ -23,7 +23,7 @@ from components.evaluation.rescoring import Bank, dual_softmax, qb_norm, rescore
 from components.evaluation.settings import DualSoftmax, EvaluationSettings, QbNorm
 from components.frames.store import FrameStore
 from components.manifest import Video
-from components.methods.base import build
+from components.methods.build import build
 from components.params import load_params
 
 ROOT = Path(__file__).resolve().parents[2]

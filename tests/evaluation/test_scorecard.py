@@ -20,7 +20,8 @@ from components.evaluation.scorecard import Scorecard, make_scorecard, read_rank
 from components.evaluation.validation import Validation
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
-from components.methods.base import Method, build
+from components.methods.base import Method
+from components.methods.build import build
 
 FAILED = 2
 

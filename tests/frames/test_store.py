@@ -25,7 +25,7 @@ SETTINGS = Settings(
     "decord",
     shard_videos=4,
     row_group_videos=3,
-    time_limit_seconds=5,
+    time_limit_seconds=5.0,
     memory_limit_mib=4096,
 )
 FAILED = {"train3", "test0"}
@@ -51,7 +51,7 @@ def row_of(video_id: str) -> dict[str, object]:
 
 
 def make_store(folder: Path) -> Manifest:
-    """10 training, 2 validation and 5 test videos; two of them failed."""
+    """Writes a store of 10 training, 2 validation and 5 test videos. Two of them failed."""
     sizes = {"train": 10, "val": 2, "test": 5}
     names = [(f"{split}{number}", split) for split, size in sizes.items() for number in range(size)]
     videos = tuple(Video(name, f"v/{name}.mp4", split, (f"a {name}",)) for name, split in reversed(names))
@@ -117,10 +117,36 @@ def test_the_ledger_has_a_row_per_video(store: FrameStore) -> None:
 
 
 def test_the_card_counts(store: FrameStore) -> None:
-    assert store.card["videos"]["train"] == {"decoded": 9, "failed": 1}
-    assert store.card["failed"] == {"timeout": 2}
-    assert [shard["videos"] for shard in store.card["shards"]] == [4, 3, 2, 2, 4, 0]
-    assert store.card["settings"]["frames"] == 2
+    assert store.card.videos["train"] == {"decoded": 9, "failed": 1}
+    assert store.card.failed == {"timeout": 2}
+    assert [shard.videos for shard in store.card.shards] == [4, 3, 2, 2, 4, 0]
+    assert store.card.settings.frames == 2
+
+
+def test_the_card_keeps_its_bytes(store: FrameStore) -> None:
+    written = (Path(store.uri) / schema.CARD).read_text()
+    assert store.card.to_json() == written
+    content = json.loads(written)
+    assert json.dumps(content, indent=1) + "\n" == written
+    keys = "format task benchmark fingerprint settings frames videos failed bytes bytes_per_video versions shards"
+    assert list(content) == keys.split()
+    assert list(content["shards"][0]) == ["name", "bytes", "sha256", "videos"]
+    assert content["settings"] == SETTINGS.to_dict()
+    assert list(content["settings"]) == list(SETTINGS.to_dict())
+
+
+def test_a_card_without_chroma_is_an_older_one(tmp_path: Path) -> None:
+    make_store(tmp_path)
+    card = json.loads((tmp_path / schema.CARD).read_text())
+    del card["settings"]["chroma"]
+    (tmp_path / schema.CARD).write_text(json.dumps(card))
+    assert FrameStore(tmp_path).card.settings.chroma is None
+    del card["fingerprint"], card["settings"]["frames"]
+    (tmp_path / schema.CARD).write_text(json.dumps(card))
+    with pytest.raises(
+        DataError, match=r"(?s)card\.json: 2 fault\(s\).*fingerprint: missing.*settings\.frames: missing"
+    ):
+        FrameStore(tmp_path)
 
 
 def test_a_video_comes_back_whole(store: FrameStore) -> None:

@@ -76,7 +76,7 @@ def test_videos_and_store_at_uris_give_the_bytes_of_a_disk(
     for store in (FrameStore(Layout(there).frames("small")), FrameStore(summary.store)):
         assert list(store.read(store.ids("all"))) == list(expected.read(expected.ids("all")))
         assert store.ledger().equals(expected.ledger())
-        assert [shard["sha256"] for shard in store.card["shards"]] == [s["sha256"] for s in expected.card["shards"]]
+        assert store.card.shards == expected.card.shards
     assert [path.name for path in Layout(there).frames("small").iterdir()] == [schema.CARD]
 
     # Again nothing is decoded; a changed object is, and only its shard's object is replaced.
@@ -118,13 +118,13 @@ def test_a_store_at_a_uri_is_replaced_by_its_card(s3: str, tmp_path: Path) -> No
 
     (folder / "ledger elsewhere").rename(folder / schema.LEDGER)
     publish(folder, target, place)
-    assert FrameStore(target).card["shards"][0]["sha256"] == "0" * 64
+    assert FrameStore(target).card.shards[0].sha256 == "0" * 64
     # Who has read the old card still finds its files; they go with the publication after this one.
     assert len(list(old.read(old.ids("all")))) == 15
     assert first <= set(storage.list_files(place))
     publish(folder, target, place)
     assert len(set(storage.list_files(place)) - first) == 2
-    assert first - set(storage.list_files(place)) == {f"shard-00000-{old.card['shards'][0]['sha256'][:16]}.parquet"}
+    assert first - set(storage.list_files(place)) == {f"shard-00000-{old.card.shards[0].sha256[:16]}.parquet"}
     assert "notes.txt" in storage.list_files(place)
 
 

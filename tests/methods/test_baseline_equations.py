@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from variants import BACKBONE, make
 
 from components.backbones.clip import Backbone, create
-from components.methods.base import Method, build
+from components.methods.base import Method
+from components.methods.build import build
 from components.methods.principal import _TopEigenvector, first_principal_axis
 
 # What one layer does: (layer, block, x, causal mask) -> x.

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from variants import BACKBONE, make
 
 from components.errors import ConfigError
-from components.methods.base import Method, build
+from components.methods.base import Method
+from components.methods.build import build
 from components.methods.composed import Composed
 
 

@@ -13,7 +13,8 @@ from components.backbones.clip import Backbone, create
 from components.backbones.towers import Chain, Flow
 from components.errors import ConfigError
 from components.methods import METHODS
-from components.methods.base import Method, build, read_settings
+from components.methods.base import Method
+from components.methods.build import build, read_settings
 
 BACKBONE = make_backbone()
 

@@ -6,7 +6,7 @@ import torch
 from golden import MAX_FRAMES, WORDS, arrays, check_outputs, close, close_gradient, golden_backbone, train_clip
 from torch.nn import functional as F
 
-from components.methods.base import build
+from components.methods.build import build
 
 
 def test_mean_pooling_with_padding_outputs_loss_and_gradients() -> None:

@@ -9,7 +9,8 @@ import torch
 from golden import MAX_FRAMES, WORDS, arrays, check_outputs, close_gradient, golden_backbone, train_clip
 from torch import Tensor
 
-from components.methods.base import Method, build
+from components.methods.base import Method
+from components.methods.build import build
 
 BASE: dict[str, Any] = {
     "lr": 1e-3, "bottleneck": 16, "text_bottleneck": 12, "factor": 8, "tied_layers": 2, "tie": "down_out",

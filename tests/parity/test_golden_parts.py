@@ -11,7 +11,7 @@ from test_golden_mv_adapter import our_name
 from torch import Tensor, nn
 
 from components.backbones.towers import Flow
-from components.methods.base import read_settings
+from components.methods.build import read_settings
 from components.methods.mv_adapter import Calibration, TextAdapter, VideoAdapter
 
 WIDTH, FACTOR = 24, 5

@@ -10,7 +10,7 @@ import pytest
 from golden import FOLDER, MAX_FRAMES, WORDS, clip_name, golden_backbone
 from test_golden_mv_adapter import BASE, our_name
 
-from components.methods.base import build
+from components.methods.build import build
 
 CASE: dict[str, Any] = json.loads((FOLDER / "case08_trainable_parameters.json").read_text(encoding="utf-8"))
 RULES = CASE["vop_release"]["candidate_rules_not_from_the_release"]

@@ -8,7 +8,8 @@ from golden import arrays, close, close_gradient, golden_backbone, symmetric_los
 from torch import Tensor
 from torch.nn import functional as F
 
-from components.methods.base import Method, build
+from components.methods.base import Method
+from components.methods.build import build
 
 SUFFIX = {"case07a_vop_prefix_suffix": 2, "case07b_vop_prefix_only": 0}
 

@@ -19,7 +19,7 @@ from components.evaluation.encode import encode_split
 from components.evaluation.scorecard import make_scorecard
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
-from components.methods.base import build
+from components.methods.build import build
 from components.recipes import apply
 
 CLIPS = SHARED / "clips"
@@ -57,7 +57,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FrameStore:
 
 def test_frames_are_a_second_apart_as_the_recipe_says(store: FrameStore) -> None:
     recipe = YAML(typ="safe").load((REPOSITORY / "params" / "msrvtt.yaml").read_text(encoding="utf-8"))["mv_adapter"]
-    assert store.card["settings"]["sampling"] == recipe["frames"]["sampling"] == "mv_adapter"
+    assert store.card.settings.sampling == recipe["frames"]["sampling"] == "mv_adapter"
     reader = FrameReader(store, lambda frames: frames[..., :224, :224], 12, cache_mib=0)
     frames, mask = reader.batch(store.ids("test"))
     assert frames.shape == (3, 12, 3, 224, 224)

@@ -87,7 +87,7 @@ def state() -> tuple[dict[str, Any], dict[str, torch.Tensor], torch.optim.AdamW]
     """The state of a training of two tensors after one step."""
     parameters = {"w": nn.Parameter(torch.ones(2, 3)), "b": nn.Parameter(torch.ones(3))}
     optimiser = torch.optim.AdamW([{"params": [parameters["w"]]}, {"params": [parameters["b"]]}])
-    sum(p.sum() for p in parameters.values()).backward()
+    (parameters["w"].sum() + parameters["b"].sum()).backward()
     optimiser.step()
     copy = {name: p.detach().clone() for name, p in parameters.items()}
     whole = {"parameters": copy, "optimiser": optimiser.state_dict(), "progress": {"step": 1}, "best": dict(copy)}

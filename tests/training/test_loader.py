@@ -123,7 +123,7 @@ def test_captions_belong_to_their_videos(store: FrameStore) -> None:
 
 
 def test_augmentation_is_a_draw_per_video_and_epoch(store: FrameStore) -> None:
-    """It is the same in any process and from any step, and differs in the next epoch. Validation frames do not change."""
+    """It is the same in any process and from any step, and differs in the next epoch. Validation frames stay."""
     augment = partial(crop_flip, side=16, interpolation="bicubic")
     whole, again = (list(loader(store, augment=augment, batch_size=10).batches(0, 2)) for _ in range(2))
     assert all(same(a, b) for a, b in zip(whole, again, strict=True))

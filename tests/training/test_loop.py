@@ -18,7 +18,8 @@ from components.evaluation.scorecard import make_scorecard
 from components.evaluation.validation import Validation
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
-from components.methods.base import MAX_SCALE, Method, build
+from components.methods.base import MAX_SCALE, Method
+from components.methods.build import build
 from components.training.checkpoint import Checkpoints
 from components.training.job import Job
 from components.training.loop import Result, fit

@@ -20,7 +20,8 @@ from components.backbones.towers import Chain, Flow, Hooks
 from components.errors import TrainingError
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
-from components.methods.base import Method, build
+from components.methods.base import Method
+from components.methods.build import build
 from components.training.frozen import first_trained_layer
 from components.training.gradients import TreeSum, sum_over_processes
 from components.training.loader import Batch, make_loader
