@@ -68,8 +68,8 @@ def test_trained_from_params(name: str, tmp_path: Path) -> None:
     params = tiny_world.params(tmp_path, f"methods.mine={{method: '{name}', lr: 0.01}}")
     job = Job.of(tmp_path, params, tiny_world.TASK, "mine", 0)
     outcome = run(job, job.plan(), torch.device("cpu"), None, None)
-    assert outcome["parameters"]["trainable"] == 128
-    assert outcome["steps"] == 6
+    assert outcome.parameters.trainable == 128
+    assert outcome.result.steps == 6
 
 
 def test_an_adapter_of_a_method_that_is_not_installed_says_what_to_install(tmp_path: Path) -> None:
