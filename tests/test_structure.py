@@ -105,7 +105,8 @@ def test_a_stage_depends_on_its_script_and_on_the_hash_of_its_code(name: str) ->
     assert script is not None
     code = [dep for dep in stage["deps"] if dep.startswith("outputs/fingerprints/")]
     assert [dep for dep in stage["deps"] if dep.startswith(("components", "pipelines"))] == [script[0]]
-    assert len(code) == 1 and re.fullmatch(rf"outputs/fingerprints/{name}(/\$\{{item\.\w+\}})?\.json", code[0])
+    assert len(code) == 1
+    assert re.fullmatch(rf"outputs/fingerprints/{name}(/\$\{{item\.\w+\}})?\.json", code[0])
 
 
 @pytest.mark.parametrize("name", sorted(ROOTS))
