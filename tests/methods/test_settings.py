@@ -77,7 +77,7 @@ class TestFaults:
 
 
 class TestPublishedSizes:
-    """Counts need no weights: everything is built on the meta device."""
+    """Parameter counts. They need no weights, so everything is built on the meta device."""
 
     @staticmethod
     def count(name: str, raw: dict[str, Any], model: str, frames: int = 12, words: int = 32) -> int:
