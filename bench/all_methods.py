@@ -51,7 +51,7 @@ def one(root: Path, task: str, method: str, seed: int, done: dict[str, dict[str,
         "trainable_parameters": card.trainable,
         "backbone_share": card.share,
         "artifact_bytes": sum(file.stat().st_size for file in (work / "adapter").iterdir()),
-        "training_seconds": outcome["seconds"],
+        "training_seconds": outcome.result.seconds,
         "training_key": plan.key,
     }
     shutil.rmtree(work)

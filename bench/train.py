@@ -124,7 +124,7 @@ def method_step(model: str, name: str, captions: int, **changes: Any) -> Callabl
         owner=torch.arange(videos).repeat_interleave(captions),
         videos=(videos,),
         captions=(videos * captions,),
-        own=range(1),
+        local=range(1),
         frames=pictures(model, videos),
         mask=torch.ones(videos, FRAMES, dtype=torch.bool),
         tokens=tokens(model, videos * captions),

@@ -26,7 +26,8 @@ import torch
 from components.params import load_params
 from components.training.checkpoint import Checkpoints
 from components.training.job import Job
-from components.training.loop import LOG_EVERY, Log, fit
+from components.training.loop import fit
+from components.training.metrics import LOG_EVERY, Log
 
 ROOT = Path(__file__).resolve().parents[1]
 TASK, METHOD = "shapes-clips", "mv_adapter"

@@ -1,10 +1,10 @@
-"""Which code decides a result, and its hash: the one definition behind DVC's dependencies and the key of a training.
+"""The code that decides a result, and its hash. DVC's dependencies and the key of a training both come from here.
 
-A stage names the modules that do its work (:data:`ROOTS`). The files behind them are found by following imports, from
-the source alone. Two kinds of file are not followed, since they decide nothing themselves: a registry of plug-ins,
-whose entries are counted only where they are used, and what merely watches or carries work (:data:`PASSIVE`).
+A stage names the modules that do its work (:data:`ROOTS`). Their imports are followed through the source; nothing is
+imported. Two kinds of file do not count, because they decide nothing. A registry only names plug-ins, and a plug-in
+counts where it is used. Code that watches or carries work (:data:`PASSIVE`) does not touch results.
 
-Comments, docstrings and blank lines do not count: an edit of the prose reruns nothing.
+Comments, docstrings and blank lines do not count either: an edit of the prose reruns nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PACKAGE = "components"
 # The modules that do the work of each stage. A training of method M also runs the code of M.
 ROOTS: dict[str, tuple[str, ...]] = {
     "demo": ("components.embedded.collections", "components.embedded.annotations"),
-    "pretrain": ("components.embedded.pretraining",),
+    "pretrain": ("components.embedded.pretraining", "components.embedded.vocabulary"),
     "ingest": ("components.ingest.run",),
     "train": ("components.training.job", "components.evaluation.validation"),
     "evaluate": ("components.adapters.file", "components.evaluation.evaluate", "components.evaluation.scorecard"),
@@ -36,10 +36,10 @@ ROOTS: dict[str, tuple[str, ...]] = {
     "report": ("components.report.collect", "components.report.page"),
 }
 
-# Names of plug-ins and nothing else; who uses one adds its module to the roots.
+# These hold names of plug-ins and nothing else. The module of a plug-in that is used is added to the roots.
 REGISTRIES = ("components.methods", "components.benchmarks", "components.ingest.decoders")
 
-# Tell how work is going, or where it is kept; no result depends on them.
+# These report progress, or know where files are kept. No result depends on them.
 PASSIVE = (
     "components.cli",
     "components.cluster",
@@ -57,7 +57,7 @@ PASSIVE = (
 
 @dataclass(frozen=True)
 class Code:
-    """The code behind a result.
+    """The code that decides a result.
 
     Args:
         files: their modules' paths with ``/``, sorted, such as ``components/methods/vop.py``.

@@ -14,7 +14,7 @@ from components import storage
 from components.backbones.spec import BackboneSpec
 from components.config import STRICT
 from components.errors import AdapterError
-from components.records import read_record, read_tree
+from components.records import make_record, read_tree
 
 CARD = "adapter.json"
 WEIGHTS = "adapter.safetensors"
@@ -115,13 +115,13 @@ def read_card(folder: Path) -> AdapterCard:
         AdapterError: adapter.json is missing or damaged, or has another format.
     """
     path = folder / CARD
-    # The format first: the fields of another format would only be reported as faults.
-    found = read_tree(path, error=AdapterError, cure="run the train stage").get("format")
-    if found != FORMAT:
-        raise AdapterError("adapter format is another version", where=path, found=found, expected=FORMAT)
-    return read_record(path, AdapterCard, error=AdapterError)
+    tree = read_tree(path, error=AdapterError, cure="run the train stage")
+    # The format is checked first: each field of another format would be reported as a fault.
+    if tree.get("format") != FORMAT:
+        raise AdapterError("adapter of another format", where=path, found=tree.get("format"), expected=FORMAT)
+    return make_record(tree, AdapterCard, path, error=AdapterError)
 
 
 def write_card(folder: Path, card: AdapterCard) -> None:
-    """Writes adapter.json; the file appears whole or not at all."""
+    """Writes adapter.json. The file appears whole or not at all."""
     storage.write_bytes(folder / CARD, (json.dumps(card.to_dict(), indent=2) + "\n").encode())

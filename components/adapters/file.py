@@ -38,10 +38,10 @@ def save_adapter(
 
     Args:
         folder: Where to write. It is made if absent, and other files in it stay.
-        method: The method; its trainable parameters are saved.
+        method: The method. Its trainable parameters are saved.
         task: The collection that it was trained for.
         provenance: Commit and versions.
-        label: The method's entry in params.yaml; None stands for its registered name.
+        label: The method's entry in params.yaml. None means its registered name.
         extra: What the training adds to the card.
     """
     tensors = {name: p.detach().to("cpu", torch.float32).contiguous() for name, p in method.trainable().items()}
@@ -110,7 +110,7 @@ def _read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
 
 
 def _fill(method: Method, tensors: Mapping[str, Tensor], where: Path) -> None:
-    """Copies ``tensors`` into the trainable parameters of ``method``; names and shapes must be equal."""
+    """Copies ``tensors`` into the trainable parameters of ``method``. Names and shapes must be equal."""
     parameters = method.trainable()
     missing, unexpected = sorted(set(parameters) - set(tensors)), sorted(set(tensors) - set(parameters))
     if missing or unexpected:

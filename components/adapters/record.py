@@ -81,11 +81,11 @@ def read_training(folder: Path, *, error: type[ReelTuneError] = TrainingError) -
         error: The kind of error to raise.
 
     Raises:
-        ReelTuneError: training.json is missing or damaged; of the kind ``error``.
+        ReelTuneError: An error of the kind ``error``. training.json is missing or damaged.
     """
     return read_record(folder / RECORD, TrainingRecord, error=error, cure="run the train stage")
 
 
 def write_training(folder: Path, record: TrainingRecord) -> None:
-    """Writes training.json; the file appears whole or not at all."""
+    """Writes training.json. The file appears whole or not at all."""
     write_record(folder / RECORD, record)

@@ -53,7 +53,7 @@ class Backbone(nn.Module):
         clip: open_clip's ``CLIP`` or ``CustomTextCLIP``. Its modules become part of the backbone.
         model: The name for the spec and for messages.
         tokenizer: The model's tokenizer.
-        preprocess: open_clip's config of a pretrained tag; None uses CLIP's preprocessing.
+        preprocess: open_clip's config of a pretrained tag. None uses CLIP's preprocessing.
 
     Raises:
         BackboneError: The towers are of an unsupported kind.
@@ -168,7 +168,7 @@ def model_config(model: str, root: Path) -> tuple[dict[str, Any], Callable[[], T
     """The open_clip config of a model, and a function that makes its tokenizer.
 
     Raises:
-        BackboneError: There is no such model; the message suggests the nearest spelling.
+        BackboneError: There is no such model. The message suggests the nearest spelling.
     """
     if model == mini.NAME:
         raw = _read_config(mini.CONFIG_PATH)
@@ -229,7 +229,7 @@ def supported(clip: Any, model: str) -> None:
     """Checks that :mod:`components.backbones.towers` computes what these towers compute.
 
     Raises:
-        BackboneError: It does not; the message names the difference.
+        BackboneError: It does not. The message names the difference.
     """
     visual, text = clip.visual, getattr(clip, "text", clip)
     if not isinstance(visual, VisionTransformer):

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 
 def layer_norm(norm: nn.Module, x: Tensor) -> Tensor:
-    """``norm(x)``; on a GPU, a layer norm with a frozen weight is computed by :func:`frozen_layer_norm`.
+    """``norm(x)``. On a GPU, :func:`frozen_layer_norm` computes it where the weight is frozen.
 
     Args:
         norm: open_clip's layer norm, or an identity where the model has none.
@@ -29,7 +29,7 @@ def layer_norm(norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def frozen_layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """A layer norm with a frozen weight, in the type of ``x``; a bias that trains is added afterwards.
+    """A layer norm with a frozen weight, in the type of ``x``. A bias that trains is added afterwards.
 
     *Bias apart.* Where the weight is frozen and the bias trains, the CUDA kernel of PyTorch's backward pass fails above
     65,536 rows (frames times tokens): it sizes a buffer by the weight's gradient, which is not computed, and raises
@@ -43,7 +43,7 @@ def frozen_layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     (VoP 4.1e-2 to 3.6e-2, MV-Adapter 2.1e-2 to 2.5e-2). The text tower's stream is float32 and stays so.
 
     Args:
-        norm: The layer norm; its weight must be frozen.
+        norm: The layer norm. Its weight must be frozen.
         x: ``float[..., D]``.
 
     Returns:
@@ -57,7 +57,7 @@ def frozen_layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
 
 
 def embed_patches(conv: nn.Conv2d, frames: Tensor) -> Tensor:
-    """The patch embedding; on a GPU it is computed by :func:`patch_product`.
+    """The patch embedding. On a GPU, :func:`patch_product` computes it.
 
     A CPU keeps the convolution, because the product has other bits there: up to 2e-6 apart at the embedded model's
     sizes and 8e-6 at ViT-B/32's, for values around 1.
@@ -85,7 +85,7 @@ def patch_product(conv: nn.Conv2d, frames: Tensor) -> Tensor:
 
     Args:
         conv: As in :func:`embed_patches`.
-        frames: ``float[n, 3, S, S]``; pixels beyond the last whole patch are left out, as the convolution does.
+        frames: ``float[n, 3, S, S]``. Pixels after the last whole patch are left out, as the convolution does.
 
     Returns:
         ``float[n, N, D]``, patches row by row.

@@ -164,7 +164,7 @@ def checkpointed(module: nn.Module, on: bool = True) -> Iterator[None]:
 
 
 def activate(act: nn.Module, x: Tensor) -> Tensor:
-    """``act(x)``; open_clip's QuickGELU is computed by :func:`quick_gelu`."""
+    """``act(x)``, where :func:`quick_gelu` computes open_clip's QuickGELU."""
     return quick_gelu(x) if isinstance(act, QuickGELU) else act(x)
 
 
@@ -173,7 +173,7 @@ def pick(x: Tensor, columns: Tensor | None) -> Tensor:
 
     Args:
         x: Sequences of L tokens.
-        columns: ``int64[n]`` or ``int64[n, R]``; None picks the first column.
+        columns: ``int64[n]`` or ``int64[n, R]``. None picks the first column.
     """
     if columns is None:
         return x[:, :1]
@@ -204,7 +204,7 @@ class VisionTower(nn.Module):
         Args:
             frames: ``float[B*T, 3, S, S]``, normalised pixels.
             hooks: The method's hooks.
-            flow: T and the frame mask; None for single images.
+            flow: T and the frame mask. None is for single images.
 
         Returns:
             ``float[B*T, E]``.
@@ -213,7 +213,7 @@ class VisionTower(nn.Module):
         return self.project(self.layers(self.embed(frames, hooks, flow), hooks, flow))
 
     def embed(self, frames: Tensor, hooks: Hooks, flow: Flow) -> Tensor:
-        """The input of the first layer: ``float[B*T, 3, S, S] -> float[B*T, 1+N, D]``; hooks may add tokens."""
+        """The input of the first layer: ``float[B*T, 3, S, S] -> float[B*T, 1+N, D]``. Hooks may add tokens."""
         x = embed_patches(self.conv1, frames)
         x = torch.cat([self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
         x = hooks.before_positions(x, flow) + self.positional_embedding.to(x.dtype)
@@ -244,7 +244,7 @@ class TextTower(nn.Module):
         """Features in the joint space, not normalised.
 
         Args:
-            tokens: ``int64[B, L]``, L at most the context length; the end token has the largest id.
+            tokens: ``int64[B, L]``, L at most the context length. The end token has the largest id.
             hooks: The method's hooks.
 
         Returns:

@@ -89,7 +89,7 @@ def _read_pickle(path: Path) -> Any:
 
 
 def weights_sha256(backbone: nn.Module) -> str:
-    """SHA-256 over the sorted names and the float32 bytes of all weights; it does not depend on the file format.
+    """SHA-256 over the sorted names and the float32 bytes of all weights. It does not depend on the file format.
 
     A backbone on the meta device, which is built to count parameters, has no weights and gets no hash.
     """

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tiny_backbone import FRAMES, TEXTS, WORDS, clips, make_backbone
 from variants import BACKBONE, NAMES, make
 
-from components.adapters.card import AdapterCard, TrainingFacts
+from components.adapters.card import AdapterCard, TrainingFacts, write_card
 from components.adapters.file import load_adapter, read_card, save_adapter
 from components.errors import AdapterError
 from components.methods.base import Method
@@ -61,6 +61,23 @@ def test_card_and_weights_hold_exactly_the_trainable_parameters(name: str, tmp_p
     assert card.extra == TrainingFacts(epoch=3)
     assert (card.label, card.temporal) == (method.name, method.temporal)
     assert sorted(path.name for path in folder.iterdir()) == ["adapter.json", "adapter.safetensors"]
+
+
+def test_a_card_of_release_0_1_is_written_again_with_the_same_bytes(tmp_path: Path) -> None:
+    kept = Path(__file__).parents[1] / "golden" / "release_0_1" / "vop_p"
+    card = read_card(kept)
+    assert (card.label, card.backbone.patches, card.parameters["text_prompts"].dtype) == ("vop_p", 16, "float32")
+    write_card(tmp_path, card)
+    assert (tmp_path / "adapter.json").read_bytes() == (kept / "adapter.json").read_bytes()
+
+
+def test_what_a_later_training_adds_is_ignored(tmp_path: Path) -> None:
+    path = save(tmp_path, trained("vop")) / "adapter.json"
+    card = json.loads(path.read_text())
+    card["extra"] |= {"training": {"select_on": "val", "epochs": 3}, "note": "new"}
+    path.write_text(json.dumps(card))
+    assert read_card(tmp_path).extra == TrainingFacts(epoch=3, training={"select_on": "val", "epochs": 3})
+    assert read_card(tmp_path).extra.selected_on == "val"
 
 
 def test_exact_keys_of_the_adapters(tmp_path: Path) -> None:

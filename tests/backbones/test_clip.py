@@ -19,8 +19,8 @@ from components.backbones.clip import Backbone, create, load_backbone, model_con
 from components.backbones.settings import BackboneSettings
 from components.backbones.spec import BackboneSpec
 from components.backbones.weights import weights_sha256
-from components.config import parse
-from components.errors import BackboneError
+from components.errors import BackboneError, DataError
+from components.records import make_record
 
 ROOT = Path(__file__).parents[2]
 
@@ -129,7 +129,7 @@ class TestPreprocess:
         theirs = open_clip.image_transform(16, is_train=False)(image)
         ours = backbone.preprocess(picture[None])[0]
         assert ours.shape == (3, 16, 16)
-        # One step of 255 is 0.015 after normalisation; the two resizers round differently.
+        # One step of 255 is 0.015 after normalisation, and the two resizers round differently.
         assert apart(ours, theirs) < 0.04
 
     def test_frames_of_the_input_size_are_not_resampled(self) -> None:
@@ -181,13 +181,12 @@ class TestLoad:
 
     def test_spec_round_trip_and_differences(self, saved: Path) -> None:
         spec = self.load(saved, "plain.safetensors").spec
-        assert parse(BackboneSpec, json.loads(json.dumps(spec.to_dict()))) == (spec, [])
+        assert make_record(json.loads(json.dumps(spec.to_dict())), BackboneSpec, "card") == spec
         forced = self.load(saved, "plain.safetensors", quick_gelu=True).spec
         assert forced.quick_gelu
         assert spec.differences(forced) == ["quick_gelu"]
-        made, faults = parse(BackboneSpec, {**spec.to_dict(), "vision_width": "wide"})
-        assert made is None
-        assert [fault.partition(":")[0] for fault in faults] == ["vision_width"]
+        with pytest.raises(DataError, match=r"(?s)card: 1 fault.*vision_width.*'wide'"):
+            make_record({**spec.to_dict(), "vision_width": "wide"}, BackboneSpec, "card")
 
     def test_smaller_images_resize_the_positions(self, saved: Path) -> None:
         raw = {**CONFIG, "vision_cfg": {**CONFIG["vision_cfg"], "image_size": 32, "pos_embed_type": "learnable"}}

@@ -16,14 +16,14 @@ from torch.nn import functional as F
 
 from components.backbones.kernels import embed_patches, frozen_layer_norm, layer_norm, patch_product
 
-# PyTorch's kernel fails above 65,536 rows; MV-Adapter's recipe for ViT-B/16 has 75,648.
+# PyTorch's kernel fails above 65,536 rows. MV-Adapter's recipe for ViT-B/16 has 75,648.
 ROWS = 76_800
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 @pytest.fixture
 def no_tf32() -> Iterator[None]:
-    """Convolutions and products in float32; PyTorch's default for convolutions is TF32."""
+    """Convolutions and products in float32. PyTorch's default for convolutions is TF32."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     yield
@@ -115,7 +115,7 @@ class TestOnAGpu:
         assert y.dtype == dtype
         exact = x.detach().double().requires_grad_()
         reference = F.layer_norm(exact, (width,), norm.weight.double(), norm.bias.double(), norm.eps)
-        # The sum of 76,800 gradients, each with its rounding; bfloat16 keeps 8 bits of the result.
+        # The sum of 76,800 gradients, each with its rounding. bfloat16 keeps 8 bits of the result.
         loose = 2e-2 if dtype == torch.bfloat16 else 1e-5
         assert distance(y, reference) <= loose
         ours = gradients(y, [x, norm.bias])

@@ -109,8 +109,8 @@ def test_trained_from_params(name: str, kept: str, tmp_path: Path) -> None:
     job = Job.of(tmp_path, params, tiny_world.TASK, "mine", 0)
     plan = job.plan()
     outcome = run(job, plan, torch.device("cpu"), None, None)
-    assert outcome["parameters"]["trainable"] == 128
-    assert outcome["steps"] == 6
+    assert outcome.parameters.trainable == 128
+    assert outcome.result.steps == 6
     assert read_card(Path(job.work_folder(plan.key)) / "adapter").method == kept
 
 

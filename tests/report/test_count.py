@@ -90,7 +90,7 @@ class TestVoPsTable:
 
 
 class TestMVAdaptersTables:
-    """Tables 1 and 2 of MV-Adapter, on ViT-B/16; the printed ratios count CLIP's biases as trainable."""
+    """Tables 1 and 2 of MV-Adapter, on ViT-B/16. The printed ratios count CLIP's biases as trainable."""
 
     @pytest.mark.parametrize(
         ("preset", "frames", "words", "with_biases", "printed"),
@@ -156,7 +156,7 @@ class TestPeers:
 
 
 class TestMultiplyAdds:
-    """Billions per video of 12 frames; those of plain CLIP are the "GFLOPs" that TempMe prints (53.0 and 211.3)."""
+    """Billions per video of 12 frames. Those of plain CLIP are the "GFLOPs" that TempMe prints (53.0 and 211.3)."""
 
     @pytest.mark.parametrize(
         ("name", "model", "expected"),
