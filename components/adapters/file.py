@@ -13,16 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from components import storage
-from components.adapters.card import (
-    CARD,
-    FORMAT,
-    WEIGHTS,
-    AdapterCard,
-    ParameterInfo,
-    TrainingFacts,
-    read_card,
-    write_card,
-)
+from components.adapters.card import FORMAT, WEIGHTS, AdapterCard, ParameterInfo, TrainingFacts, read_card, write_card
 from components.backbones.clip import Backbone, parameter_total
 from components.errors import AdapterError
 from components.methods.base import Method
@@ -101,7 +92,7 @@ def load_adapter(folder: Path, backbone: Backbone) -> Method:
             cure="load the backbone that the adapter was trained on",
         )
     tensors = _read_weights(folder / WEIGHTS, card.sha256)
-    method = build(card.method, card.settings, backbone, frames=card.frames, words=card.words, where=str(folder / CARD))
+    method = build(card.method, card.settings, backbone, frames=card.frames, words=card.words, where=str(folder))
     _fill(method, tensors, folder / WEIGHTS)
     return method.eval()
 
