@@ -12,7 +12,7 @@ from components.config import STRICT, Count, Seconds, Share
 
 @dataclass(frozen=True, config=STRICT)
 class TrainingSettings:
-    """What decides the result of a training. A method's learning rate is among the method's settings."""
+    """What decides the result of a training. The learning rate is one of the method's settings."""
 
     epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
@@ -36,7 +36,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class ExecutionSettings:
-    """How a training is carried out. None of these changes its result, so none makes an adapter out of date."""
+    """How a training is carried out. No setting here changes its result, so none makes an adapter out of date."""
 
     checkpoint_steps: Count
     keep_checkpoints: Count
