@@ -8,6 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from components.config import STRICT, Count
+from components.precision import Precision
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -32,6 +33,7 @@ class EvaluationSettings:
 
     batch_size: Count
     device: Literal["auto", "cpu", "cuda"]
+    precision: Precision
     bootstrap: Annotated[int, Field(ge=100)]
     rescoring: tuple[Literal["dual_softmax", "qb_norm"], ...]
     dual_softmax: DualSoftmax

@@ -6,23 +6,23 @@ generator states. :mod:`components.training.state` says what it holds.
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 
 import torch
 
 from components import heartbeat
-from components.errors import TrainingError
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.methods.base import Method
+from components.methods.reader import reader_for
 from components.precision import check_precision, numerics
 from components.processes import rank_and_world
 from components.training.checkpoint import Checkpoints
 from components.training.loader import Batch, Loader, make_loader
 from components.training.metrics import Log, MetricsLog, StepValues
 from components.training.optimiser import build_optimiser, lr_factor
+from components.training.readings import Readings
 from components.training.selection import Validate, Validator, with_split
 from components.training.settings import ExecutionSettings, TrainingSettings
 from components.training.state import TrainingState
@@ -80,8 +80,7 @@ def fit(
     """
     device = next(method.parameters()).device
     check_precision(settings.precision, device, "training.precision")
-    threads = execution.decode_threads or (GPU_THREADS if device.type == "cuda" else 1)
-    reader = FrameReader(store, method.backbone.resize, method.frames, execution.cache_mib, threads)
+    reader = reader_for(method, store, execution.cache_mib, execution.decode_threads)
     if not method.trainable():
         return _measure(method, store, reader, settings, validate, log)
     method.clamp_scale()
@@ -92,7 +91,9 @@ def fit(
     metrics = MetricsLog(method, state, loader.plan, loader.plan.steps_per_epoch * settings.epochs, log)
     validator = Validator(method, store, reader, validate, settings, state, metrics)
     with numerics(settings.precision):
-        return _Loop(method, settings, execution, loader, gradients, state, metrics, validator).run()
+        return _Loop(
+            method, settings, execution, loader, gradients, state, metrics, validator, Readings.on(device)
+        ).run()
 
 
 def _measure(
@@ -124,6 +125,7 @@ class _Loop:
     state: TrainingState
     metrics: MetricsLog
     validator: Validator
+    readings: Readings
 
     @property
     def total(self) -> int:
@@ -142,40 +144,42 @@ class _Loop:
             progress.wait_seconds += time.perf_counter() - started
             values = self._step(batch, device)
             progress.seconds += time.perf_counter() - started
-            self.metrics.add(values)
+            for of_step in values:
+                self.metrics.add(of_step)
             self._after_step()
         batches.close()
         return self._finish()
 
-    def _step(self, batch: Batch, device: torch.device) -> StepValues:
-        """One optimiser step."""
+    def _step(self, batch: Batch, device: torch.device) -> list[StepValues]:
+        """One optimiser step. Returns the values that are known by now, of this step or of earlier ones."""
         step, parameters = self.state.progress.step, self.state.parameters
         factor = lr_factor(step, self.total, self.settings.warmup_share)
         for group in self.state.optimiser.param_groups:
             group["lr"] = group["peak_lr"] * factor
-        loss = float(self.gradients.backward(batch.to(device), step))
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters.values(), self.settings.max_grad_norm))
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise TrainingError(
-                f"loss {loss} and gradient norm {norm} at step {step + 1}",
-                where=f"videos {', '.join(batch.ids)}",
-                expected="finite numbers",
-                cure="lower the method's lr, or look at these videos",
-            )
+        loss = self.gradients.backward(batch.to(device), step)
+        norm = torch.nn.utils.clip_grad_norm_(parameters.values(), self.settings.max_grad_norm)
+        values = self.readings.add(step + 1, batch.ids, batch.real_frames, loss, norm)
         self.state.optimiser.step()
         self.method.clamp_scale()
         self.state.progress.step += 1
-        return StepValues(loss, norm, batch.real_frames)
+        if self.metrics.is_logged(step + 1) or self._saves(step + 1):
+            values += self.readings.rest()
+        return values
+
+    def _validates(self, step: int) -> bool:
+        epoch, within = divmod(step, self.loader.plan.steps_per_epoch)
+        return within == 0 and (step == self.total or epoch % self.settings.validation_every == 0)
+
+    def _saves(self, step: int) -> bool:
+        return self._validates(step) or step % self.execution.checkpoint_steps == 0
 
     def _after_step(self) -> None:
         """Validates at the end of an epoch and saves when a checkpoint is due. No validation is ever repeated."""
         step = self.state.progress.step
-        epoch, within = divmod(step, self.loader.plan.steps_per_epoch)
-        validated = within == 0 and (step == self.total or epoch % self.settings.validation_every == 0)
-        if validated:
+        if self._validates(step):
             heartbeat.mark(f"the validation after step {step}")
-            self.validator.run(epoch)
-        if validated or step % self.execution.checkpoint_steps == 0:
+            self.validator.run(step // self.loader.plan.steps_per_epoch)
+        if self._saves(step):
             heartbeat.mark(f"the checkpoint after step {step}")
             self.state.save()
 

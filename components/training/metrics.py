@@ -30,11 +30,13 @@ class StepValues:
     """What one step measured.
 
     Attributes:
+        step: The step, from 1.
         loss: The loss of the global batch.
         gradient_norm: The global norm before clipping.
         frames: The real frames, without padding, that this process encoded.
     """
 
+    step: int
     loss: float
     gradient_norm: float
     frames: int
@@ -71,16 +73,20 @@ class MetricsLog:
         self._window_start = (progress.seconds, progress.wait_seconds)
 
     def add(self, values: StepValues) -> None:
-        """Adds the step just finished, and logs the window if it is full."""
+        """Adds a step, and logs the window if it is full. Such a step is the one just finished."""
         progress = self.state.progress
         progress.loss_sum += values.loss
         progress.loss_count += 1
         self._window.append(values)
-        if self.rank == 0 and (left := self.time_left.after(progress.step, self.total)):
-            logger.info("step %d/%d  loss %.4f  %s left", progress.step, self.total, values.loss, left)
-        if progress.step % LOG_EVERY == 0 or progress.step == self.total:
+        if self.rank == 0 and (left := self.time_left.after(values.step, self.total)):
+            logger.info("step %d/%d  loss %.4f  %s left", values.step, self.total, values.loss, left)
+        if self.is_logged(values.step):
             self.record(self._window_metrics())
             self._window, self._window_start = [], (progress.seconds, progress.wait_seconds)
+
+    def is_logged(self, step: int) -> bool:
+        """Whether the values up to this step are logged after it."""
+        return step % LOG_EVERY == 0 or step == self.total
 
     def record(self, metrics: dict[str, float]) -> None:
         """Logs metrics under the step just finished."""
