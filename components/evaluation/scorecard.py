@@ -24,6 +24,7 @@ from components.evaluation.metrics import summary, ties
 from components.evaluation.ranks import Ranks, text_to_video, video_to_text
 from components.frames.store import write_table
 from components.manifest import Manifest
+from components.records import read_tree
 
 RANKS_SCHEMA = pa.schema(
     [
@@ -121,16 +122,7 @@ def read_scorecard(folder: Path, split: str) -> dict[str, Any]:
     Raises:
         EvaluationError: absent or damaged.
     """
-    path = folder / f"{split}.json"
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise EvaluationError("no scorecard", where=path, found=error.strerror, cure="run the evaluate stage") from None
-    except ValueError as error:
-        raise EvaluationError(f"not JSON: {error}", where=path, cure="run the evaluate stage again") from None
-    if not isinstance(card, dict):
-        raise EvaluationError("not a scorecard", where=path, found=type(card).__name__, expected="a JSON object")
-    return card
+    return read_tree(folder / f"{split}.json", error=EvaluationError, cure="run the evaluate stage")
 
 
 def read_ranks(folder: Path, split: str) -> pa.Table:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,10 @@ from statistics import mean, stdev
 from typing import Any
 
 from components.errors import DataError
+from components.evaluation.card import ScorecardHead
 from components.evaluation.card_text import warnings_of
 from components.layout import Layout
+from components.records import make_record, read_tree
 
 DIRECTIONS = ("t2v", "v2t")
 FIGURES = ("R@1", "R@5", "R@10", "MdR", "MnR")
@@ -41,22 +42,24 @@ def read_records(root: Path, combinations: Iterable[tuple[str, str, int]]) -> tu
             missing.append(name)
             continue
         records.append(
-            _record(read_json(card), read_json(adapter / "adapter.json"), read_json(adapter / "training.json"), adapter)
+            _record(card, read_tree(adapter / "adapter.json"), read_tree(adapter / "training.json"), adapter)
         )
     if not records:
         raise DataError("no scorecards", where=layout.all_scorecards, cure="train and evaluate first: dvc repro")
     return records, missing
 
 
-def _record(card: Record, adapter: Record, training: Record, folder: Path) -> Record:
+def _record(scorecard: Path, adapter: Record, training: Record, folder: Path) -> Record:
+    card = read_tree(scorecard)
+    head = make_record(card, ScorecardHead, scorecard)
     where = folder / "adapter.json"
     try:
         return {
-            "task": card["task"],
-            "method": card["method"],
-            "seed": card["seed"],
-            "metrics": card["metrics"],
-            "rescored": card.get("rescored", {}),
+            "task": head.task,
+            "method": head.method,
+            "seed": head.seed,
+            "metrics": head.metrics,
+            "rescored": head.rescored,
             "warnings": warnings_of(card),
             "trainable_parameters": adapter["trainable"],
             "backbone_share": adapter["share"],
@@ -65,21 +68,6 @@ def _record(card: Record, adapter: Record, training: Record, folder: Path) -> Re
         }
     except KeyError as error:
         raise DataError("field is missing", where=where, found=str(error), cure="train and evaluate again") from None
-
-
-def read_json(path: Path) -> Record:
-    """A JSON object from a file.
-
-    Raises:
-        DataError: missing or damaged.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError("cannot be read", where=path, found=error.strerror) from None
-    except ValueError as error:
-        raise DataError(f"not JSON: {error}", where=path) from None
-    return dict(content)
 
 
 @dataclass(frozen=True)
