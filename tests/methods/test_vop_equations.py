@@ -1,6 +1,6 @@
-"""VoP's variants against the paper's equations, written out one video and one layer at a time with open_clip's blocks.
+"""VoP's variants against the paper's equations, computed video by video and layer by layer with open_clip's blocks.
 
-There is no public code for them, so this slow second implementation is what the fast one is held to.
+The variants have no public code. This slow second implementation is the reference for the fast one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def embed(frames: Tensor) -> Tensor:
 
 
 def block(i: int, x: Tensor) -> Tensor:
-    """Layer i of open_clip's own vision tower."""
+    """Layer i of open_clip's vision tower."""
     done: Tensor = BACKBONE.vision.layers.blocks[i](x)
     return done
 
@@ -75,7 +75,7 @@ def video_features(vop: VoP, frames: Tensor) -> Tensor:
         prompts = x[0, 1:1]
         if i in vop.joint_layers and vop.joint_prompts is not None:
             prompts = vop.joint_prompts[vop.joint_layers.index(i)]
-        # [C, P, E_1 .. E_T] as the paper writes it.
+        # [C, P, E_1 .. E_T], as in the paper.
         out = block(i, torch.cat([x[:, 0], prompts, x[:, 1:].flatten(0, 1)]).unsqueeze(0)).squeeze(0)
         patches = out[length + len(prompts) :].unflatten(0, (length, -1))
         x = torch.cat([out[:length, None], patches], dim=1)

@@ -1,4 +1,4 @@
-"""What trains, by name, against the released configurations and the readings of VoP's baseline rows (case 8)."""
+"""Names of trainable parameters: the released configurations, and how VoP's baseline rows can be read (case 8)."""
 
 from __future__ import annotations
 

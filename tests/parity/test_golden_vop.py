@@ -1,4 +1,4 @@
-"""VoP's released layout against the authors' inference code, and the paper's layout against the released one."""
+"""VoP's released layout against the authors' inference code, and the paper's layout against the released layout."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_released_layout_outputs_loss_and_gradients(name: str) -> None:
 
 
 def test_paper_layout_is_the_prefix_form_but_for_positions() -> None:
-    # With a zero position embedding in the text tower the two layouts are one function.
+    # If the text tower's position embedding is zero, the two layouts are one function.
     case = arrays("case07b_vop_prefix_only")
     theirs = released(case, 0)
     settings = {"lr": 1e-2, "video_prompts": 3, "text_prompts": 4}
@@ -71,7 +71,7 @@ def test_paper_layout_is_the_prefix_form_but_for_positions() -> None:
 
 
 def test_suffix_prompts_do_not_reach_a_short_text() -> None:
-    # As released: the read-out column of a short text stands before the suffix, so those prompts are invisible to it.
+    # As released: the read-out column of a short text comes before the suffix, so it does not see those prompts.
     case = arrays("case07a_vop_prefix_suffix")
     method = released(case, 2)
     before = method.backbone.text(case["in.text"], method.text_hooks())

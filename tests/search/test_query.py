@@ -136,7 +136,7 @@ def test_kept_words_are_the_first_beginning_with_the_same_tokens(world: Path, te
 
 def test_the_words_of_a_long_text_are_counted_in_linear_time(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     searcher = Searcher.open(world, TASK)
-    backbone, sizes = searcher.method.backbone, []
+    backbone, sizes = searcher.method.backbone, list[int]()
     tokenize = backbone.tokenize
 
     def counted(texts: list[str], words: int) -> torch.Tensor:
