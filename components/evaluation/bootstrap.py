@@ -1,8 +1,8 @@
 """Bootstrap of retrieval metrics: how far they could move if other videos had been collected.
 
 The intervals are percentile intervals (Efron and Tibshirani, 1993, chapter 13). *Videos* are drawn with replacement,
-each with all its captions. The ranks of one video's captions depend on each other, so drawing single captions would make
-the intervals too narrow. The ranks themselves are kept, since the gallery is not drawn again.
+each with all its captions. The ranks of one video's captions depend on each other, so drawing single captions would
+make the intervals too narrow. The ranks themselves are kept, since the gallery is not drawn again.
 """
 
 from __future__ import annotations
