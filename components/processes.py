@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from components.errors import ConfigError
+
+T = TypeVar("T")
 
 
 def pick_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -55,7 +58,7 @@ def gather(rows: Tensor, counts: Sequence[int]) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
-def share_out(rows: int, chunk: int, encode: Callable[[slice], Tensor]) -> Tensor:
+def share_out(rows: int, chunk: int, encode: Callable[[T], Tensor], fetch: Callable[[slice], T]) -> Tensor:
     """Encodes rows in chunks that are divided among the processes. Every process gets all encoded rows.
 
     The chunks do not depend on the number of processes, so a row is always encoded together with the same rows.
@@ -63,19 +66,33 @@ def share_out(rows: int, chunk: int, encode: Callable[[slice], Tensor]) -> Tenso
     Args:
         rows: ``N``, at least 1.
         chunk: Rows per call of ``encode``.
-        encode: Maps a slice of rows to float[len(slice), D], without gradients.
+        encode: Maps what ``fetch`` returned to float[len(slice), D], without gradients.
+        fetch: Maps a slice of rows to the input of ``encode``. It runs one chunk ahead, in a thread.
 
     Returns:
-        float32[N, D] on the CPU.
+        ``float32[N, D]`` on the CPU.
     """
     rank, world = rank_and_world()
     pieces = [slice(start, min(start + chunk, rows)) for start in range(0, rows, chunk)]
     parts = [range(r, len(pieces), world) for r in range(world)]
     # A process without a chunk still has to know the width and the device.
-    done = [encode(pieces[index]).float() for index in parts[rank] or [0]]
+    done = [encode(found).float() for found in ahead(fetch, [pieces[index] for index in parts[rank] or [0]])]
     block = done[0].new_zeros(len(parts[rank]), chunk, done[0].shape[1])
     for row, index in enumerate(parts[rank]):
         block[row, : pieces[index].stop - pieces[index].start] = done[row]
     gathered = gather(block, [len(part) for part in parts])
     place = torch.tensor([index for part in parts for index in part], device=gathered.device)
     return torch.empty_like(gathered).index_copy_(0, place, gathered).flatten(0, 1)[:rows].cpu()
+
+
+def ahead(fetch: Callable[[slice], T], pieces: Sequence[slice]) -> Iterator[T]:
+    """``fetch`` of every piece in order, the next one made in a thread while this one is used."""
+    threads = torch.get_num_threads()
+    # A new thread does not inherit the number that was set for this one.
+    with ThreadPoolExecutor(1, "ahead", torch.set_num_threads, (threads,)) as pool:
+        following = pool.submit(fetch, pieces[0])
+        for piece in pieces[1:]:
+            found = following.result()
+            following = pool.submit(fetch, piece)
+            yield found
+        yield following.result()

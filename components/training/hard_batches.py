@@ -37,13 +37,12 @@ def caption_embeddings(method: Method, videos: list[Video]) -> NDArray[np.float3
     plain = build("zero_shot", {}, method.backbone, frames=method.frames, words=method.words)
     device = next(method.backbone.parameters()).device
 
-    def encode(rows: slice) -> Tensor:
-        part = videos[rows]
+    def encode(part: list[Video]) -> Tensor:
         texts = [caption for video in part for caption in video.captions[:CAPTIONS]]
         owner = [index for index, video in enumerate(part) for _ in video.captions[:CAPTIONS]]
         encoded = plain.encode_text(method.backbone.tokenize(texts, method.words).to(device)).float()
         sums = encoded.new_zeros(len(part), encoded.shape[1])
         return F.normalize(sums.index_add_(0, torch.tensor(owner, device=device), encoded), dim=1)
 
-    vectors: NDArray[np.float32] = share_out(len(videos), CHUNK, encode).numpy()
+    vectors: NDArray[np.float32] = share_out(len(videos), CHUNK, encode, lambda rows: videos[rows]).numpy()
     return vectors

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from components.errors import TrainingError
 from components.frames.reader import FrameReader
+from components.frames.staging import Staging
 from components.frames.store import FrameStore
 from components.manifest import Video
 from components.methods.base import Method
@@ -25,6 +26,8 @@ from components.training.settings import TrainingSettings
 
 # Batches made ahead of the training step.
 AHEAD = 2
+# Host buffers for them: those made ahead, the one in use, and the one being filled.
+BUFFERS = AHEAD + 2
 
 # Separates the draws of crops from those of batches, which have the same seed and epoch.
 AUGMENTATION = 1
@@ -67,6 +70,7 @@ class Batch:
         frames: uint8[b, T, 3, S, S], this process's micro-batches one after the other.
         mask: bool[b, T], true where a frame is real.
         tokens: int64[c, L].
+        real_frames: frames of this process that are not padding.
     """
 
     ids: tuple[str, ...]
@@ -77,11 +81,24 @@ class Batch:
     frames: Tensor
     mask: Tensor
     tokens: Tensor
+    real_frames: int = 0
 
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on ``device``."""
-        names = ("owner", "frames", "mask", "tokens")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+    def to(self, device: torch.device, staging: Staging | None = None) -> Batch:
+        """The same batch on ``device``, copied on the current stream.
+
+        Args:
+            device: Where the towers run.
+            staging: Where ``frames`` was taken from, if it was.
+        """
+        names = ("owner", "mask", "tokens")
+        small = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        frames = staging.upload(self.frames, device) if staging else self.frames.to(device, non_blocking=True)
+        return replace(self, frames=frames, **small)
+
+    def used_by(self, stream: torch.cuda.Stream) -> None:
+        """Keeps the memory of the tensors until ``stream`` has read them, where another stream copied them."""
+        for tensor in (self.owner, self.frames, self.mask, self.tokens):
+            tensor.record_stream(stream)
 
     def micro_batches(self) -> list[MicroBatch]:
         """This process's micro-batches, without empty ones."""
@@ -110,6 +127,7 @@ class Loader:
         micro_batches: ``V``, see :class:`Batch`.
         augment: Maps the stored frames and a generator to uint8[t, 3, S, S]. None leaves frames as the reader gives
             them.
+        device: Where batches are copied to, ahead of the step. None leaves them in host memory.
 
     Raises:
         TrainingError: ``world`` does not divide ``micro_batches``.
@@ -125,6 +143,7 @@ class Loader:
         world: int,
         micro_batches: int = 1,
         augment: Augment | None = None,
+        device: torch.device | None = None,
     ) -> None:
         check_workers(world, micro_batches)
         self.plan = plan
@@ -134,6 +153,10 @@ class Loader:
         self.micro_batches = micro_batches
         self.local = range(rank * micro_batches // world, (rank + 1) * micro_batches // world)
         self.augment = augment
+        self.device = device
+        # Copies go ahead of the step, next to its kernels.
+        self._stream = torch.cuda.Stream(device) if device is not None and device.type == "cuda" else None
+        self._staging = Staging(BUFFERS) if self._stream is not None else None
         self._current: tuple[int, Epoch] | None = None
 
     def batches(self, start: int, stop: int) -> Generator[Batch, None, None]:
@@ -144,15 +167,31 @@ class Loader:
         threads = torch.get_num_threads()
         # A new thread does not inherit this thread's setting.
         with ThreadPoolExecutor(1, "loader", torch.set_num_threads, (threads,)) as pool:
-            ahead: deque[Future[Batch]] = deque()
+            ahead: deque[Future[tuple[Batch, torch.cuda.Event | None]]] = deque()
             try:
                 for step in range(start, stop):
                     while len(ahead) <= AHEAD and step + len(ahead) < stop:
-                        ahead.append(pool.submit(self._make, step + len(ahead)))
-                    yield ahead.popleft().result()
+                        ahead.append(pool.submit(self._upload, step + len(ahead)))
+                    batch, copied = ahead.popleft().result()
+                    if copied is not None:
+                        stream = torch.cuda.current_stream(self.device)
+                        stream.wait_event(copied)
+                        batch.used_by(stream)
+                    yield batch
             finally:
                 for future in ahead:
                     future.cancel()
+
+    def _upload(self, step: int) -> tuple[Batch, torch.cuda.Event | None]:
+        """The batch of a step on the device, and the event after which it is there."""
+        batch = self._make(step)
+        if self._stream is None or self.device is None:
+            return batch, None
+        with torch.cuda.stream(self._stream):
+            batch = batch.to(self.device, self._staging)
+            copied = torch.cuda.Event()
+            copied.record(self._stream)
+        return batch, copied
 
     def _make(self, step: int) -> Batch:
         number, index = divmod(step, self.plan.steps_per_epoch)
@@ -173,20 +212,21 @@ class Loader:
             frames=frames,
             mask=mask,
             tokens=self.tokenize(texts),
+            real_frames=int(mask.sum()),
         )
 
     def _frames(self, epoch: int, rows: Ints) -> tuple[Tensor, Tensor]:
         ids = [self.videos[row].video_id for row in rows]
         augment, seed = self.augment, self.plan.seed
         if augment is None:
-            return self.reader.batch(ids)
+            return self.reader.batch(ids, staging=self._staging)
         # One draw per video and epoch, whatever batch, process or attempt the video is in.
         draws = dict(zip(ids, rows.tolist(), strict=True))
 
         def view(name: str, clip: Tensor) -> Tensor:
             return augment(clip, np.random.default_rng([seed, epoch, draws[name], AUGMENTATION]))
 
-        return self.reader.batch(ids, view)
+        return self.reader.batch(ids, view, self._staging)
 
     def _epoch(self, number: int) -> Epoch:
         if self._current is None or self._current[0] != number:
@@ -248,4 +288,5 @@ def make_loader(
         world=world,
         micro_batches=settings.micro_batches,
         augment=crops if settings.augmentation == "crop_flip" else None,
+        device=next(method.parameters()).device,
     )

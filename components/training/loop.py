@@ -17,6 +17,7 @@ from components.errors import TrainingError
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.methods.base import Method
+from components.precision import check_precision, numerics
 from components.processes import rank_and_world
 from components.training.checkpoint import Checkpoints
 from components.training.loader import Batch, Loader, make_loader
@@ -77,7 +78,10 @@ def fit(
     Raises:
         TrainingError: There are no training videos, or a loss or gradient is NaN or Inf.
     """
-    reader = FrameReader(store, method.backbone.resize, method.frames, execution.cache_mib)
+    device = next(method.parameters()).device
+    check_precision(settings.precision, device, "training.precision")
+    threads = execution.decode_threads or (GPU_THREADS if device.type == "cuda" else 1)
+    reader = FrameReader(store, method.backbone.resize, method.frames, execution.cache_mib, threads)
     if not method.trainable():
         return _measure(method, store, reader, settings, validate, log)
     method.clamp_scale()
@@ -87,7 +91,8 @@ def fit(
     state = TrainingState(method.trainable(), optimiser, checkpoints)
     metrics = MetricsLog(method, state, loader.plan, loader.plan.steps_per_epoch * settings.epochs, log)
     validator = Validator(method, store, reader, validate, settings, state, metrics)
-    return _Loop(method, settings, execution, loader, gradients, state, metrics, validator).run()
+    with numerics(settings.precision):
+        return _Loop(method, settings, execution, loader, gradients, state, metrics, validator).run()
 
 
 def _measure(
@@ -160,7 +165,7 @@ class _Loop:
         self.state.optimiser.step()
         self.method.clamp_scale()
         self.state.progress.step += 1
-        return StepValues(loss, norm, int(batch.mask.sum()))
+        return StepValues(loss, norm, batch.real_frames)
 
     def _after_step(self) -> None:
         """Validates at the end of an epoch and saves when a checkpoint is due. No validation is ever repeated."""

@@ -43,7 +43,9 @@ def build_optimiser(
         {"params": members, "lr": lr, "peak_lr": lr, "weight_decay": weight_decay if decayed else 0.0}
         for (lr, decayed), members in sorted(groups.items(), key=lambda item: item[0], reverse=True)
     ]
-    return torch.optim.AdamW(chosen, betas=BETAS, eps=EPSILON)
+    # One kernel for all parameters instead of several for each: 450 small tensors cost more to launch than to compute.
+    fused = all(parameter.is_cuda for parameter in parameters.values())
+    return torch.optim.AdamW(chosen, betas=BETAS, eps=EPSILON, fused=fused)
 
 
 def lr_factor(step: int, total: int, warmup_share: float) -> float:

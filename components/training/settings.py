@@ -31,7 +31,7 @@ class TrainingSettings:
     grad_cache: bool
     checkpoint_activations: bool
     cache_frozen: bool
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["float32", "tf32", "bfloat16"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -43,5 +43,6 @@ class ExecutionSettings:
     storage: str
     workers: Count
     cache_mib: Annotated[int, Field(ge=0)]
+    decode_threads: Annotated[int, Field(ge=0)]
     timeout_seconds: Seconds
     max_failures: Annotated[int, Field(ge=0)]

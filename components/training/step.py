@@ -18,6 +18,7 @@ from torch import Tensor
 
 from components.backbones.towers import checkpointed
 from components.methods.base import Method
+from components.precision import autocast
 from components.processes import gather
 from components.training.frozen import FrozenLayers
 from components.training.gradients import Gradients, TreeSum, sum_over_processes, take_gradients
@@ -75,8 +76,10 @@ class StepGradients:
     def _encode(self, part: MicroBatch, step: int) -> Pair:
         """Both embeddings of a micro-batch. Dropout draws the same each time."""
         torch.manual_seed(_dropout_seed(self.seed, step, part.number))
-        autocast = torch.autocast(part.frames.device.type, torch.bfloat16, self.settings.precision == "bfloat16")
-        with autocast, checkpointed(self.method.backbone, self.settings.checkpoint_activations):
+        with (
+            autocast(self.settings.precision, part.frames.device),
+            checkpointed(self.method.backbone, self.settings.checkpoint_activations),
+        ):
             frames = self.method.backbone.normalize(part.frames)
             if self.frozen is None:
                 video, text = self.method(frames, part.mask, part.tokens)

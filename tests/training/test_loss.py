@@ -58,7 +58,12 @@ def test_one_caption_each_is_info_nce() -> None:
 
 def encode_numbers(rows: int, chunk: int) -> Tensor:
     """Acts as an encoder: row i becomes (i, -i)."""
-    return share_out(rows, chunk, lambda part: torch.arange(part.start, part.stop)[:, None] * torch.tensor([1.0, -1.0]))
+    return share_out(
+        rows,
+        chunk,
+        lambda found: found,
+        lambda part: torch.arange(part.start, part.stop)[:, None] * torch.tensor([1.0, -1.0]),
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 10])
