@@ -15,7 +15,7 @@ from components.processes import pick_device
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The stage's own arguments."""
+    """The arguments of this stage."""
     parser.add_argument("--task", required=True, help="key of the task in params.yaml")
     parser.add_argument("--method", required=True, help="key of the method in params.yaml")
     parser.add_argument("--seed", type=int, default=0, help="seed of the training")

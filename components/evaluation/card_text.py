@@ -1,4 +1,4 @@
-"""A scorecard as text: figures with their intervals, then everything they depend on."""
+"""A scorecard as text: the metrics with their intervals, then everything that they depend on."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ SELECTED_ON_TEST = (
 
 
 def warnings_of(card: Mapping[str, Any]) -> list[str]:
-    """What a reader of the figures must know before the figures; empty as a rule."""
-    # Epoch 0: nothing was trained, so nothing was chosen.
+    """What a reader must know before the metrics. Most cards have no warnings."""
+    # In epoch 0 nothing was trained, so nothing was chosen.
     on_test = card.get("selected_on") == "test" and card.get("epoch") != 0
     return [SELECTED_ON_TEST] if on_test and card["split"] == card["protocol"]["test_split"] else []
 
 
 def describe(card: Mapping[str, Any]) -> str:
-    """A page of text for one card; what a card lacks is left out."""
+    """A page of text for one card. Fields that the card lacks are left out."""
     head = f"{card.get('task', '?')}, split {card['split']}: {card.get('method', '?')}, seed {card.get('seed', '?')}"
     lines = [head, "=" * len(head), ""]
     for warning in warnings_of(card):
         lines += [f"WARNING: {warning}.", ""]
     for part, both in card["metrics"].items():
         title = "all queries" if part == WHOLE else f"queries of the part {part!r}, against the whole gallery"
-        lines += [*_figures(title, both, card["intervals"][part]), ""]
+        lines += [*_metrics(title, both, card["intervals"][part]), ""]
     for name, block in card.get("rescored", {}).items():
         title = f"RE-SCORED by {name}, which uses {block['uses']}; not comparable with the figures above"
         lines += [
-            *_figures(title, {key: block[key] for key in DIRECTIONS}, None),
+            *_metrics(title, {key: block[key] for key in DIRECTIONS}, None),
             f"  settings: {_pairs(block['settings'])}",
             "",
         ]
@@ -42,7 +42,7 @@ def describe(card: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _figures(title: str, both: Mapping[str, Any], intervals: Mapping[str, Any] | None) -> list[str]:
+def _metrics(title: str, both: Mapping[str, Any], intervals: Mapping[str, Any] | None) -> list[str]:
     names = list(next(iter(both.values())))
     cells = [["", *names]]
     for direction, text in DIRECTIONS.items():
@@ -76,7 +76,7 @@ def _facts(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _adapter_facts(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What was evaluated and on which frames."""
+    """Describes the adapter and the frames."""
     if "settings" in card:
         yield "method", f"{card['method']}: {_pairs(card['settings'])}"
     if "trainable" in card.get("parameters", {}):

@@ -1,8 +1,8 @@
 """Two adapters on the same queries: is the difference more than the choice of videos?
 
-A paired bootstrap (Efron and Tibshirani, 1993; Koehn, EMNLP 2004): both adapters' figures are taken on the same draws
-of videos, and the interval and the p-value are those of their difference. Seeds of a training are another source of
-chance, which one scorecard per method does not show.
+A paired bootstrap (Efron and Tibshirani, 1993; Koehn, EMNLP 2004) measures both adapters on the same draws of videos.
+The interval and the p-value are those of the difference. The seed of a training is another source of chance, which one
+scorecard per method does not show.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from components.evaluation.metrics import DECIMALS, summary
 from components.evaluation.scorecard import read_ranks, read_scorecard
 from components.layout import Layout
 
-# What must be equal in both cards, in the order in which a difference is named.
+# The fields that must be equal in both cards, in the order in which differences are looked for.
 CARD_KEYS = ("split", "protocol", "rank_rule", "gallery", "queries", "failed_videos")
-# What must be equal row by row.
+# The columns that must be equal row by row.
 ROW_KEYS = {"direction": "directions", "video_id": "videos", "caption": "captions", "decoded": "decoded videos"}
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One figure of both adapters.
+    """One metric of both adapters.
 
     Attributes:
-        direction: t2v or v2t.
-        figure: R@1 and so on.
-        a, b: of either adapter.
+        direction: ``t2v`` or ``v2t``.
+        metric: ``R@1`` and so on.
+        a, b: The metric of each adapter.
         difference: b - a.
-        low, high: 95 % interval of the difference.
-        p: two-sided, of no difference.
+        low, high: The 95 % interval of the difference.
+        p: The two-sided p-value for no difference.
     """
 
     direction: str
-    figure: str
+    metric: str
     a: float
     b: float
     difference: float
@@ -55,7 +55,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Change:
-    """One query whose rank changed; ``caption`` is None where the query is the video."""
+    """One query with two different ranks. ``caption`` is None where the query is the video."""
 
     direction: str
     video_id: str
@@ -66,17 +66,17 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The outcome.
+    """The result of a comparison.
 
     Attributes:
-        names: of both adapters.
-        split: which videos.
-        queries: per direction.
-        gallery: videos ranked.
-        resamples: of the videos.
-        differences: per direction and figure.
-        changes: the queries that changed most.
-        warnings: of either card.
+        names: The names of both adapters.
+        split: The videos that were ranked.
+        queries: The number of queries per direction.
+        gallery: The number of ranked videos.
+        resamples: The number of bootstrap resamples.
+        differences: One per direction and metric.
+        changes: The queries that changed most.
+        warnings: The warnings of both cards.
     """
 
     names: tuple[str, str]
@@ -90,10 +90,10 @@ class Comparison:
 
 
 def scorecard_folder(root: Path, name: str) -> Path:
-    """The folder that ``name`` means: a path, or ``task/method-seed``.
+    """The folder that ``name`` stands for: a path, or ``task/method-seed``.
 
     Raises:
-        EvaluationError: neither is a folder.
+        EvaluationError: There is no such folder.
     """
     places = [root / name, Layout(root).all_scorecards / name]
     for place in places:
@@ -111,14 +111,14 @@ def compare(a: Path, b: Path, split: str, resamples: int, most: int = 10) -> Com
     """Compares the scorecards of two folders.
 
     Args:
-        a, b: folders written by the evaluate stage.
-        split: test or val.
-        resamples: of the videos.
-        most: how many changed queries are listed.
+        a, b: Folders that the evaluate stage wrote.
+        split: ``test`` or ``val``.
+        resamples: The number of bootstrap resamples.
+        most: The number of changed queries to list.
 
     Raises:
-        EvaluationError: a file is missing or damaged, or the two were not made from the same queries, gallery and
-            protocol; the message names the first difference.
+        EvaluationError: A file is missing or damaged, or the two scorecards have different queries, galleries or
+            protocols. The message names the first difference.
     """
     cards = read_scorecard(a, split), read_scorecard(b, split)
     tables = read_ranks(a, split), read_ranks(b, split)
@@ -149,37 +149,38 @@ def compare(a: Path, b: Path, split: str, resamples: int, most: int = 10) -> Com
 def compare_ranks(
     a: NDArray[np.float64], b: NDArray[np.float64], video: NDArray[np.int64], direction: str, resamples: int
 ) -> list[Difference]:
-    """Differences of every figure on the same queries.
+    """The difference in every metric on the same queries.
 
     Args:
         a, b: float64[Q], ranks of the same queries.
-        video: int64[Q], which video each query belongs to.
-        direction: for the result.
-        resamples: of the videos.
+        video: int64[Q], the video that each query belongs to.
+        direction: The direction to name in the result.
+        resamples: The number of bootstrap resamples.
     """
     drawn = bootstrap.resampled(b, video, resamples) - bootstrap.resampled(a, video, resamples)
     low, high = bootstrap.bounds(drawn)
-    figures = summary(a), summary(b)
+    metrics = summary(a), summary(b)
     return [
         Difference(
             direction,
-            figure,
-            figures[0][figure],
-            figures[1][figure],
-            round(figures[1][figure] - figures[0][figure], DECIMALS),
+            metric,
+            metrics[0][metric],
+            metrics[1][metric],
+            round(metrics[1][metric] - metrics[0][metric], DECIMALS),
             round(float(low[column]), DECIMALS),
             round(float(high[column]), DECIMALS),
             p_value(drawn[:, column]),
         )
-        for column, figure in enumerate(bootstrap.FIGURES)
+        for column, metric in enumerate(bootstrap.METRICS)
     ]
 
 
 def p_value(differences: NDArray[np.float64]) -> float:
-    """Two-sided p of no difference: twice the smaller share of resamples on either side of zero, zero itself on both.
+    """The two-sided p-value for no difference.
 
-    One is added to count and total (Davison and Hinkley, 1997, 4.2.1): p is never 0, and its least value says how many
-    resamples there were.
+    It is twice the smaller fraction of resamples on either side of zero, where zero itself counts on both sides. One is
+    added to count and total (Davison and Hinkley, 1997, 4.2.1), so p is never 0, and its least value depends on the
+    number of resamples.
     """
     total = len(differences)
     fewer = min(np.sum(differences <= 0), np.sum(differences >= 0))
@@ -192,10 +193,10 @@ def require_same(
     paths: tuple[Path, Path],
     split: str,
 ) -> None:
-    """Refuses two scorecards whose queries, gallery or protocol differ.
+    """Refuses two scorecards with different queries, galleries or protocols.
 
     Raises:
-        EvaluationError: names the first difference and both values.
+        EvaluationError: The scorecards differ. The message names the first difference and both values.
     """
     for key in CARD_KEYS:
         one, other = (card.get(key) for card in cards)
@@ -224,7 +225,7 @@ def _require_equal(what: str, a: object, b: object, paths: tuple[Path, Path], sp
 
 
 def _changes(tables: Sequence[pa.Table], most: int) -> list[Change]:
-    """The queries whose rank changed most, up or down; the order does not depend on which is first."""
+    """The queries with the largest changes of rank, up or down. The order does not depend on which adapter is A."""
     first, second = tables[0]["rank"], tables[1]["rank"]
     moved = np.abs(pc.subtract(second, first).to_numpy())
     order = np.argsort(-moved, kind="stable")[:most]
@@ -253,8 +254,8 @@ def describe(comparison: Comparison) -> str:
         for row in comparison.differences:
             if row.direction == direction:
                 interval = f"[{row.low:+.1f}, {row.high:+.1f}]"
-                figures = f"{row.a:8.1f}{row.b:8.1f}{row.difference:+8.1f}"
-                lines.append(f"  {row.figure:5}{figures}  {interval:<18}{_shown_p(row.p, comparison.resamples)}")
+                values = f"{row.a:8.1f}{row.b:8.1f}{row.difference:+8.1f}"
+                lines.append(f"  {row.metric:5}{values}  {interval:<18}{_shown_p(row.p, comparison.resamples)}")
     lines += [
         "",
         f"paired bootstrap over videos, {comparison.resamples} resamples; p two-sided; MdR, MnR: lower is better",

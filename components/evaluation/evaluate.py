@@ -17,22 +17,22 @@ from components.methods.base import Method
 def evaluate(
     method: Method, store: FrameStore, split: str, adapter: AdapterCard, seed: int, settings: EvaluationSettings
 ) -> Scorecard:
-    """Encodes the split once and ranks every query in both directions; re-scored figures stand apart.
+    """Encodes the split once and ranks every query in both directions. Re-scored metrics are kept in a separate block.
 
     Args:
-        method: as loaded from the adapter.
-        store: the task's frames.
-        split: which videos.
-        adapter: the adapter's card.
-        seed: of the training.
-        settings: ``evaluation`` of params.yaml.
+        method: The backbone with the adapter.
+        store: The task's frames.
+        split: The videos to rank.
+        adapter: The adapter's card.
+        seed: The seed of the training.
+        settings: The ``evaluation`` block of params.yaml.
 
     Raises:
-        EvaluationError: no decoded video, or NaN or Inf in a vector.
-        DataError: the store's frames do not fit the adapter.
+        EvaluationError: No video was decoded, or a vector contains NaN or Inf.
+        DataError: The store's frames do not fit the adapter.
     """
     method.eval()
-    # One pass over the videos: nothing to cache.
+    # Every video is read once, so a cache of decoded frames would not help.
     reader = FrameReader(store, method.backbone.resize, method.frames, cache_mib=0)
     encoded = encode_split(method, store, reader, split, settings.batch_size)
     scorecard = make_scorecard(encoded, store.manifest, split, _identity(adapter, store, seed), settings.bootstrap)
@@ -43,7 +43,7 @@ def evaluate(
 
 
 def _identity(adapter: AdapterCard, store: FrameStore, seed: int) -> dict[str, Any]:
-    """Everything that the figures depend on, for the head of the card."""
+    """Everything that the metrics depend on, for the head of the card."""
     return {
         "task": adapter.task,
         "method": adapter.label,

@@ -1,4 +1,4 @@
-"""Recall at K, median and mean rank, both directions named t2v and v2t throughout."""
+"""Recall at K, median rank and mean rank. The directions are called t2v and v2t everywhere."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from components.evaluation.ranks import Ranks
 
 RECALLS = (1, 5, 10)
 
-# Six decimals: far below one query's weight, above the noise of summation order.
+# One query changes a metric by far more than this, and the order of summation by less.
 DECIMALS = 6
 
 
 def summary(ranks: NDArray[np.floating] | NDArray[np.integer]) -> dict[str, float]:
-    """R@1, R@5, R@10 in percent, MdR and MnR (ranks from 1; the median of an even number is the middle's mean).
+    """R@1, R@5 and R@10 in percent, MdR and MnR. The median of an even number of ranks is the mean of the middle two.
 
     Args:
-        ranks: float[Q] or int[Q], at least one.
+        ranks: float[Q] or int[Q], the ranks from 1. There is at least one.
     """
     if len(ranks) == 0:
         raise ValueError("no queries")
@@ -30,7 +30,7 @@ def summary(ranks: NDArray[np.floating] | NDArray[np.integer]) -> dict[str, floa
 
 
 def ties(ranks: Ranks) -> dict[str, object]:
-    """How far ties could move the figures: queries with a tie, and the figures of either extreme."""
+    """How far ties could move the metrics: the number of queries with a tie, and the metrics of both extreme ranks."""
     return {
         "queries": int(np.sum(ranks.optimistic != ranks.pessimistic)),
         "optimistic": summary(ranks.optimistic),

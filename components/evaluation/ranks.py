@@ -1,15 +1,15 @@
-"""Exactly one rank per query, ties settled by a named rule.
+"""Exactly one rank per query, with a stated rule for ties.
 
-The rank of a query is the expected rank of its own item if equal scores were shuffled:
-``1 + #{better} + #{equal others} / 2``. The optimistic (``1 + #{better}``) and the pessimistic
-(``1 + #{better} + #{equal others}``) rank stand beside it. Released evaluation code counts every tie as a query of its
-own, or lets a sort decide.
+The rank of a query is the expected rank of its right item if equal scores were shuffled:
+``1 + #{better} + #{equal others} / 2``. The optimistic rank (``1 + #{better}``) and the pessimistic rank
+(``1 + #{better} + #{equal others}``) are returned with it. Released evaluation code counts every tie as a separate
+query, or lets a sort decide.
 
-Text-to-video: each caption is a query over all videos. Video-to-text: each video is a query, and a candidate video
-scores with the best of its captions (the published rule where videos have several captions).
+Text-to-video: each caption is a query over all videos. Video-to-text: each video is a query, and the score of a
+candidate video is that of its best caption (the published rule where videos have several captions).
 
-Videos without a vector (those that could not be decoded) stay in the gallery in last place, and queries for them get
-the last rank: they count as wrong, not as absent.
+Videos without a vector (those that could not be decoded) stay in the gallery in last place. Queries for them get the
+last rank, so they count as wrong.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from components.errors import EvaluationError
 
-# Similarities held at a time; bounds memory whatever the size of the gallery, and near a cache's size is fastest.
+# The similarities held at a time. This bounds the memory for any size of gallery. Sizes near the cache's are fastest.
 CHUNK_BYTES = 64 * 2**20
 
 
@@ -53,18 +53,18 @@ def text_to_video(
     ids: Sequence[str] | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Ranks:
-    """Ranks of each text's own video among all videos.
+    """The rank of each text's video among all videos.
 
     Args:
         texts: float[Q, D].
-        videos: float[N, D]; rows of absent videos are ignored.
+        videos: float[N, D]. The rows of absent videos are ignored.
         owner: int[Q], the row of each text's video.
-        present: bool[N], false for videos without a vector; None means all are there.
-        ids: names of the videos, for messages.
-        chunk_bytes: similarities held at a time; changes memory, not results.
+        present: bool[N], false for videos without a vector. None means that all have one.
+        ids: Names of the videos, for messages.
+        chunk_bytes: Size of the similarities held at a time. It changes memory, not results.
 
     Raises:
-        EvaluationError: NaN or Inf in a vector; the message names the ids.
+        EvaluationError: A vector contains NaN or Inf. The message names the ids.
     """
     present = _checked(texts, videos, owner, present, ids)
     return rank(text_scores(texts, videos, present), owner, len(videos), present[owner], chunk_bytes)
@@ -78,9 +78,10 @@ def video_to_text(
     ids: Sequence[str] | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Ranks:
-    """Ranks of each video's own captions among all videos' captions; a video scores with its best caption.
+    """The rank of each video's captions among the captions of all videos.
 
-    Arguments and errors as for :func:`text_to_video`; there is one rank per row of ``videos``.
+    The score of a video is that of its best caption. The arguments and errors are those of :func:`text_to_video`. There
+    is one rank per row of ``videos``.
     """
     present = _checked(texts, videos, owner, present, ids)
     own, width = torch.arange(len(videos), device=videos.device), max(len(texts), len(videos))
@@ -88,19 +89,19 @@ def video_to_text(
 
 
 def text_scores(texts: Tensor, videos: Tensor, present: Tensor) -> Scores:
-    """Scores of texts, float32[n, N]: -inf for absent videos."""
+    """The scores of texts, float32[n, N], with -inf for absent videos."""
     gallery = videos.double()
     return lambda rows: _similarity(texts[rows], gallery).masked_fill_(~present, -torch.inf)
 
 
 def video_scores(queries: Tensor, texts: Tensor, owner: Tensor, videos: int) -> Scores:
-    """Scores of videos, float32[n, N]: a candidate video's is that of its best caption.
+    """The scores of videos, float32[n, N]. The score of a candidate video is that of its best caption.
 
     Args:
-        queries: float[M, D], the videos that ask.
+        queries: float[M, D], the videos that are the queries.
         texts: float[Q, D], the captions that are searched.
         owner: int[Q], the candidate video of each caption.
-        videos: N, how many candidates there are.
+        videos: N, the number of candidates.
     """
     gallery = texts.double()
     single = len(texts) == videos and bool((owner == torch.arange(videos, device=owner.device)).all())
@@ -112,38 +113,15 @@ def video_scores(queries: Tensor, texts: Tensor, owner: Tensor, videos: int) -> 
     return scores
 
 
-def from_similarity(similarity: Tensor, owner: Tensor) -> tuple[Ranks, Ranks]:
-    """Text-to-video and video-to-text ranks of a ready matrix.
-
-    Args:
-        similarity: float[Q, N], texts against videos.
-        owner: int[Q], the column of each text's video.
-
-    Raises:
-        EvaluationError: NaN or Inf in the matrix.
-    """
-    _finite(similarity, "similarity", None)
-    texts, videos = similarity.shape
-    everyone = torch.ones(videos, dtype=torch.bool)
-    forward = rank(lambda rows: similarity[rows], owner, videos, everyone[owner])
-    reverse = rank(
-        lambda rows: _best_caption(similarity.T[rows], owner, videos),
-        torch.arange(videos),
-        max(texts, videos),
-        everyone,
-    )
-    return forward, reverse
-
-
 def rank(scores: Scores, own: Tensor, width: int, answerable: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Ranks:
-    """Counts better and equal candidates, some queries at a time; unanswerable queries get the last rank.
+    """Counts better and equal candidates, some queries at a time. Unanswerable queries get the last rank.
 
     Args:
-        scores: of some queries against all candidates.
+        scores: A function from some queries to their scores against all candidates.
         own: int[Q], the right candidate of each query.
-        width: most numbers that ``scores`` holds per query, for the size of the chunks.
-        answerable: bool[Q].
-        chunk_bytes: similarities held at a time; changes memory, not results.
+        width: The most numbers that ``scores`` holds per query. It decides the size of the chunks.
+        answerable: bool[Q], false for queries without a right candidate that has a vector.
+        chunk_bytes: Size of the similarities held at a time. It changes memory, not results.
     """
     queries = len(own)
     better = torch.empty(queries, dtype=torch.int64)
@@ -162,7 +140,7 @@ def rank(scores: Scores, own: Tensor, width: int, answerable: Tensor, chunk_byte
 
 
 def chunks(queries: int, width: int, chunk_bytes: int = CHUNK_BYTES) -> list[slice]:
-    """Rows that go together, so that about ``chunk_bytes`` are held."""
+    """Splits the queries into chunks that hold about ``chunk_bytes`` each."""
     # Four bytes of similarity, eight of float64 product, two of comparisons.
     step = max(1, chunk_bytes // (16 * width))
     return [slice(start, min(start + step, queries)) for start in range(0, queries, step)]
@@ -174,15 +152,15 @@ def _best_caption(similarity: Tensor, owner: Tensor, videos: int) -> Tensor:
 
 
 def _count(marks: Tensor) -> Tensor:
-    """How many of each row are true, int64 on the CPU, where NumPy counts booleans several times faster than torch."""
-    if marks.device.type == "cpu":
+    """The number of true values per row, int64 on the CPU."""
+    if marks.device.type == "cpu":  # NumPy counts booleans several times faster than torch
         return torch.from_numpy(np.count_nonzero(marks.numpy(), axis=1))
     return torch.count_nonzero(marks, dim=1).cpu()
 
 
 def _similarity(queries: Tensor, gallery: Tensor) -> Tensor:
-    # A float32 product of equal vectors may differ in the last bit from column to column, which would hide ties or
-    # make them depend on the chunk; rounded down from float64 it does not.
+    # A float32 product of equal vectors may differ in the last bit from column to column. That would hide ties, or make
+    # them depend on the chunk. A product in float64 that is then rounded to float32 has no such differences.
     return (queries.double() @ gallery.T).float()
 
 
@@ -198,10 +176,10 @@ def _checked(texts: Tensor, videos: Tensor, owner: Tensor, present: Tensor | Non
     return present
 
 
-def _finite(values: Tensor, what: str, names: Sequence[str] | None) -> None:
+def _finite(values: Tensor, what: str, names: Sequence[str]) -> None:
     bad = (~torch.isfinite(values)).any(dim=1).nonzero().flatten().tolist()
     if bad:
-        shown = [names[i] if names is not None else str(i) for i in bad[:10]]
+        shown = [names[i] for i in bad[:10]]
         raise EvaluationError(
             f"{len(bad)} {what}(s) with NaN or Inf",
             where=", ".join(shown) + (" ..." if len(bad) > 10 else ""),

@@ -1,15 +1,17 @@
-"""Re-scoring: figures that use more than the query itself, kept under their own names beside the plain ones.
+"""Re-scoring: metrics that use more than the query itself. They have separate names and never replace the plain ones.
 
 Dual softmax (Cheng et al., CAMoE, 2021) multiplies each score by its candidate's softmax over *all test queries*,
-``s'(q, c) = s(q, c) exp(s(q, c) / t) / sum_p exp(s(p, c) / t)``. A system that answers query by query cannot do it.
+``s'(q, c) = s(q, c) exp(s(q, c) / t) / sum_p exp(s(p, c) / t)``. A system that answers one query at a time
+cannot do this.
 
 QB-Norm (Bogolin et al., CVPR 2022, "Cross Modal Retrieval with Querybank Normalisation", section 3) takes the sum over
-a bank of *training* queries: ``s'(q, c) = exp(b s(q, c)) / sum_p exp(b s(p, c))``, its dynamic form only for queries
-whose best candidate is among the best ``k`` of some query of the bank; the others keep their scores.
+a bank of *training* queries: ``s'(q, c) = exp(b s(q, c)) / sum_p exp(b s(p, c))``. Its dynamic form does so only for
+queries with a best candidate that is among the best ``k`` of some query in the bank. The other queries keep their
+scores.
 
-Both act on the matrix that the plain ranks come from: text-to-video captions against videos, video-to-text videos
-against videos, each by its best caption. Banks are training captions and training videos respectively. Videos without a
-vector stay last and are left out of every sum.
+Both change the matrix that the plain ranks come from. For text-to-video, it has captions against videos. For
+video-to-text, it has videos against videos, each with its best caption. The banks are training captions and training
+videos. Videos without a vector stay last and are left out of every sum.
 """
 
 from __future__ import annotations
@@ -34,13 +36,13 @@ USES = {
     "qb_norm": "a bank of training queries",
 }
 
-# The sums are rounded to this step, so that equal candidates, summed in another order, still tie.
+# The sums are rounded to this step. Otherwise, equal candidates would not tie if they were summed in another order.
 _STEP = 2.0**-30
 
 
 @dataclass(frozen=True)
 class Bank:
-    """Training queries of both directions, never of the split under test.
+    """Training queries of both directions. None of them is in the split under test.
 
     Attributes:
         texts: float32[B, D], captions.
@@ -53,16 +55,16 @@ class Bank:
 
 @dataclass(frozen=True)
 class _Direction:
-    """One direction's queries and candidates.
+    """The queries and candidates of one direction.
 
     Attributes:
-        scores: of the split's queries.
-        bank: of the bank's queries against the same candidates; None without a bank.
-        bank_size: how many those are.
+        scores: The scores of the split's queries.
+        bank: The scores of the bank's queries against the same candidates, None without a bank.
+        bank_size: The number of queries in the bank.
         own: int[Q], the right candidate.
-        answerable: bool[Q], false for queries whose video has no vector.
-        asking: bool[Q], false for queries that are themselves without a vector.
-        width: most numbers held per query.
+        answerable: bool[Q], false for queries with a right candidate that has no vector.
+        asking: bool[Q], false for queries that have no vector themselves.
+        width: The most numbers held per query.
     """
 
     scores: Scores
@@ -75,7 +77,7 @@ class _Direction:
 
 
 def encode_bank(method: Method, store: FrameStore, reader: FrameReader, settings: EvaluationSettings) -> Bank:
-    """Vectors of up to ``qb_norm.bank`` training captions and as many training videos, taken at equal distances."""
+    """Encodes up to ``qb_norm.bank`` training captions and as many training videos, taken at equal distances."""
     size = settings.qb_norm.bank
     captions = [caption for video in store.manifest.split("train") for caption in video.captions]
     return Bank(
@@ -85,12 +87,12 @@ def encode_bank(method: Method, store: FrameStore, reader: FrameReader, settings
 
 
 def rescored(encoded: EncodedSplit, settings: EvaluationSettings, bank: Bank | None) -> dict[str, Any]:
-    """For each name of ``settings.rescoring`` its figures of both directions, what they use, and the settings.
+    """For each name in ``settings.rescoring``: the metrics of both directions, what they use, and the settings.
 
     Args:
-        encoded: the split, whose vectors the plain ranks have found finite.
-        settings: names and their settings.
-        bank: needed by ``qb_norm``.
+        encoded: The split. All of its vectors are finite, which the plain ranks have checked.
+        settings: The names and their settings.
+        bank: The training queries, which ``qb_norm`` needs.
     """
     found: dict[str, Any] = {}
     for name in settings.rescoring:
@@ -103,10 +105,10 @@ def rescored(encoded: EncodedSplit, settings: EvaluationSettings, bank: Bank | N
 def rescored_ranks(
     name: str, encoded: EncodedSplit, settings: EvaluationSettings, bank: Bank | None, chunk_bytes: int = CHUNK_BYTES
 ) -> Mapping[str, Ranks]:
-    """Ranks of both directions after the re-scoring ``name``.
+    """The ranks of both directions after the re-scoring ``name``.
 
     Raises:
-        ValueError: ``qb_norm`` without a bank.
+        ValueError: ``qb_norm`` has no bank.
     """
     ranks = {}
     for direction, side in _directions(encoded, bank).items():
@@ -124,14 +126,14 @@ def rescored_ranks(
 def dual_softmax(
     scores: Scores, asking: Tensor, width: int, temperature: float, chunk_bytes: int = CHUNK_BYTES
 ) -> Scores:
-    """Scores times their softmax over the queries, float64[n, N].
+    """The scores times their softmax over the queries, float64[n, N].
 
     Args:
-        scores: of the split's queries.
-        asking: bool[Q], queries that belong to the sum.
-        width: most numbers held per query.
+        scores: The scores of the split's queries.
+        asking: bool[Q], the queries that belong to the sum.
+        width: The most numbers held per query.
         temperature: t of the module's equation.
-        chunk_bytes: held at a time.
+        chunk_bytes: Size of the similarities held at a time.
     """
     total: Tensor | None = None
     for rows in chunks(len(asking), 3 * width, chunk_bytes):
@@ -150,22 +152,22 @@ def dual_softmax(
 def qb_norm(
     scores: Scores, bank: Scores, size: int, width: int, beta: float, top: int, chunk_bytes: int = CHUNK_BYTES
 ) -> Scores:
-    """Scores by the dynamic inverted softmax, float64[n, N]; logarithms of it, which rank alike.
+    """The logarithms of the dynamic inverted softmax, float64[n, N]. They give the same ranks as the softmax.
 
     Args:
-        scores: of the split's queries.
-        bank: of the bank's queries against the same candidates.
-        size: queries in the bank, at least one.
-        width: most numbers held per query.
+        scores: The scores of the split's queries.
+        bank: The scores of the bank's queries against the same candidates.
+        size: The number of queries in the bank, at least 1.
+        width: The most numbers held per query.
         beta, top: b and k of the module's equation.
-        chunk_bytes: held at a time.
+        chunk_bytes: Size of the similarities held at a time.
     """
     total: Tensor | None = None
     active: Tensor | None = None
     for rows in chunks(size, 3 * width, chunk_bytes):
         theirs = bank(rows).double()
         part = torch.logsumexp(beta * theirs, dim=0)
-        # All candidates that tie for the k-th place are in: which of them comes first must not decide.
+        # All candidates that tie for the k-th place count, so their order does not matter.
         last = theirs.topk(min(top, theirs.shape[1]), dim=1).values[:, -1:]
         reached = ((theirs >= last) & (theirs > -torch.inf)).any(dim=0)
         total = part if total is None else torch.logaddexp(total, part)

@@ -1,4 +1,4 @@
-"""The scorecard of an adapter on one split: a card with the figures, as JSON and as text, and each query's rank."""
+"""The scorecard of an adapter on one split: a card with the metrics, as JSON and as text, and each query's rank."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from components.evaluation.metrics import summary, ties
 from components.evaluation.ranks import Ranks, text_to_video, video_to_text
 from components.frames.store import write_table
 from components.manifest import Manifest
+from components.records import read_tree
 
 RANKS_SCHEMA = pa.schema(
     [
@@ -41,18 +42,18 @@ RANKS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Scorecard:
-    """Figures of one split.
+    """Metrics and ranks of one split.
 
     Attributes:
-        card: JSON-able; the same for the same adapter and frames, but for ``seconds``.
-        ranks: a table of :data:`RANKS_SCHEMA`, a row per caption (t2v) and per video (v2t).
+        card: A mapping that JSON can hold. Except for ``seconds``, it is the same for the same adapter and frames.
+        ranks: A table of :data:`RANKS_SCHEMA`, with a row per caption (t2v) and per video (v2t).
     """
 
     card: dict[str, Any]
     ranks: pa.Table
 
     def with_rescored(self, figures: Mapping[str, Any]) -> Scorecard:
-        """The same with re-scored figures in a block of their own, from which no table of plain figures reads."""
+        """The scorecard with re-scored metrics in a separate block, which no table of plain metrics reads."""
         return Scorecard({**self.card, "rescored": dict(figures)}, self.ranks)
 
 
@@ -63,19 +64,19 @@ def make_scorecard(
     identity: Mapping[str, Any],
     resamples: int = 1000,
 ) -> Scorecard:
-    """Ranks every query and sums up, for the whole split and for each named subset.
+    """Ranks every query and computes the metrics of the whole split and of each named subset.
 
-    A subset's queries are ranked against the whole gallery: leaving the others out would make the task easier.
+    The queries of a subset are ranked against the whole gallery. A smaller gallery would make the task easier.
 
     Args:
-        encoded: the split's vectors.
-        manifest: gives the protocol.
-        split: its name.
-        identity: what was evaluated (task, method, seed, parameters, ...); leads the card.
-        resamples: of the videos, behind the intervals.
+        encoded: The split's vectors.
+        manifest: The manifest, which gives the protocol.
+        split: The name of the split.
+        identity: What was evaluated: task, method, seed, parameters and so on. These fields come first in the card.
+        resamples: The number of bootstrap resamples for the intervals.
 
     Raises:
-        EvaluationError: NaN or Inf in a vector.
+        EvaluationError: A vector contains NaN or Inf.
     """
     started = time.perf_counter()
     names = [video.video_id for video in encoded.videos]
@@ -107,7 +108,7 @@ def make_scorecard(
 
 
 def write_scorecard(folder: Path, scorecard: Scorecard) -> None:
-    """Writes ``<split>.json``, the same as text in ``<split>.txt``, and ``<split>-ranks.parquet``."""
+    """Writes ``<split>.json``, its text in ``<split>.txt``, and ``<split>-ranks.parquet``."""
     split = scorecard.card["split"]
     write_table(folder / f"{split}-ranks.parquet", scorecard.ranks)
     text = json.dumps(scorecard.card, indent=1, ensure_ascii=False) + "\n"
@@ -119,25 +120,16 @@ def read_scorecard(folder: Path, split: str) -> dict[str, Any]:
     """The card written by :func:`write_scorecard`.
 
     Raises:
-        EvaluationError: absent or damaged.
+        EvaluationError: The file is missing or damaged.
     """
-    path = folder / f"{split}.json"
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise EvaluationError("no scorecard", where=path, found=error.strerror, cure="run the evaluate stage") from None
-    except ValueError as error:
-        raise EvaluationError(f"not JSON: {error}", where=path, cure="run the evaluate stage again") from None
-    if not isinstance(card, dict):
-        raise EvaluationError("not a scorecard", where=path, found=type(card).__name__, expected="a JSON object")
-    return card
+    return read_tree(folder / f"{split}.json", error=EvaluationError, cure="run the evaluate stage")
 
 
 def read_ranks(folder: Path, split: str) -> pa.Table:
     """The table of :data:`RANKS_SCHEMA` written by :func:`write_scorecard`.
 
     Raises:
-        EvaluationError: absent, damaged or of another form.
+        EvaluationError: The file is missing or damaged, or it has other columns.
     """
     path = folder / f"{split}-ranks.parquet"
     try:
@@ -167,7 +159,7 @@ def _intervals(
     encoded: EncodedSplit,
     resamples: int,
 ) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """Intervals of the same shape as the figures; captions go with their video."""
+    """Intervals in the same shape as the metrics. Captions are drawn with their video."""
     video = {"t2v": encoded.owner.numpy(), "v2t": np.arange(len(encoded.videos))}
     return {
         name: {

@@ -1,4 +1,4 @@
-"""The measurement that training takes between epochs; given to the loop from outside, which knows no metrics."""
+"""The measurement between epochs. The training loop gets it as an argument and knows no metrics itself."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from components.methods.base import Method
 
 @dataclass(frozen=True)
 class Validation:
-    """Figures of both directions on the validation split, as ``t2v_R@1`` and so on.
+    """Metrics of both directions on the validation split, as ``t2v_R@1`` and so on.
 
     Args:
-        batch_size: videos, or texts, per forward pass.
-        on_test: measure the test split instead, as ``training.select_on: test`` asks; scorecards then carry a warning.
+        batch_size: Videos or texts per forward pass.
+        on_test: Whether to measure the test split instead (``training.select_on: test``). Scorecards then carry a
+            warning.
     """
 
     batch_size: int
     on_test: bool = False
 
     def __call__(self, method: Method, store: FrameStore, reader: FrameReader) -> dict[str, float]:
-        """Empty if no video of the split was decoded; else the same in every process of the group."""
+        """Returns the metrics, the same in every process of the group. They are empty if no video was decoded."""
         split = store.manifest.protocol.test_split if self.on_test else "val"
         if not store.ids(split):
             return {}

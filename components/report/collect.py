@@ -1,4 +1,4 @@
-"""Reads what the stages left under ``outputs/`` for the report."""
+"""Reads the outputs of the other stages for the report."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from components.tracking.record import read_registry_record
 
 
 def collect(root: Path, params: Params) -> Content:
-    """The content of the report on every task, method and seed of params.yaml.
+    """Reads the content of the report on every task, method and seed of params.yaml.
 
     Args:
-        root: the project's folder.
-        params: settings; tasks, methods and seeds give the order of the tables.
+        root: The project's folder.
+        params: The settings. Their tasks, methods and seeds give the order of the tables.
 
     Raises:
-        DataError: nothing has been evaluated, or a file is damaged.
+        DataError: Nothing has been evaluated, or a file is damaged.
     """
     wanted = [
         (task, method, seed) for task in params.run.tasks for method in params.run.methods for seed in params.run.seeds
@@ -44,7 +44,7 @@ def collect(root: Path, params: Params) -> Content:
 
 
 def _backbone_parameters(folders: Iterable[Path]) -> int:
-    """Scalars in the backbone, as the trainings counted them; 0 where no card says."""
+    """The number of scalars in the backbone, as the trainings counted them. It is 0 if no card has the number."""
     cards = [read_card(folder) for folder in folders]
     return max((card.extra.parameters_total or 0 for card in cards), default=0)
 

@@ -20,13 +20,13 @@ from components.tracking.record import RegistryRecord
 
 @dataclass(frozen=True)
 class Extras:
-    """What the page shows of a task beside its figures.
+    """What the page shows of a task besides its metrics.
 
     Attributes:
-        registry: the register stage's result, None before that stage.
-        queries: test queries with answers; empty where there is no index.
-        searched: which adapter answered.
-        no_queries: why there are none.
+        registry: The result of the register stage, None before that stage.
+        queries: Test queries with answers. Without an index there are none.
+        searched: The name of the adapter that answered.
+        no_queries: Why there are no queries.
     """
 
     registry: RegistryRecord | None = None
@@ -40,13 +40,13 @@ class Content:
     """Everything in the report.
 
     Attributes:
-        records: one per task, method and seed.
-        missing: adapters that have not been evaluated.
-        curves: validation curves by task, method and seed.
-        backbone: the spec of the adapters' backbone.
-        backbone_parameters: scalars in it.
-        temporal: method -> whether the order of the frames can change its embedding.
-        extras: by task.
+        records: One record per task, method and seed.
+        missing: The adapters that have not been evaluated.
+        curves: Validation curves by task, method and seed.
+        backbone: The spec of the adapters' backbone.
+        backbone_parameters: The number of scalars in the backbone.
+        temporal: For each method, whether the order of the frames can change its embedding.
+        extras: What else the page shows, by task.
     """
 
     records: list[tables.Record]
@@ -74,11 +74,11 @@ def write(folder: Path, content: Content) -> None:
 
 
 def render(content: Content, bars: str, curves: str) -> str:
-    """The page: no scripts, no links to elsewhere, pictures inside.
+    """The page. It has no scripts and no links to other places, and it contains its pictures.
 
     Args:
-        content: of the report.
-        bars, curves: plots as data URIs.
+        content: The content of the report.
+        bars, curves: The plots as data URIs.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

@@ -1,4 +1,4 @@
-"""Plots of the report: recall of the whole test set against its parts, and validation curves."""
+"""The plots of the report: recall on the whole test set and on its parts, and validation curves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from components.report.tables import WHOLE, Record
 
-# Told apart by the colour-blind and in grey.
+# Colour-blind readers can tell these colours apart, and they differ in grey.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C")
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -38,7 +38,7 @@ CURVE_FIGURES = ("loss", "t2v_R@1", "v2t_R@1")
 
 
 def read_curve(path: Path) -> Curve:
-    """Rows of a training's curves.csv with epoch, loss and validation figures; empty where there is none."""
+    """The rows of a training's curves.csv with epoch, loss and validation metrics. Without a file there are none."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as stream:
@@ -46,7 +46,7 @@ def read_curve(path: Path) -> Curve:
 
 
 def recall_bars(records: Sequence[Record], figure: str = "R@1", direction: str = "t2v") -> Figure:
-    """Bars per method, one panel per task: the whole test set beside each of its parts, a dot per seed."""
+    """Bars per method and a panel per task: the whole test set next to each of its parts, with a dot per seed."""
     tasks = list(dict.fromkeys(record["task"] for record in records))
     with matplotlib.rc_context(STYLE):
         canvas = Figure(figsize=(4.4 * len(tasks), 3.1), layout="constrained")
@@ -83,7 +83,7 @@ def _bars(panel: Axes, records: Sequence[Record], figure: str, direction: str) -
 
 
 def curve_rows(found: Mapping[tuple[str, str, int], Curve], figures: Sequence[str] = CURVE_FIGURES) -> list[Record]:
-    """One flat row per training and validated epoch."""
+    """One row per training and validated epoch."""
     return [
         {
             "name": f"{task} {method}-{seed}",
@@ -99,7 +99,7 @@ def curve_rows(found: Mapping[tuple[str, str, int], Curve], figures: Sequence[st
 
 
 def curves(found: Mapping[tuple[str, str, int], Curve], figure: str = "t2v_R@1") -> Figure:
-    """Validation figure against the epoch, a line per training, a panel per task."""
+    """A validation metric against the epoch, with a line per training and a panel per task."""
     usable = {key: [row for row in rows if figure in row] for key, rows in found.items()}
     usable = {key: rows for key, rows in usable.items() if rows}
     if not usable:
@@ -127,7 +127,7 @@ def curves(found: Mapping[tuple[str, str, int], Curve], figure: str = "t2v_R@1")
 
 
 def _line(panel: Axes, rows: Curve, figure: str, colour: str, label: str | None) -> None:
-    if len(rows) == 1:  # nothing was trained: a level to compare with
+    if len(rows) == 1:  # nothing was trained, so the value is a level to compare with
         panel.axhline(rows[0][figure], color=colour, linewidth=1.2, linestyle="--", label=label)
         return
     epochs = [row["epoch"] for row in rows]
@@ -137,18 +137,18 @@ def _line(panel: Axes, rows: Curve, figure: str, colour: str, label: str | None)
 
 
 def data_uri(figure: Figure) -> str:
-    """The figure as an SVG image for an ``img`` element."""
+    """The plot as an SVG image for an ``img`` element."""
     return "data:image/svg+xml;base64," + base64.b64encode(_bytes(figure, "svg")).decode()
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG."""
+    """The plot as PNG."""
     return _bytes(figure, "png")
 
 
 def _bytes(figure: Figure, kind: str) -> bytes:
     stream = io.BytesIO()
-    # No date and no version inside, so that the same figures give the same bytes.
+    # Without date and version, the same plots give the same bytes.
     metadata: dict[str, Any] = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     with matplotlib.rc_context(STYLE):
         figure.savefig(stream, format=kind, dpi=160, metadata=metadata)

@@ -1,9 +1,8 @@
-"""Figures of all trainings: one record per task, method and seed, and the tables made of them."""
+"""The metrics of all trainings: one record per task, method and seed, and the tables made from them."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,25 +11,27 @@ from statistics import mean, stdev
 from typing import Any
 
 from components.errors import DataError
+from components.evaluation.card import ScorecardHead
 from components.evaluation.card_text import warnings_of
 from components.layout import Layout
+from components.records import make_record, read_tree
 
 DIRECTIONS = ("t2v", "v2t")
-FIGURES = ("R@1", "R@5", "R@10", "MdR", "MnR")
+METRICS = ("R@1", "R@5", "R@10", "MdR", "MnR")
 WHOLE = "all"
 
 Record = dict[str, Any]
 
 
 def read_records(root: Path, combinations: Iterable[tuple[str, str, int]]) -> tuple[list[Record], list[str]]:
-    """Records of what has been evaluated, and the names of what has not.
+    """Reads the records of what has been evaluated, and lists the names of what has not.
 
     Args:
-        root: the project's folder.
-        combinations: task, method and seed, in the order of the tables.
+        root: The project's folder.
+        combinations: Task, method and seed, in the order of the tables.
 
     Raises:
-        DataError: nothing has been evaluated, or a file is damaged.
+        DataError: Nothing has been evaluated, or a file is damaged.
     """
     layout = Layout(root)
     records, missing = [], []
@@ -41,22 +42,24 @@ def read_records(root: Path, combinations: Iterable[tuple[str, str, int]]) -> tu
             missing.append(name)
             continue
         records.append(
-            _record(read_json(card), read_json(adapter / "adapter.json"), read_json(adapter / "training.json"), adapter)
+            _record(card, read_tree(adapter / "adapter.json"), read_tree(adapter / "training.json"), adapter)
         )
     if not records:
         raise DataError("no scorecards", where=layout.all_scorecards, cure="train and evaluate first: dvc repro")
     return records, missing
 
 
-def _record(card: Record, adapter: Record, training: Record, folder: Path) -> Record:
+def _record(scorecard: Path, adapter: Record, training: Record, folder: Path) -> Record:
+    card = read_tree(scorecard)
+    head = make_record(card, ScorecardHead, scorecard)
     where = folder / "adapter.json"
     try:
         return {
-            "task": card["task"],
-            "method": card["method"],
-            "seed": card["seed"],
-            "metrics": card["metrics"],
-            "rescored": card.get("rescored", {}),
+            "task": head.task,
+            "method": head.method,
+            "seed": head.seed,
+            "metrics": head.metrics,
+            "rescored": head.rescored,
             "warnings": warnings_of(card),
             "trainable_parameters": adapter["trainable"],
             "backbone_share": adapter["share"],
@@ -67,32 +70,17 @@ def _record(card: Record, adapter: Record, training: Record, folder: Path) -> Re
         raise DataError("field is missing", where=where, found=str(error), cure="train and evaluate again") from None
 
 
-def read_json(path: Path) -> Record:
-    """A JSON object from a file.
-
-    Raises:
-        DataError: missing or damaged.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError("cannot be read", where=path, found=error.strerror) from None
-    except ValueError as error:
-        raise DataError(f"not JSON: {error}", where=path) from None
-    return dict(content)
-
-
 @dataclass(frozen=True)
 class Table:
-    """A table of text cells; the first column is a name, the others are numbers.
+    """A table of text cells. The first column is a name, and the others are numbers.
 
     Attributes:
-        title: one line.
-        groups: heading and width in columns of each group of columns.
-        head: one heading per column.
-        rows: as many cells each.
-        best: per row, which cells hold the best value of their column.
-        notes: what a reader must know before the figures, a line each.
+        title: The title, on one line.
+        groups: The heading of each group of columns, and its number of columns.
+        head: The heading of each column.
+        rows: The cells, one per column.
+        best: For each cell of ``rows``, whether it is the best of its column.
+        notes: What a reader must know before the metrics, one line each.
     """
 
     title: str
@@ -104,7 +92,7 @@ class Table:
 
 
 def tables_of(records: Sequence[Record], task: str) -> list[Table]:
-    """The tables of one task: the whole test set with sizes, each named part of it, then each re-scoring on its own."""
+    """The tables of one task: the whole test set with sizes, each named part of it, and each re-scoring."""
     mine = [record for record in records if record["task"] == task]
     parts = sorted(
         set.intersection(*(set(record["metrics"]) for record in mine)), key=lambda part: (part != WHOLE, part)
@@ -113,7 +101,7 @@ def tables_of(records: Sequence[Record], task: str) -> list[Table]:
 
 
 def _rescored_tables(records: Sequence[Record], task: str) -> list[Table]:
-    """A table per re-scoring, of the records that have it: never a column beside plain figures."""
+    """A table per re-scoring with the records that have it. Re-scored metrics are never next to plain ones."""
     names = list(dict.fromkeys(name for record in records for name in record.get("rescored", {})))
     tables = []
     for name in names:
@@ -128,9 +116,9 @@ def _rescored_tables(records: Sequence[Record], task: str) -> list[Table]:
 
 def _table(records: Sequence[Record], task: str, part: str) -> Table:
     methods = list(dict.fromkeys(record["method"] for record in records))
-    columns = [_metric(part, direction, figure) for direction in DIRECTIONS for figure in FIGURES]
-    groups = [("", 1), ("text to video", len(FIGURES)), ("video to text", len(FIGURES))]
-    head = ["method", *FIGURES, *FIGURES]
+    columns = [_metric(part, direction, metric) for direction in DIRECTIONS for metric in METRICS]
+    groups = [("", 1), ("text to video", len(METRICS)), ("video to text", len(METRICS))]
+    head = ["method", *METRICS, *METRICS]
     if part == WHOLE:
         groups.append(("adapter", 4))
         head += ["trainable", "share", "size", "seconds"]
@@ -142,7 +130,7 @@ def _table(records: Sequence[Record], task: str, part: str) -> Table:
     best = [[False] * len(head) for _ in methods]
     for column in range(len(columns)):
         numbers = [round(mean(line[column]), 1) for line in values]
-        target = max(numbers) if FIGURES[column % len(FIGURES)].startswith("R@") else min(numbers)
+        target = max(numbers) if METRICS[column % len(METRICS)].startswith("R@") else min(numbers)
         for row, number in enumerate(numbers):
             best[row][column + 1] = number == target and len(methods) > 1
     name = "whole test set" if part == WHOLE else f"{part} part of the test set"
@@ -155,7 +143,7 @@ def _spread(records: Sequence[Record]) -> str:
 
 
 def _warnings(records: Sequence[Record]) -> tuple[str, ...]:
-    """Each warning of the records' cards once, with the methods it is about."""
+    """Each warning of the scorecards once, with the methods that it is about."""
     about: dict[str, list[str]] = {}
     for record in records:
         for text in record.get("warnings", []):
@@ -163,8 +151,8 @@ def _warnings(records: Sequence[Record]) -> tuple[str, ...]:
     return tuple(f"WARNING ({', '.join(dict.fromkeys(methods))}): {text}" for text, methods in about.items())
 
 
-def _metric(part: str, direction: str, figure: str) -> Callable[[Record], float]:
-    return lambda record: float(record["metrics"][part][direction][figure])
+def _metric(part: str, direction: str, metric: str) -> Callable[[Record], float]:
+    return lambda record: float(record["metrics"][part][direction][metric])
 
 
 def _over_seeds(records: Sequence[Record], method: str, value: Callable[[Record], float]) -> list[float]:
@@ -184,7 +172,7 @@ def _sizes(records: Sequence[Record], method: str) -> list[str]:
 
 
 def size(count: float) -> str:
-    """Bytes as B, KB or MB of 1000."""
+    """A size as B, KB or MB, in powers of 1000."""
     if count < 1000:
         return f"{count:.0f} B"
     return f"{count / 1e3:.1f} KB" if count < 1e6 else f"{count / 1e6:.1f} MB"
@@ -208,7 +196,7 @@ def _aligned(line: Sequence[str], widths: Sequence[int]) -> list[str]:
 
 
 def markdown(table: Table) -> str:
-    """The table in Markdown, the best value of each column in bold."""
+    """The table in Markdown, with the best value of each column in bold."""
     groups = [text for text, span in table.groups for _ in range(span)]
     short = {"text to video": "t2v ", "video to text": "v2t "}
     head = [short.get(group, "") + name for group, name in zip(groups, table.head, strict=True)]
@@ -242,7 +230,7 @@ def markdown_all(records: Sequence[Record]) -> str:
 
 
 def recall_rows(records: Sequence[Record]) -> list[Record]:
-    """One flat row per record, direction and part of the test set, for plots."""
+    """One row per record, direction and part of the test set, for plots."""
     return [
         {
             "name": f"{record['task']} {part} {direction} {record['method']}-{record['seed']}",
@@ -251,7 +239,7 @@ def recall_rows(records: Sequence[Record]) -> list[Record]:
             "seed": record["seed"],
             "direction": direction,
             "subset": part,
-            **{figure: record["metrics"][part][direction][figure] for figure in FIGURES},
+            **{metric: record["metrics"][part][direction][metric] for metric in METRICS},
         }
         for record in records
         for part in record["metrics"]
@@ -260,12 +248,12 @@ def recall_rows(records: Sequence[Record]) -> list[Record]:
 
 
 def metric_tree(records: Sequence[Record]) -> Record:
-    """task -> method -> mean figures over the seeds: what ``dvc metrics diff`` compares."""
+    """The mean metrics over the seeds by task and method, for ``dvc metrics diff``."""
     tree: Record = {}
     for row in recall_rows(records):
         leaf = tree.setdefault(row["task"], {}).setdefault(row["method"], {})
-        for figure in ("R@1", "R@10", "MdR"):
-            leaf.setdefault(f"{row['subset']} {row['direction']} {figure}", []).append(float(row[figure]))
+        for metric in ("R@1", "R@10", "MdR"):
+            leaf.setdefault(f"{row['subset']} {row['direction']} {metric}", []).append(float(row[metric]))
     for methods in tree.values():
         for leaf in methods.values():
             leaf.update({name: round(math.fsum(values) / len(values), 3) for name, values in leaf.items()})

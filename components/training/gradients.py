@@ -18,7 +18,7 @@ from components.processes import rank_and_world
 # Gradients are exchanged in pieces of this many bytes, which bounds the extra memory of full fine-tuning.
 BUCKET_BYTES = 64 * 2**20
 
-# One gradient per parameter; None stands for zero.
+# One gradient per parameter. None means zero.
 Gradients = list[Tensor | None]
 
 

@@ -111,7 +111,7 @@ class MetricsLog:
             "lr": self.state.optimiser.param_groups[0]["lr"],
             "logit_scale": float(self.method.logit_scale.detach()),
             "samples_per_second": videos / seconds,
-            # The processes' parts of a batch differ by at most a video.
+            # The processes' parts of a batch have almost the same size.
             "frames_per_second": sum(values.frames for values in self._window) * self.world / seconds,
             "data_wait_share": waited / seconds,
             "peak_memory_mib": peak_memory_mib(next(self.method.parameters()).device),

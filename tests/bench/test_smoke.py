@@ -17,12 +17,12 @@ BENCH = Path(__file__).resolve().parents[2] / "bench"
 # Modules that other scripts import.
 LIBRARIES = {"activations", "interleaved", "synthetic"}
 
-# The arguments of each run, and a word that its output has. ROOT and DATA stand for folders made by the test.
+# The arguments of each run, and a word that its output has. Folders of the test replace ROOT and DATA.
 RUNS: dict[str, tuple[str, str]] = {
     "adaptive_sampling": ("--data DATA --videos 1", "segment_center"),
     "all_methods": ("--root ROOT --tasks tiny --methods zero_shot", "1/1"),
     "gpu": ("--smoke --parts step ranks", "CPU"),
-    "ingest": ("--parts decode --rounds 1 --generated 1", "limit"),
+    "ingest": ("--parts decode --rounds 1 --generated 1", "check and isolation"),
     "memory": ("--videos 2 --shard 1 --cpus 1", "driver"),
     "ranks": ("--sizes 1 50 --plain-up-to 50", "peak MiB"),
     "recipes": ("--smoke --recipes msvd --methods vop", "vop"),

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.evaluation import bootstrap
-from components.evaluation.bootstrap import FIGURES, intervals, resampled
+from components.evaluation.bootstrap import METRICS, intervals, resampled
 from components.evaluation.metrics import summary
 
 
@@ -33,7 +33,7 @@ def test_each_resample_is_the_summary_of_the_drawn_queries(rows: list[tuple[int,
     for figures in found:
         drawn = names[generator.integers(len(names), size=len(names))]
         expected = summary(np.concatenate([ranks[video == name] for name in drawn]))
-        assert dict(zip(FIGURES, figures.tolist(), strict=True)) == pytest.approx(expected, abs=1e-5)
+        assert dict(zip(METRICS, figures.tolist(), strict=True)) == pytest.approx(expected, abs=1e-5)
 
 
 def test_memory_does_not_change_results() -> None:

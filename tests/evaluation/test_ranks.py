@@ -15,7 +15,7 @@ from torch import Tensor
 
 from components.errors import EvaluationError
 from components.evaluation.metrics import summary, ties
-from components.evaluation.ranks import Ranks, from_similarity, text_to_video, video_to_text
+from components.evaluation.ranks import Ranks, text_to_video, video_to_text
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RELEASED: dict[str, Any] = json.loads((GOLDEN / "case09_metrics.json").read_text())["matrices"]
@@ -27,6 +27,12 @@ def matrix(name: str) -> tuple[Tensor, Tensor]:
     similarity = torch.from_numpy(arrays[f"in.{name}.sim"])
     owner = arrays.get(f"in.{name}.video_of_text")
     return similarity, torch.arange(len(similarity)) if owner is None else torch.from_numpy(owner)
+
+
+def rank_both(similarity: Tensor, owner: Tensor) -> tuple[Ranks, Ranks]:
+    """Text-to-video and video-to-text ranks of a ready matrix: the texts are its rows, the videos are unit vectors."""
+    videos = torch.eye(similarity.shape[1])
+    return text_to_video(similarity, videos, owner), video_to_text(similarity, videos, owner)
 
 
 def oracle(rows: list[list[float]], own: list[int]) -> list[tuple[float, int, int]]:
@@ -79,7 +85,7 @@ def test_every_query_has_the_rank_of_the_definition(
 def test_bounds_are_those_of_the_reference_matrices(name: str) -> None:
     similarity, owner = matrix(name)
     exact = RELEASED[name]["exact_ranks_from_0"]
-    for ranks, direction in zip(from_similarity(similarity, owner), ("t2v", "v2t"), strict=True):
+    for ranks, direction in zip(rank_both(similarity, owner), ("t2v", "v2t"), strict=True):
         assert (ranks.optimistic - 1).tolist() == exact[f"{direction}_rank_ties_for"]
         assert (ranks.pessimistic - 1).tolist() == exact[f"{direction}_rank_ties_against"]
 
@@ -87,7 +93,7 @@ def test_bounds_are_those_of_the_reference_matrices(name: str) -> None:
 @pytest.mark.parametrize("name", NO_TIES)
 def test_parity_with_the_released_metrics(name: str) -> None:
     """CLIP4Clip's recall, median and mean; MV-Adapter's recall and mean, which count ranks from 0."""
-    for ranks, direction in zip(from_similarity(*matrix(name)), ("text_to_video", "video_to_text"), strict=True):
+    for ranks, direction in zip(rank_both(*matrix(name)), ("text_to_video", "video_to_text"), strict=True):
         found = summary(ranks.expected)
         theirs = RELEASED[name]["clip4clip"][direction]
         for key, name_there in {"R@1": "R1", "R@5": "R5", "R@10": "R10", "MnR": "MeanR"}.items():
@@ -102,11 +108,11 @@ def test_parity_with_the_released_metrics(name: str) -> None:
 
 def test_ties_add_no_queries() -> None:
     """CLIP4Clip counts ten equal scores as a hundred queries and calls one in ten right."""
-    ranks, _ = from_similarity(*matrix("all_equal"))
+    ranks, _ = rank_both(*matrix("all_equal"))
     assert len(ranks.expected) == 10
     assert summary(ranks.expected) == {"R@1": 0, "R@5": 0, "R@10": 100, "MdR": 5.5, "MnR": 5.5}
     assert ties(ranks)["queries"] == 10
-    ranks, _ = from_similarity(*matrix("ties_square"))
+    ranks, _ = rank_both(*matrix("ties_square"))
     assert len(ranks.expected) == 50
 
 
@@ -131,8 +137,6 @@ def test_what_cannot_be_ranked_is_named(bad: float) -> None:
     texts[2, 1] = bad
     with pytest.raises(EvaluationError, match=r"^b: 1 text vector\(s\) with NaN or Inf"):
         video_to_text(texts, videos, owner, ids=["a", "b"])
-    with pytest.raises(EvaluationError, match="similarity"):
-        from_similarity(torch.full((2, 2), bad), torch.arange(2))
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=40))
@@ -163,8 +167,8 @@ def one_caption_world(queries: int = 1000) -> tuple[Tensor, Tensor]:
 
 
 def test_the_peers_rule_is_ours_where_scores_are_distinct() -> None:
-    similarity = torch.rand(200, 200, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    ranks, _ = from_similarity(similarity, torch.arange(200))
+    similarity = torch.rand(200, 200, generator=torch.Generator().manual_seed(1))
+    ranks, _ = rank_both(similarity, torch.arange(200))
     assert peers_ranks(similarity).tolist() == ranks.expected.tolist()
 
 
@@ -203,9 +207,12 @@ def test_unreadable_videos_do_not_multiply() -> None:
         assert set(ranks.expected[1::2]) == {1000.0}
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_gives_the_same_ranks() -> None:
     texts, videos = one_caption_world()
-    there = [tensor.cuda() for tensor in (texts, videos, torch.arange(1000))]
+    owner = torch.arange(1000)
     for direction in (text_to_video, video_to_text):
-        assert triples(direction(*there)) == triples(direction(texts, videos, torch.arange(1000)))
+        assert triples(direction(texts.cuda(), videos.cuda(), owner.cuda())) == triples(
+            direction(texts, videos, torch.arange(1000))
+        )

@@ -121,10 +121,10 @@ def test_an_epoch_chosen_on_test_is_told(
 
 
 def test_a_card_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match=r"val\.json: no scorecard; .*run the evaluate stage"):
+    with pytest.raises(EvaluationError, match=r"val\.json: missing; run the evaluate stage"):
         read_scorecard(tmp_path, "val")
     (tmp_path / "val.json").write_text("[1]")
-    with pytest.raises(EvaluationError, match=r"not a scorecard; found 'list'"):
+    with pytest.raises(EvaluationError, match=r"not a JSON object; found 'list'"):
         read_scorecard(tmp_path, "val")
     (tmp_path / "val-ranks.parquet").write_text("no parquet")
     with pytest.raises(EvaluationError, match="ranks cannot be read"):

@@ -34,24 +34,30 @@ def finished_trials(client: MlflowClient) -> dict[str, str]:
     return {run.info.run_id: run.info.run_name for run in runs if "-trial-" in run.info.run_name}
 
 
+def first_finished_trials(root: Path, process: subprocess.Popen[str]) -> tuple[MlflowClient, dict[str, str]]:
+    """Waits until a trial of a running search has ended."""
+    client, done = None, dict[str, str]()
+    deadline = time.monotonic() + 240
+    while client is None or not done:
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline, "no trial has ended"
+        time.sleep(0.5)
+        # Ray starts long after the database is made, so two processes never make it at the same time.
+        if (root / ".reeltune" / "tune").is_dir():
+            client = client or MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+            done = finished_trials(client)
+    return client, done
+
+
 @pytest.mark.slow
 def test_a_killed_search_continues(tmp_path: Path) -> None:
     tiny_world.write_project(tmp_path)
     first = start(tmp_path)
-    client = None
-    deadline = time.monotonic() + 120
-    done: dict[str, str] = {}
-    while not done:
-        assert first.poll() is None, first.stderr and first.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
-        # Ray starts long after the database is made, so two processes never make it at the same time.
-        if (tmp_path / ".reeltune" / "tune").is_dir():
-            client = client or MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-            done = finished_trials(client)
-    first.kill()
-    first.communicate()
-    assert client is not None
+    try:
+        client, done = first_finished_trials(tmp_path, first)
+    finally:
+        first.kill()
+        first.communicate()
 
     second = start(tmp_path)
     out, err = second.communicate(timeout=300)

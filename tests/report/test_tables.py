@@ -101,7 +101,8 @@ def test_what_is_missing_is_told_apart_from_nothing_at_all(tmp_path: Path) -> No
     for folder in (adapter, cards):
         folder.mkdir(parents=True)
     done = record("vop", 0, 10.0)
-    (cards / "test.json").write_text(json.dumps({key: done[key] for key in ("task", "method", "seed", "metrics")}))
+    card = {"split": "test", **{key: done[key] for key in ("task", "method", "seed", "metrics")}}
+    (cards / "test.json").write_text(json.dumps(card))
     (adapter / "training.json").write_text('{"seconds": 3.0}')
     (adapter / "adapter.json").write_text('{"trainable": 5, "share": 0.5}')
     (adapter / "adapter.safetensors").write_bytes(b"x" * 100)
@@ -109,6 +110,9 @@ def test_what_is_missing_is_told_apart_from_nothing_at_all(tmp_path: Path) -> No
     assert missing == ["clips/vop-1"]
     assert records[0]["artifact_bytes"] == 100 + (adapter / "adapter.json").stat().st_size
     assert records[0]["training_seconds"] == 3.0
+    (cards / "test.json").write_text(json.dumps({**card, "metrics": {"all": {"t2v": {"R@1": "ten"}}}}))
+    with pytest.raises(DataError, match=r"(?s)test\.json.*metrics\.all\.t2v\.R@1"):
+        tables.read_records(tmp_path, [("clips", "vop", 0)])
     (cards / "test.json").write_text("{")
     with pytest.raises(DataError, match=r"test\.json: not JSON"):
         tables.read_records(tmp_path, [("clips", "vop", 0)])
