@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from components.backbones import mini
 from components.backbones.clip import Backbone, create, model_config
 from components.evaluation.encode import encode_videos
-from components.evaluation.ranks import text_to_video, video_to_text
+from components.evaluation.ranks import both_directions
 from components.frames.reader import FrameReader
 from components.frames.staging import Staging
 from components.frames.store import FrameStore
@@ -339,8 +339,8 @@ def epoch(bench: Bench, store: FrameStore, model: str) -> None:
         )
         execution = dataclasses.replace(params.execution, cache_mib=0, decode_threads=2 if bench.smoke else 8)
         result = fit(method, store, training, execution, seed=0)
-        rate = result.figures["samples_per_second"]
-        row: Table = {"videos_per_s": rate, "waiting": result.figures["data_wait_share"]}
+        rate = result.samples_per_second
+        row: Table = {"videos_per_s": rate, "waiting": result.data_wait_share}
         row["msrvtt_9k_5_epochs_min"] = 5 * 9000 / rate / 60
         bench.add(f"epoch {model} {name}", **row)
         del method
@@ -356,8 +356,7 @@ def ranks(bench: Bench) -> None:
     videos = F.normalize(texts + torch.randn(count, 512, generator=generator).to(bench.device) / 16, dim=-1)
     owner, present = torch.arange(count), torch.ones(count, dtype=torch.bool)
     started = time.perf_counter()
-    text_to_video(texts, videos, owner, present)
-    video_to_text(texts, videos, owner, present)
+    both_directions(texts, videos, owner, present, device=bench.device)
     bench.drain()
     bench.add("ranks", rows=float(count), seconds=time.perf_counter() - started)
 
