@@ -62,8 +62,11 @@ def both_directions(
     Raises:
         EvaluationError: A vector contains NaN or Inf. The message names the ids.
     """
-    moved = [tensor.to(device or "cpu") for tensor in (texts, videos, owner, present)]
-    return {"t2v": text_to_video(*moved, ids), "v2t": video_to_text(*moved, ids)}
+    texts, videos, owner, present = (tensor.to(device or "cpu") for tensor in (texts, videos, owner, present))
+    return {
+        "t2v": text_to_video(texts, videos, owner, present, ids),
+        "v2t": video_to_text(texts, videos, owner, present, ids),
+    }
 
 
 def text_to_video(

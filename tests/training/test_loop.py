@@ -23,6 +23,7 @@ from components.methods.build import build
 from components.training.checkpoint import Checkpoints
 from components.training.job import Job
 from components.training.loop import Result, fit
+from components.training.readings import Readings
 from components.training.settings import ExecutionSettings, TrainingSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -77,6 +78,38 @@ def test_one_seed_one_adapter(root: Path) -> None:
     assert curve == same_curve
     assert not equal(first, other)
     assert not equal(first, dict(make(root).trainable()))
+
+
+def test_decoding_threads_change_nothing(root: Path) -> None:
+    methods = make(root), make(root)
+    for method, threads in zip(methods, (1, 8), strict=True):
+        train(root, method, tiny_world.training(root), tiny_world.execution(root, decode_threads=threads, cache_mib=0))
+    assert equal(dict(methods[0].trainable()), dict(methods[1].trainable()))
+
+
+def test_late_readings_give_the_same_result_and_save_nothing_bad(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, rarely = tiny_world.training(root, epochs=4), tiny_world.execution(root, checkpoint_steps=5)
+    lines: dict[int, list[tuple[int, float]]] = {0: [], 4: []}
+    methods = {late: make(root) for late in lines}
+    curves = {}
+    for late, method in methods.items():
+        monkeypatch.setattr(Readings, "on", classmethod(lambda cls, device, late=late: cls(late)))
+
+        def log(step: int, row: dict[str, float], late: int = late) -> None:
+            lines[late].append((step, row.get("loss", 0.0)))
+
+        curves[late] = train(root, method, settings, rarely, validate=VALIDATION, log=log).curve
+    assert equal(dict(methods[0].trainable()), dict(methods[4].trainable()))
+    assert lines[0] == lines[4]
+    assert curves[0] == curves[4]
+    broken, checkpoints = make(root), Checkpoints(tmp_path, keep=2)
+    with torch.no_grad():
+        next(iter(broken.trainable().values())).fill_(torch.nan)
+    with pytest.raises(TrainingError, match=r"loss nan and gradient norm nan at step 1;"):
+        train(root, broken, settings, tiny_world.execution(root, checkpoint_steps=2), checkpoints=checkpoints)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_curve_and_the_log(root: Path) -> None:
