@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from components.backbones import mini
 from components.backbones.clip import Backbone, create, model_config
 from components.evaluation.encode import encode_videos
-from components.evaluation.ranks import text_to_video, video_to_text
+from components.evaluation.ranks import both_directions
 from components.frames.reader import FrameReader
 from components.frames.staging import Staging
 from components.frames.store import FrameStore
@@ -361,10 +361,9 @@ def ranks(bench: Bench) -> None:
     generator = torch.Generator().manual_seed(0)
     texts = F.normalize(torch.randn(count, 512, generator=generator), dim=-1).to(bench.device)
     videos = F.normalize(texts + torch.randn(count, 512, generator=generator).to(bench.device) / 16, dim=-1)
-    owner = torch.arange(count, device=bench.device)
+    owner, present = torch.arange(count), torch.ones(count, dtype=torch.bool)
     started = time.perf_counter()
-    text_to_video(texts, videos, owner)
-    video_to_text(texts, videos, owner)
+    both_directions(texts, videos, owner, present, device=bench.device)
     bench.drain()
     bench.add("ranks", rows=float(count), seconds=time.perf_counter() - started)
 

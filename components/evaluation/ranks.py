@@ -45,6 +45,27 @@ class Ranks:
         return Ranks(self.expected[mask], self.optimistic[mask], self.pessimistic[mask])
 
 
+def both_directions(
+    texts: Tensor,
+    videos: Tensor,
+    owner: Tensor,
+    present: Tensor,
+    ids: Sequence[str] | None = None,
+    device: torch.device | None = None,
+) -> dict[str, Ranks]:
+    """The ranks of ``t2v`` (:func:`text_to_video`) and ``v2t`` (:func:`video_to_text`).
+
+    Args:
+        texts, videos, owner, present, ids: As for :func:`text_to_video`, on any device.
+        device: Where the similarities are computed, None for the CPU. It changes the time, not the results.
+
+    Raises:
+        EvaluationError: A vector contains NaN or Inf. The message names the ids.
+    """
+    moved = [tensor.to(device or "cpu") for tensor in (texts, videos, owner, present)]
+    return {"t2v": text_to_video(*moved, ids), "v2t": video_to_text(*moved, ids)}
+
+
 def text_to_video(
     texts: Tensor,
     videos: Tensor,

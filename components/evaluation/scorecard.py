@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 
 from components import storage
@@ -21,7 +22,7 @@ from components.evaluation import bootstrap
 from components.evaluation.card_text import WHOLE, describe
 from components.evaluation.encode import EncodedSplit
 from components.evaluation.metrics import summary, ties
-from components.evaluation.ranks import Ranks, text_to_video, video_to_text
+from components.evaluation.ranks import Ranks, both_directions
 from components.frames.store import write_table
 from components.manifest import Manifest
 from components.records import read_tree
@@ -63,6 +64,7 @@ def make_scorecard(
     split: str,
     identity: Mapping[str, Any],
     resamples: int = 1000,
+    device: torch.device | None = None,
 ) -> Scorecard:
     """Ranks every query and computes the metrics of the whole split and of each named subset.
 
@@ -74,14 +76,16 @@ def make_scorecard(
         split: The name of the split.
         identity: What was evaluated: task, method, seed, parameters and so on. These fields come first in the card.
         resamples: The number of bootstrap resamples for the intervals.
+        device: Where the similarities are computed, None for the CPU.
 
     Raises:
         EvaluationError: A vector contains NaN or Inf.
     """
     started = time.perf_counter()
     names = [video.video_id for video in encoded.videos]
-    arguments = (encoded.text_vectors, encoded.video_vectors, encoded.owner, encoded.present, names)
-    directions = {"t2v": text_to_video(*arguments), "v2t": video_to_text(*arguments)}
+    directions = both_directions(
+        encoded.text_vectors, encoded.video_vectors, encoded.owner, encoded.present, names, device
+    )
     seconds = {**encoded.seconds, "ranks": time.perf_counter() - started}
     masks = _subset_masks(encoded)
     figures = {
