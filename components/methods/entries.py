@@ -48,7 +48,7 @@ def canonical(label: str, raw: Mapping[str, Any], where: str | None = None) -> t
 
 
 def _portable(name: str, where: str | None) -> str:
-    """A registered name as it is; for the name of an entry point, its target."""
+    """A registered name unchanged. The name of an entry point becomes its target."""
     return name if name in METHODS else METHODS.target(name, where)
 
 
