@@ -11,7 +11,7 @@ from tiny_backbone import FRAMES, WORDS, make_backbone
 from components.backbones.clip import Backbone
 from components.methods import METHODS
 from components.methods.base import Method
-from components.methods.build import build
+from components.methods.build import build, method_class
 
 # Positions are learned, so that full fine-tuning trains everything.
 BACKBONE = make_backbone(learned_positions=True)
@@ -73,7 +73,7 @@ def raw_settings(name: str) -> dict[str, Any]:
     """An entry of ``methods`` as in params.yaml, with a learning rate if the method trains."""
     raw = dict(RAW[name])
     method = raw.get("method", name)
-    trains = not isinstance(method, str) or "lr" in {field.name for field in fields(METHODS.get(method).Settings)}
+    trains = not isinstance(method, str) or "lr" in {field.name for field in fields(method_class(method).Settings)}
     return {"lr": 1e-2, **raw} if trains else raw
 
 

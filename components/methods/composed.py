@@ -1,7 +1,8 @@
 """Several methods in one model, such as VoP's prompts and MV-Adapter. They act on different places of a block.
 
 ``method: [vop, mv_adapter]`` in params.yaml. Hooks act in the order of the list. Each part has its settings and its
-learning rate. Two parts cannot train the same parameters of the backbone. At most one can replace the pooling of frames.
+learning rate. Two parts cannot train the same parameters of the backbone. At most one can replace the pooling of
+frames.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ def test_st_adapter(name: str) -> None:
         grid = adapter.down(x[:, 1:]).view(4, -1, 2, 2, adapter.down.out_features).permute(0, 4, 1, 2, 3)
         mixed = adapter.conv(grid).permute(0, 2, 3, 4, 1).reshape(len(x), 4, -1)
         x = torch.cat([x[:, :1], x[:, 1:] + adapter.up(mixed)], dim=1)
-        return block(x)  # type: ignore[no-any-return]
+        return block(x)
 
     check(method, layer, sequential(method.text))
 
@@ -145,7 +145,7 @@ def test_convpass() -> None:
         u = quick(adapter.down(h))
         first = adapter.conv(u[:, :1].transpose(1, 2).unsqueeze(-1)).squeeze(-1).transpose(1, 2)
         patches = adapter.conv(u[:, 1:].transpose(1, 2).unflatten(2, (2, 2))).flatten(2).transpose(1, 2)
-        return adapter.scale * adapter.up(quick(torch.cat([first, patches], dim=1)))  # type: ignore[no-any-return]
+        return adapter.scale * adapter.up(quick(torch.cat([first, patches], dim=1)))
 
     def layer(i: int, block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
         h = block.ln_1(x)
@@ -181,6 +181,7 @@ def test_lora_equals_merged_weights(name: str) -> None:
     merged = Backbone(clip, "tiny", open_clip.SimpleTokenizer())
     with torch.no_grad():
         for tower, layers in ((merged.vision, method.video), (merged.text, method.text)):
+            block: Any
             for i, block in enumerate(tower.layers.blocks):
                 weights = {
                     "qkv": block.attn.in_proj_weight, "out": block.attn.out_proj.weight,
@@ -230,7 +231,7 @@ class TestPrincipalAxis:
 
         def outer(z: Tensor) -> Tensor:
             v = _TopEigenvector.apply(z @ z.transpose(1, 2))
-            return v.unsqueeze(-1) * v.unsqueeze(-2)  # type: ignore[no-any-return]
+            return v.unsqueeze(-1) * v.unsqueeze(-2)
 
         assert torch.autograd.gradcheck(outer, (factor,))
 
