@@ -21,7 +21,7 @@ from components.provenance import sha256_file
 SHARD, GROUP = 128, 32
 
 
-# uint8[T, H, W, 3] by the number of a video.
+# Gives uint8[T, H, W, 3] for the number of a video.
 Pictures = Callable[[int], NDArray[np.uint8]]
 
 
@@ -94,7 +94,7 @@ def _row(video: Video, pictures: NDArray[np.uint8], quality: int, chroma: int) -
 
 
 def smooth(frames: int, size: int) -> Pictures:
-    """Noise over smooth colours, square: about as many bytes as frames of a real video."""
+    """Square pictures of noise over smooth colours. They take about as many bytes as frames of a real video."""
 
     def of(number: int) -> NDArray[np.uint8]:
         rng = np.random.default_rng(number)

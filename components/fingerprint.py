@@ -32,7 +32,7 @@ ROOTS: dict[str, tuple[str, ...]] = {
     "train": ("components.training.job", "components.evaluation.validation"),
     "evaluate": ("components.adapters.file", "components.evaluation.evaluate", "components.evaluation.scorecard"),
     "register": ("components.tracking.registry", "components.tracking.model", "components.search.pyfunc"),
-    "index": ("components.search.index",),
+    "index": ("components.search.gallery", "components.search.source"),
     "report": ("components.report.collect", "components.report.page"),
 }
 
@@ -60,8 +60,8 @@ class Code:
     """The code that decides a result.
 
     Args:
-        files: their modules' paths with ``/``, sorted, such as ``components/methods/vop.py``.
-        sha256: hex hash over names and contents, without comments and docstrings.
+        files: Sorted names such as ``components/methods/vop.py``.
+        sha256: Hex hash over names and contents, without comments and docstrings.
     """
 
     files: tuple[str, ...]
@@ -72,12 +72,12 @@ def code_of(stage: str, plugins: Iterable[str] = ()) -> Code:
     """The code that decides the results of a stage.
 
     Args:
-        stage: a key of :data:`ROOTS`.
-        plugins: ``"package.module:Name"`` of the methods, readers and decoders that are used. One from outside the
-            project counts with all files of its package that it imports.
+        stage: A key of :data:`ROOTS`.
+        plugins: ``"package.module:Name"`` of the methods, readers and decoders in use. One from outside the project
+            counts with all files of its package that it imports.
 
     Raises:
-        ConfigError: a plug-in's module is not installed.
+        ConfigError: A plug-in's module is not installed.
     """
     modules = [target.partition(":")[0] for target in plugins]
     packages = frozenset({PACKAGE, *(module.partition(".")[0] for module in modules)})
@@ -104,7 +104,7 @@ def _closure(roots: tuple[str, ...], packages: frozenset[str]) -> tuple[tuple[st
                 continue
             found[name] = path
             found.update((_name(part, data), data) for data in _data_files(path))
-            todo += [name for name in _imports(path) if name.partition(".")[0] in packages]
+            todo += [name for name in _imports(part, path) if name.partition(".")[0] in packages]
     return tuple(sorted(found.items()))
 
 
@@ -138,16 +138,18 @@ def _file(module: str, required: bool) -> Path | None:
 
 
 @lru_cache(maxsize=1024)
-def _imports(path: Path) -> tuple[str, ...]:
-    """Full names of what a file imports, and of the modules that it names in strings to run them elsewhere."""
+def _imports(module: str, path: Path) -> tuple[str, ...]:
+    """Full names of what a module imports, and of the modules that it names in strings to run them elsewhere."""
     if path.suffix != ".py":
         return ()
     found: list[str] = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.ImportFrom):
+            package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+            source = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            found += [source, *(f"{source}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             found += [node.value] if re.fullmatch(rf"{PACKAGE}(\.\w+)+", node.value) else []
     return tuple(found)

@@ -1,12 +1,28 @@
-"""What several processes do together: gather rows, and divide the encoding of rows among them."""
+"""Devices, and what several processes do together: gather rows, and divide the encoding of rows among them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from components.errors import ConfigError
+
+
+def pick_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """The device that ``evaluation.device`` names. ``auto`` means the GPU if there is one.
+
+    Raises:
+        ConfigError: The name is ``cuda``, and there is no GPU.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("no GPU", where="params.yaml evaluation.device", found=name, expected="auto or cpu")
+    return torch.device(name)
 
 
 def rank_and_world() -> tuple[int, int]:

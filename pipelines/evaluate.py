@@ -8,9 +8,10 @@ from components import cli
 from components.adapters.file import load_adapter, read_card
 from components.backbones.clip import load_backbone
 from components.evaluation.card_text import warnings_of
-from components.evaluation.evaluate import evaluate, pick_device
+from components.evaluation.evaluate import evaluate
 from components.evaluation.scorecard import write_scorecard
 from components.frames.store import FrameStore
+from components.processes import pick_device
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

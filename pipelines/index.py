@@ -1,64 +1,49 @@
 """Embeds a task's videos with the champion of its registered model.
 
-A collection without captions has no champion: there the plain backbone embeds, or the adapter that --adapter names.
+A collection without captions has no champion. There the plain backbone embeds, or the adapter that --adapter names.
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from components import cli, provenance
-from components.adapters.file import load_adapter, read_card, save_adapter
-from components.backbones.clip import Backbone, load_backbone
-from components.evaluation.evaluate import pick_device
+from components import cli
+from components.adapters.file import load_adapter
+from components.backbones.clip import load_backbone
 from components.frames.store import FrameStore
-from components.methods.build import build
+from components.processes import pick_device
 from components.search import index as indexes
-from components.tracking.record import read_registry_record
+from components.search.gallery import make_gallery
+from components.search.source import read_champion, read_source, write_plain
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The stage's own arguments."""
+    """The arguments of this stage."""
     parser.add_argument("--task", required=True, help="key of the task in params.yaml")
-    parser.add_argument("--adapter", help="folder of an adapter, of this or of another task, to use in place of it")
-
-
-def plain_adapter(stage: cli.Stage, backbone: Backbone) -> Path:
-    """The adapter without parameters, made for the task."""
-    task = stage.params.task(stage.args.task)
-    folder = stage.layout.work / "plain" / stage.args.task
-    method = build("zero_shot", {}, backbone, frames=task.frames, words=task.words)
-    save_adapter(folder, method, task=stage.args.task, provenance=provenance.collect(stage.root))
-    return folder
-
-
-def choose(stage: cli.Stage, store: FrameStore, backbone: Backbone) -> tuple[Path, dict[str, object]]:
-    """Folder of the adapter, and what the index says of it."""
-    if stage.args.adapter is None and not store.manifest.is_only_searched:
-        champion = read_registry_record(stage.layout.champion_record(stage.args.task)).champion
-        fields = ("version", "method", "seed", "sha256")
-        return stage.path(champion.folder), {name: getattr(champion, name) for name in fields}
-    folder = stage.path(stage.args.adapter) if stage.args.adapter else plain_adapter(stage, backbone)
-    card = read_card(folder)
-    return folder, {"version": None, "method": card.label, "seed": None, "sha256": card.sha256}
+    parser.add_argument("--adapter", help="folder of the adapter to use instead, from this task or another one")
 
 
 def body(stage: cli.Stage) -> None:
     """Adapter + frame store -> outputs/indexes/<task>/."""
     task, params = stage.args.task, stage.params
-    params.task(task)
+    settings = params.task(task)
     store = FrameStore(stage.layout.frames(task))
     backbone = load_backbone(params.backbone, stage.root)
-    adapter, chosen = choose(stage, store, backbone)
-    method = load_adapter(adapter, backbone).to(pick_device(params.evaluation.device))
-    sha256, split = str(chosen.pop("sha256")), params.search.split
-    size = params.evaluation.batch_size
-    index = indexes.build(method, store, split=split, adapter_sha256=sha256, batch_size=size)
-    made_from = {**chosen, "split": split, "store": store.fingerprint}
-    card = indexes.write(index, stage.layout.index(task), adapter, made_from)
-    version = "not registered" if card["version"] is None else f"version {card['version']}"
-    print(f"{task}: {card['videos']} videos indexed with {card['method']} ({version})")
+    if stage.args.adapter:
+        source = read_source(stage.path(stage.args.adapter))
+    elif store.manifest.is_only_searched:
+        source = write_plain(stage.layout, task, settings, backbone)
+    else:
+        source = read_champion(stage.layout, task)
+    method = load_adapter(source.folder, backbone).to(pick_device(params.evaluation.device))
+    split, size = params.search.split, params.evaluation.batch_size
+    index = indexes.build(method, store, split=split, adapter_sha256=source.sha256, batch_size=size)
+    gallery = make_gallery(method, store, index, size)
+    made_from = {"version": source.version, "method": source.method, "seed": source.seed}
+    made_from |= {"split": split, "store": store.fingerprint}
+    card = indexes.write(index, stage.layout.index(task), source.folder, made_from, gallery)
+    version = "not registered" if card.version is None else f"version {card.version}"
+    print(f"{task}: {card.videos} videos indexed with {card.method} ({version})")
 
 
 if __name__ == "__main__":

@@ -7,26 +7,30 @@ import json
 
 from components import cli
 from components.errors import DataError
-from components.report import tables
+from components.report import collect, page, tables
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The stage's own arguments."""
+    """The arguments of this stage."""
     parser.add_argument("--print", action="store_true", dest="show", help="only print what the last report found")
 
 
 def body(stage: cli.Stage) -> None:
     """Scorecards, adapters, registry, indexes -> reports/."""
-    folder = stage.path("reports")
-    if not stage.args.show:
-        from components.report import collect, page  # with torch and matplotlib, which printing does not need
-
-        content = collect.collect(stage.root, stage.params)
-        page.write(folder, content)
-        for name in content.missing:
-            print(f"not evaluated: {name}")
-        print(f"report: {folder / 'index.html'}")
+    if stage.args.show:
+        show(stage)
         return
+    folder = stage.layout.reports
+    content = collect.collect(stage.root, stage.params)
+    page.write(folder, content)
+    for name in content.missing:
+        print(f"not evaluated: {name}")
+    print(f"report: {folder / 'index.html'}")
+
+
+def show(stage: cli.Stage) -> None:
+    """Prints the tables of the last report and where to look next."""
+    folder = stage.layout.reports
     try:
         records = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     except FileNotFoundError:

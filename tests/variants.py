@@ -1,4 +1,4 @@
-"""The rows of the test matrix: every registered method, and variants that run different code."""
+"""The rows of the test matrix: every registered method, and every variant that runs other code."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from components.methods import METHODS
 from components.methods.base import Method
 from components.methods.build import build, method_class
 
-# Positions are learned, so that full fine-tuning trains everything.
+# With learned positions, full fine-tuning trains everything.
 BACKBONE = make_backbone(learned_positions=True)
 
-# Settings that methods need because the towers are this small.
+# Changes that fit the defaults of a method to so small a tower.
 NEEDED: dict[str, dict[str, Any]] = {
     "seq_transf": {"start": "random"},
     "coop": {"prompts": 4},
@@ -70,7 +70,7 @@ TRAINED = [name for name in NAMES if name != "zero_shot"]
 
 
 def raw_settings(name: str) -> dict[str, Any]:
-    """An entry of ``methods`` as in params.yaml, with a learning rate if the method trains."""
+    """An entry of ``methods`` as in params.yaml, with a learning rate, which has no default."""
     raw = dict(RAW[name])
     method = raw.get("method", name)
     trains = not isinstance(method, str) or "lr" in {field.name for field in fields(method_class(method).Settings)}
@@ -78,7 +78,7 @@ def raw_settings(name: str) -> dict[str, Any]:
 
 
 def make(name: str, backbone: Backbone = BACKBONE, moved: bool = True, **changes: Any) -> Method:
-    """A method on the tiny backbone. ``moved`` changes its parameters at random, since zeros would hide faults."""
+    """Builds a method on the tiny backbone. ``moved`` adds noise, so that parameters that start at zero take part."""
     torch.manual_seed(11)
     method = build(name, {**raw_settings(name), **changes}, backbone, frames=FRAMES, words=WORDS)
     if moved:

@@ -22,6 +22,7 @@ from components.evaluation import bootstrap
 from components.evaluation.card_text import DIRECTIONS, warnings_of
 from components.evaluation.metrics import DECIMALS, summary
 from components.evaluation.scorecard import read_ranks, read_scorecard
+from components.layout import Layout
 
 # What must be equal in both cards, in the order in which a difference is named.
 CARD_KEYS = ("split", "protocol", "rank_rule", "gallery", "queries", "failed_videos")
@@ -94,7 +95,7 @@ def scorecard_folder(root: Path, name: str) -> Path:
     Raises:
         EvaluationError: neither is a folder.
     """
-    places = [root / name, root / "outputs" / "scorecards" / name]
+    places = [root / name, Layout(root).all_scorecards / name]
     for place in places:
         if place.is_dir():
             return place

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
-import torch
+from typing import Any
 
 from components.adapters.card import AdapterCard
-from components.errors import ConfigError
 from components.evaluation.encode import encode_split
 from components.evaluation.rescoring import encode_bank, rescored
 from components.evaluation.scorecard import Scorecard, make_scorecard
@@ -43,19 +40,6 @@ def evaluate(
         return scorecard
     bank = encode_bank(method, store, reader, settings) if "qb_norm" in settings.rescoring else None
     return scorecard.with_rescored(rescored(encoded, settings, bank))
-
-
-def pick_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The device of ``evaluation.device``.
-
-    Raises:
-        ConfigError: cuda is asked for and not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("no GPU", where="params.yaml evaluation.device", found=name, expected="auto or cpu")
-    return torch.device(name)
 
 
 def _identity(adapter: AdapterCard, store: FrameStore, seed: int) -> dict[str, Any]:

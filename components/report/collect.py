@@ -7,13 +7,11 @@ from pathlib import Path
 
 from components.adapters.card import read_card
 from components.errors import DataError
-from components.frames.store import FrameStore
 from components.layout import Layout
 from components.params import Params
 from components.report import gallery, plots, tables
 from components.report.page import Content, Extras
-from components.search.index import read_index_card
-from components.search.query import Searcher
+from components.search.card import read_gallery, read_index_card
 from components.tracking.record import read_registry_record
 
 
@@ -41,7 +39,7 @@ def collect(root: Path, params: Params) -> Content:
         backbone=card.backbone.to_dict(),
         backbone_parameters=_backbone_parameters(folders.values()),
         temporal={key[1]: read_card(folder).temporal for key, folder in folders.items()},
-        extras={task: _extras(root, params, task, done) for task in dict.fromkeys(key[0] for key in done)},
+        extras={task: _extras(root, task, done) for task in dict.fromkeys(key[0] for key in done)},
     )
 
 
@@ -51,18 +49,23 @@ def _backbone_parameters(folders: Iterable[Path]) -> int:
     return max((card.extra.parameters_total or 0 for card in cards), default=0)
 
 
-def _extras(root: Path, params: Params, task: str, done: list[tuple[str, str, int]]) -> Extras:
-    path = Layout(root).champion_record(task)
+def _extras(root: Path, task: str, done: list[tuple[str, str, int]]) -> Extras:
+    layout = Layout(root)
+    path = layout.champion_record(task)
     registry = read_registry_record(path) if path.exists() else None
-    folder = Layout(root).index(task)
+    folder = layout.index(task)
     try:
-        index = read_index_card(folder)
+        card = read_index_card(folder)
+        shown = read_gallery(folder) if card.split in ("test", "all") else None
     except DataError as error:
         return Extras(registry, no_queries=f"No queries are shown: {error}")
-    searched, seed = f"{index['method']}-{index['seed']}", index["seed"]
-    ranks = gallery.read_ranks(root, task, [f"{name}-{seed}" for its, name, own in done if (its, own) == (task, seed)])
-    if index["split"] not in ("test", "all") or searched not in ranks:
+    searched = f"{card.method}-{card.seed}"
+    scorecards = {
+        f"{method}-{seed}": layout.scorecards(name, method, seed)
+        for name, method, seed in done
+        if (name, seed) == (task, card.seed)
+    }
+    ranks = gallery.read_ranks(scorecards)
+    if shown is None or searched not in ranks:
         return Extras(registry, no_queries="No queries are shown: the index does not hold the test split's videos.")
-    searcher = Searcher.from_folder(folder, root, params.backbone, params.search.top)
-    store = FrameStore(Layout(root).frames(task))
-    return Extras(registry, gallery.queries(searcher, store, ranks, searched), searched)
+    return Extras(registry, gallery.make_queries(shown, ranks), searched)

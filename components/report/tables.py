@@ -13,6 +13,7 @@ from typing import Any
 
 from components.errors import DataError
 from components.evaluation.card_text import warnings_of
+from components.layout import Layout
 
 DIRECTIONS = ("t2v", "v2t")
 FIGURES = ("R@1", "R@5", "R@10", "MdR", "MnR")
@@ -31,10 +32,11 @@ def read_records(root: Path, combinations: Iterable[tuple[str, str, int]]) -> tu
     Raises:
         DataError: nothing has been evaluated, or a file is damaged.
     """
+    layout = Layout(root)
     records, missing = [], []
     for task, method, seed in combinations:
         name = f"{task}/{method}-{seed}"
-        adapter, card = root / "outputs" / "adapters" / name, root / "outputs" / "scorecards" / name / "test.json"
+        adapter, card = layout.adapter(task, method, seed), layout.scorecards(task, method, seed) / "test.json"
         if not card.exists() or not (adapter / "training.json").exists():
             missing.append(name)
             continue
@@ -42,9 +44,7 @@ def read_records(root: Path, combinations: Iterable[tuple[str, str, int]]) -> tu
             _record(read_json(card), read_json(adapter / "adapter.json"), read_json(adapter / "training.json"), adapter)
         )
     if not records:
-        raise DataError(
-            "no scorecards", where=root / "outputs" / "scorecards", cure="train and evaluate first: dvc repro"
-        )
+        raise DataError("no scorecards", where=layout.all_scorecards, cure="train and evaluate first: dvc repro")
     return records, missing
 
 

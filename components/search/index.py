@@ -1,14 +1,15 @@
-"""The search index of a task: one vector per video, with what an answer shows of it.
+"""The search index of a task: one vector per video, with what an answer shows of the video.
 
-An index is a folder: ``index.json`` (what it was made from), ``vectors.parquet`` and the two files of the adapter,
-whose text side answers the queries. The backbone is not in it.
+An index is a folder with ``index.json`` (what it was made from), ``vectors.parquet``, the two files of the adapter, and
+``gallery.json`` (test queries for the report). The text side of the adapter answers the queries. The folder does not
+contain the backbone.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,19 +26,19 @@ from components.evaluation.encode import encode_videos
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.methods.base import Method
+from components.records import make_record, write_record
+from components.search.card import CARD, FORMAT, GALLERY, Gallery, IndexCard, read_index_card, write_index_card
 
-FORMAT = 1
-CARD = "index.json"
 VECTORS = "vectors.parquet"
 
 
 @dataclass(frozen=True)
 class Index:
-    """Vectors and what is shown with them, a row per video.
+    """Vectors and what is shown with them, one row per video.
 
     Attributes:
-        task: name of the collection.
-        adapter_sha256: hash of the adapter that made the vectors.
+        task: Name of the collection.
+        adapter_sha256: Hash of the weights file of the adapter that made the vectors.
         vectors: float32[N, D], L2-normalised.
         rows: N mappings with video_id, uri, start_seconds, end_seconds and thumbnail (JPEG bytes).
     """
@@ -52,19 +53,19 @@ def build(method: Method, store: FrameStore, *, split: str, adapter_sha256: str,
     """Embeds the decoded videos of a split.
 
     Args:
-        method: the backbone with the adapter in it, on the device to use.
-        store: the task's frames.
+        method: The backbone with the adapter, on the device to use.
+        store: The task's frames.
         split: ``train``, ``val``, ``test`` or ``all``.
-        adapter_sha256: of the adapter in ``method``.
-        batch_size: videos per forward pass.
+        adapter_sha256: Hash of the weights file of the adapter in ``method``.
+        batch_size: Videos per forward pass.
 
     Raises:
-        DataError: the split holds no decoded video.
+        DataError: The split has no decoded video.
     """
     ids = store.ids(split)
     if not ids:
         raise DataError("no decoded video to index", where=store.uri, found=split)
-    # Every video is read once, so decoded frames are not worth keeping.
+    # Every video is read once, so a cache of decoded frames would not help.
     reader = FrameReader(store, method.backbone.resize, method.frames, cache_mib=0)
     vectors = encode_videos(method.eval(), reader, ids, batch_size).numpy()
     videos = store.manifest.by_id()
@@ -84,16 +85,22 @@ def build(method: Method, store: FrameStore, *, split: str, adapter_sha256: str,
     return Index(store.manifest.task, adapter_sha256, vectors.astype(np.float32), rows)
 
 
-def write(index: Index, folder: Path, adapter: Path, made_from: dict[str, Any]) -> dict[str, Any]:
-    """Publishes an index with the adapter it needs; returns its card.
+def write(
+    index: Index, folder: Path, adapter: Path, made_from: Mapping[str, object], gallery: Gallery | None = None
+) -> IndexCard:
+    """Publishes an index with the adapter that it needs. The folder is replaced whole, at once.
 
     Args:
-        index: to write.
-        folder: replaced whole, at once.
-        adapter: folder of the adapter that made the vectors.
-        made_from: further fields of the card, such as the store's fingerprint and the registered version.
+        index: The index.
+        folder: Where to publish it.
+        adapter: Folder of the adapter that made the vectors.
+        made_from: Further fields of :class:`IndexCard`, such as ``version`` and ``store``.
+        gallery: Queries for the report, None if the index cannot answer test queries.
+
+    Returns:
+        The card of the index.
     """
-    card = {
+    fields = {
         "format": FORMAT,
         "task": index.task,
         "videos": len(index.rows),
@@ -102,12 +109,15 @@ def write(index: Index, folder: Path, adapter: Path, made_from: dict[str, Any]) 
         "backbone": read_card(adapter).backbone.to_dict(),
         **made_from,
     }
+    card = make_record(fields, IndexCard, folder / CARD)
     with tempfile.TemporaryDirectory() as scratch:
         aside = Path(scratch)
         for name in FILES:
             shutil.copyfile(adapter / name, aside / name)
         pq.write_table(_table(index), aside / VECTORS, compression="none")
-        (aside / CARD).write_text(json.dumps(card, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_index_card(aside, card)
+        if gallery is not None:
+            write_record(aside / GALLERY, gallery)
         storage.publish_folder(aside, folder)
     return card
 
@@ -116,37 +126,18 @@ def read(folder: Path) -> Index:
     """Reads an index.
 
     Raises:
-        DataError: none there, one of another format, or a damaged one.
+        DataError: There is no index, it has another format, or it is damaged.
     """
     card = read_index_card(folder)
     try:
         table = pq.read_table(folder / VECTORS)
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"damaged: {error}", where=folder / VECTORS, cure="run the index stage again") from None
-    if table.num_rows != card["videos"]:
-        raise DataError("damaged", where=folder / VECTORS, found=table.num_rows, expected=f"{card['videos']} rows")
+    if table.num_rows != card.videos:
+        raise DataError("damaged", where=folder / VECTORS, found=table.num_rows, expected=f"{card.videos} rows")
     flat = table["vector"].combine_chunks().flatten().to_numpy()
-    vectors = flat.reshape(table.num_rows, card["dimension"])
-    return Index(card["task"], card["adapter_sha256"], vectors, table.drop_columns(["vector"]).to_pylist())
-
-
-def read_index_card(folder: Path) -> dict[str, Any]:
-    """The card of an index.
-
-    Raises:
-        DataError: no index there, or one of another format.
-    """
-    try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(
-            "no search index", where=folder, cure=f"python pipelines/index.py --task {folder.name} (or dvc repro)"
-        ) from None
-    except ValueError as error:
-        raise DataError(f"not JSON: {error}", where=folder / CARD) from None
-    if card.get("format") != FORMAT:
-        raise DataError("index of another format", where=folder / CARD, found=card.get("format"), expected=FORMAT)
-    return dict(card)
+    vectors = flat.reshape(table.num_rows, card.dimension)
+    return Index(card.task, card.adapter_sha256, vectors, table.drop_columns(["vector"]).to_pylist())
 
 
 def _table(index: Index) -> pa.Table:

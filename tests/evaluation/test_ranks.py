@@ -203,9 +203,12 @@ def test_unreadable_videos_do_not_multiply() -> None:
         assert set(ranks.expected[1::2]) == {1000.0}
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_gives_the_same_ranks() -> None:
     texts, videos = one_caption_world()
-    there = [tensor.cuda() for tensor in (texts, videos, torch.arange(1000))]
+    owner = torch.arange(1000)
     for direction in (text_to_video, video_to_text):
-        assert triples(direction(*there)) == triples(direction(texts, videos, torch.arange(1000)))
+        assert triples(direction(texts.cuda(), videos.cuda(), owner.cuda())) == triples(
+            direction(texts, videos, torch.arange(1000))
+        )

@@ -1,4 +1,4 @@
-"""The baselines against their papers' equations, computed layer by layer with open_clip's blocks."""
+"""Baselines against their papers' equations, written out layer by layer with open_clip's blocks."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from components.methods.base import Method
 from components.methods.build import build
 from components.methods.principal import _TopEigenvector, first_principal_axis
 
-# One layer: (number, block, x, causal mask) -> x.
+# One layer as a function: (layer number, block, x, causal mask) -> x.
 Layer = Callable[[int, Any, Tensor, Tensor | None], Tensor]
 
 
 def attention(block: Any, h: Tensor, mask: Tensor | None) -> Tensor:
-    """The output of nn.MultiheadAttention."""
+    """Attention by nn.MultiheadAttention."""
     out: Tensor = block.attn(h, h, h, need_weights=False, attn_mask=mask)[0]
     return out
 
 
 def features(method: Method, layer: Layer) -> Tensor:
-    """Features of all frames, with ``layer`` instead of each block: ``float[B*T, E]``."""
+    """Features of all frames, with ``layer`` in place of each block: ``float[B*T, E]``."""
     vision = method.backbone.vision
     frames = clips(BACKBONE)[0].flatten(0, 1)
     patches = vision.conv1(frames).flatten(2).transpose(1, 2)
@@ -42,7 +42,7 @@ def features(method: Method, layer: Layer) -> Tensor:
 
 
 def text_features(method: Method, layer: Layer) -> Tensor:
-    """Features of the texts, with ``layer`` instead of each block: ``float[n, E]``."""
+    """Features of the texts, with ``layer`` in place of each block: ``float[n, E]``."""
     text, tokens = method.backbone.text, BACKBONE.tokenize(TEXTS, WORDS)
     x = text.token_embedding(tokens) + text.positional_embedding[:WORDS]
     causal = torch.full((WORDS, WORDS), float("-inf")).triu(1)
@@ -53,7 +53,7 @@ def text_features(method: Method, layer: Layer) -> Tensor:
 
 
 def check(method: Method, vision: Layer, text: Layer) -> None:
-    """Compares both towers of ``method`` with the layers."""
+    """Compares the method with the two towers built from ``vision`` and ``text``."""
     frames, _ = clips(BACKBONE)
     mask = torch.ones(frames.shape[:2], dtype=torch.bool)
     with torch.no_grad():
@@ -101,7 +101,7 @@ def test_adapter_ffn() -> None:
 
 
 def sequential(adapters: Any) -> Layer:
-    """AdaptMLP after the MLP, the text side of several methods."""
+    """AdaptMLP after the MLP, the text side of several baselines."""
 
     def run(i: int, block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
         x = x + attention(block, block.ln_1(x), mask)
@@ -140,7 +140,7 @@ def test_st_adapter(name: str) -> None:
 def test_convpass() -> None:
     method: Any = make("convpass")
 
-    def bypass(adapter: Any, h: Tensor) -> Tensor:
+    def by_pass(adapter: Any, h: Tensor) -> Tensor:
         quick = open_clip.transformer.QuickGELU()
         u = quick(adapter.down(h))
         first = adapter.conv(u[:, :1].transpose(1, 2).unsqueeze(-1)).squeeze(-1).transpose(1, 2)
@@ -149,8 +149,8 @@ def test_convpass() -> None:
 
     def layer(i: int, block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
         h = block.ln_1(x)
-        x = x + attention(block, h, mask) + bypass(method.video["attention"][i], h)
-        return x + mlp_of(block, x) + bypass(method.video["mlp"][i], block.ln_2(x))
+        x = x + attention(block, h, mask) + by_pass(method.video["attention"][i], h)
+        return x + mlp_of(block, x) + by_pass(method.video["mlp"][i], block.ln_2(x))
 
     check(method, layer, sequential(method.text))
 
@@ -181,8 +181,8 @@ def test_lora_equals_merged_weights(name: str) -> None:
     merged = Backbone(clip, "tiny", open_clip.SimpleTokenizer())
     with torch.no_grad():
         for tower, layers in ((merged.vision, method.video), (merged.text, method.text)):
-            block: Any
-            for i, block in enumerate(tower.layers.blocks):
+            blocks: Any = tower.layers.blocks
+            for i, block in enumerate(blocks):
                 weights = {
                     "qkv": block.attn.in_proj_weight, "out": block.attn.out_proj.weight,
                     "fc": block.mlp.c_fc.weight, "proj": block.mlp.c_proj.weight,
@@ -196,7 +196,7 @@ def test_lora_equals_merged_weights(name: str) -> None:
 
 
 def test_seq_transf_starts_as_the_text_tower_and_masks_padding() -> None:
-    # CLIP4Clip's head made of open_clip's blocks, copied from a text tower of the joint space's width.
+    # CLIP4Clip's head, built from open_clip's blocks and copied from a text tower of the joint space's width.
     raw = {**CONFIG, "embed_dim": 16}
     torch.manual_seed(3)
     backbone = Backbone(create("tiny", raw, quick_gelu=True), "tiny", open_clip.SimpleTokenizer())
@@ -215,7 +215,7 @@ def test_seq_transf_starts_as_the_text_tower_and_masks_padding() -> None:
 
 class TestPrincipalAxis:
     @pytest.mark.parametrize("shape", [(3, 6, 9), (3, 9, 6), (2, 16, 49)])
-    def test_equals_pca_lowrank(self, shape: tuple[int, int, int]) -> None:
+    def test_is_what_pca_lowrank_finds(self, shape: tuple[int, int, int]) -> None:
         torch.manual_seed(1)
         x = torch.randn(shape) * torch.linspace(1, 3, shape[2])
         axis = first_principal_axis(x)
@@ -225,7 +225,7 @@ class TestPrincipalAxis:
         assert torch.equal(axis, first_principal_axis(x.clone()))
 
     def test_gradient_where_other_eigenvalues_agree(self) -> None:
-        # In a Gram matrix of low rank, all eigenvalues but three are zero. The sign of an eigenvector is arbitrary.
+        # In this Gram matrix of low rank, all eigenvalues but three are zero. The outer product hides the free sign.
         torch.manual_seed(2)
         factor = torch.randn(1, 8, 3, dtype=torch.float64, requires_grad=True)
 
@@ -235,7 +235,7 @@ class TestPrincipalAxis:
 
         assert torch.autograd.gradcheck(outer, (factor,))
 
-    def test_without_variance(self) -> None:
+    def test_nothing_varies(self) -> None:
         x = torch.ones(2, 4, 9, requires_grad=True)
         axis = first_principal_axis(x)
         axis.sum().backward()
@@ -245,7 +245,7 @@ class TestPrincipalAxis:
 
 
 def test_coop_is_a_longer_text() -> None:
-    # The context is embeddings of tokens between the start token and the words.
+    # The context goes between the start token and the words, as token embeddings would.
     method: Any = make("coop")
     text, tokens = BACKBONE.text, BACKBONE.tokenize(TEXTS, WORDS)
     count = len(method.prompts)

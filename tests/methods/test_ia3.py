@@ -39,7 +39,8 @@ def scaled_by_hand(ia3: Any, lora: Any = None) -> Method:
     block: Any
     with torch.no_grad():
         for side, tower in towers:
-            for i, block in enumerate(tower.layers.blocks):
+            blocks: Any = tower.layers.blocks
+            for i, block in enumerate(blocks):
                 scales = getattr(ia3, side)[i]
                 rows = torch.cat([torch.ones_like(scales.k), scales.k, scales.v])
                 block.attn.in_proj_weight.mul_(rows[:, None])

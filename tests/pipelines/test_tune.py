@@ -22,7 +22,7 @@ def start(root: Path) -> subprocess.Popen[str]:
     environment = {**clean, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(REPOSITORY / "pipelines" / "tune.py"), "--root", str(root), *COMMAND]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*command, "training.epochs=2"], cwd=root, env=environment, **pipes)  # type: ignore[call-overload,no-any-return]
+    return subprocess.Popen([*command, "training.epochs=2"], cwd=root, env=environment, **pipes)  # type: ignore[call-overload]
 
 
 def finished_trials(client: MlflowClient) -> dict[str, str]:
@@ -70,7 +70,9 @@ def test_a_killed_search_continues(tmp_path: Path) -> None:
     assert record[0]["figures"]["t2v_R@1"] == best
     assert f"best: methods.vop.lr={record[0]['overrides']['methods.vop.lr']:.3g}" in out
 
-    runs = client.search_runs([client.get_experiment_by_name(tiny_world.TASK).experiment_id])
+    experiment = client.get_experiment_by_name(tiny_world.TASK)
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
     parents = {run.info.run_id for run in runs if run.info.run_name == "vop-search-0"}
     assert len(parents) == 1
     trials = [run for run in runs if run.info.run_id in after]

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import base64
 import csv
 import dataclasses
 import html.parser
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +17,11 @@ from trained_world import TASK
 
 from components.adapters.file import load_adapter
 from components.evaluation.scorecard import read_scorecard
+from components.fingerprint import code_of
 from components.frames.store import FrameStore
+from components.manifest import Video
 from components.report import collect, gallery, page
+from components.search import gallery as shown
 from components.search import index as indexes
 from components.search.query import shared_backbone
 
@@ -31,7 +38,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     method = load_adapter(adapter, shared_backbone(params.backbone, root))
     made = indexes.build(method, store, split="test", adapter_sha256=indexes.read_card(adapter).sha256, batch_size=4)
     made_from = {"method": "mv_adapter", "seed": 0, "split": "test"}
-    indexes.write(made, root / "outputs" / "indexes" / TASK, adapter, made_from)
+    found = shown.make_gallery(method, store, made, batch_size=4)
+    indexes.write(made, root / "outputs" / "indexes" / TASK, adapter, made_from, found)
     page.write(root / "reports", collect.collect(root, trained_world.tiny_world.params(root)))
     return root
 
@@ -102,38 +110,87 @@ def test_the_page_holds_tables_queries_and_the_plain_truth(world: Path) -> None:
     assert "mv_adapter sees the order of frames" in text
     assert "Not evaluated yet: tiny/vop-0" in text
     assert f"{TASK}: late part of the test set" in text
-    assert text.count('class="query"') == len(gallery.choose(_ranks(world)))
+    assert text.count('class="query"') == len(_chosen_by_the_scorecard(world))
     assert text.count("data:image/jpeg") > 30
 
 
-def _ranks(world: Path) -> list[dict[str, object]]:
-    return gallery.read_ranks(world, TASK, ["mv_adapter-0"])["mv_adapter-0"]
+def _ranks(world: Path) -> dict[tuple[str, str], float]:
+    folder = world / "outputs" / "scorecards" / TASK / "mv_adapter-0"
+    return dict(gallery.read_ranks({"mv_adapter-0": folder})["mv_adapter-0"])
+
+
+def _chosen_by_the_scorecard(world: Path) -> list[tuple[str, str]]:
+    """Video and caption of the queries that the rule takes by the ranks of the scorecard."""
+    store = FrameStore(world / "outputs" / "frames" / TASK)
+    videos, decoded = store.manifest.by_id(), store.ids("test")
+    rows = [shown.Candidate(text, videos[name], name in decoded, rank) for (name, text), rank in _ranks(world).items()]
+    return [(query.video.video_id, query.caption) for query in shown.choose(rows)]
+
+
+def test_the_index_chooses_the_queries_as_the_scorecard_would(world: Path) -> None:
+    queries = collect.collect(world, trained_world.tiny_world.params(world)).extras[TASK].queries
+    assert [(query.video_id, query.text) for query in queries] == _chosen_by_the_scorecard(world)
+
+
+def test_pictures_are_the_first_the_middle_and_the_last_frame(world: Path) -> None:
+    store = FrameStore(world / "outputs" / "frames" / TASK)
+    for query in collect.collect(world, trained_world.tiny_world.params(world)).extras[TASK].queries:
+        for item in query.found:
+            frames = next(store.read([item.hit.video_id])).frames
+            wanted = [frames[place] for place in sorted({0, round((len(frames) - 1) / 2), len(frames) - 1})]
+            assert [base64.b64decode(uri.partition(",")[2]) for uri in item.strip] == wanted
+
+
+def test_the_report_loads_no_model(world: Path, tmp_path: Path) -> None:
+    """Neither as it runs nor by the imports that decide when it runs again."""
+    root = tmp_path / "copy"
+    shutil.copytree(world, root)
+    shutil.rmtree(root / "outputs" / "frames")
+    shutil.rmtree(root / "models")
+    script = Path(__file__).resolve().parents[2] / "pipelines" / "report.py"
+    code = (
+        "import json, runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__');"
+        "print(json.dumps(sorted(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, str(script), "--root", str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = set(json.loads(done.stdout.splitlines()[-1]))
+    assert not loaded & {"torch", "open_clip", "ray", "mlflow", "av", "decord"}
+    model_free = ("components.backbones.settings", "components.backbones.spec", "components.methods.entries")
+    parts = ("components.backbones.", "components.methods.", "components.frames.reader", "components.search.query")
+    assert {name for name in loaded if name.startswith(parts)} <= set(model_free)
+    files = {file.removesuffix(".py").replace("/", ".") for file in code_of("report").files}
+    assert {name for name in files if name.startswith(parts)} <= {
+        *model_free,
+        *map("{}.__init__".format, ("components.backbones", "components.methods")),
+    }
+    for name in ("index.html", "results.json"):
+        assert (root / "reports" / name).read_bytes() == (world / "reports" / name).read_bytes()
 
 
 def test_shown_ranks_are_those_of_the_scorecard(world: Path) -> None:
     extras = collect.collect(world, trained_world.tiny_world.params(world)).extras[TASK]
-    by_text = {row["caption"]: row["rank"] for row in _ranks(world)}
+    ranks = _ranks(world)
     for query in extras.queries:
         right = [item.hit.rank for item in [*query.found, query.own] if item is not None and item.right]
-        assert right == [by_text[query.text]] == [query.ranks["mv_adapter-0"]]
+        assert right == [ranks[query.video_id, query.text]] == [query.ranks["mv_adapter-0"]]
 
 
 def test_the_draw_takes_hits_and_misses_inside_and_outside_the_parts() -> None:
     rows = [
-        {
-            "video_id": f"v{n}",
-            "caption": "c",
-            "rank": 1.0 if n % 2 else 4.0,
-            "decoded": n < 36,
-            "subsets": ["t"] * (n % 3 == 0),
-        }
+        shown.Candidate(
+            caption="c",
+            video=Video(f"v{n}", uri=f"v{n}.mp4", split="test", captions=("c",), subsets=("t",) * (n % 3 == 0)),
+            decoded=n < 36,
+            rank=1.0 if n % 2 else 4.0,
+        )
         for n in range(40)
     ]
-    chosen = gallery.choose(rows)
-    kinds = [(bool(rows[row]["subsets"]), rows[row]["rank"] == 1) for row in chosen]
+    chosen = shown.choose(rows)
+    kinds = [(bool(query.video.subsets), query.rank == 1) for query in chosen]
     assert sorted(kinds) == sorted([(a, b) for a in (True, False) for b in (True, False)] * 2)
-    assert all(rows[row]["decoded"] for row in chosen)
-    assert chosen == gallery.choose(rows)
+    assert all(query.decoded for query in chosen)
+    assert chosen == shown.choose(rows)
 
 
 def test_captions_are_text_and_never_markup(world: Path) -> None:
@@ -147,8 +204,6 @@ def test_captions_are_text_and_never_markup(world: Path) -> None:
 
 
 def test_without_an_index_the_page_says_so(world: Path, tmp_path: Path) -> None:
-    import shutil
-
     root = tmp_path / "copy"
     shutil.copytree(world, root)
     shutil.rmtree(root / "outputs" / "indexes")

@@ -36,7 +36,7 @@ def test_several_captions_by_the_formula() -> None:
     owner = [0, 0, 1, 2, 2, 2]
     video, text = (nn.functional.normalize(rows.double(), dim=1) for rows in (pairs(3)[0], pairs(6)[1]))
     scores = torch.exp(7.0 * text @ video.T)
-    terms = [[], [], []]
+    terms: list[list[Tensor]] = [[], [], []]
     for caption, of in enumerate(owner):
         to_video = -torch.log(scores[caption, of] / scores[caption].sum())
         to_text = -torch.log(scores[caption, of] / scores[:, of].sum())

@@ -1,0 +1,120 @@
+"""Test queries with what an index finds for them, right and wrong. A stated rule chooses the queries."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from components.evaluation.encode import encode_texts
+from components.evaluation.ranks import text_to_video
+from components.frames.store import FrameStore
+from components.manifest import Video
+from components.methods.base import Method
+from components.search.card import Gallery, ShownHit, ShownQuery
+from components.search.index import Index
+from components.search.query import Hit, Searcher
+
+# Frames shown of each video. The first, the middle and the last make most motions visible.
+STRIP = 3
+TOP = 5
+SPLIT = "test"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A test caption that may be shown.
+
+    Attributes:
+        caption: The query.
+        video: The right video.
+        decoded: Whether the right video has frames.
+        rank: The right video's rank among the test videos. Ties count half.
+    """
+
+    caption: str
+    video: Video
+    decoded: bool
+    rank: float
+
+
+def make_gallery(method: Method, store: FrameStore, index: Index, batch_size: int) -> Gallery | None:
+    """The chosen test queries of a task with their answers.
+
+    Args:
+        method: The backbone with the adapter that made the index.
+        store: The task's frames.
+        index: An index that was made with ``method``.
+        batch_size: Texts per forward pass.
+
+    Returns:
+        The queries, None if the collection has no test captions or the index does not hold the test videos.
+    """
+    held = {row["video_id"] for row in index.rows}
+    videos = store.manifest.split(SPLIT)
+    if not any(video.captions for video in videos) or not any(video.video_id in held for video in videos):
+        return None
+    chosen = choose(candidates(method, store, index, batch_size))
+    answers = Searcher(method, index).search_many([query.caption for query in chosen], len(index.rows))
+    queries = tuple(_shown(query, hits) for query, hits in zip(chosen, answers, strict=True))
+    ids = dict.fromkeys(hit.video_id for query in queries for hit in (*query.best, query.right))
+    return Gallery(queries, {name: _strip(store, name) for name in ids})
+
+
+def candidates(method: Method, store: FrameStore, index: Index, batch_size: int) -> list[Candidate]:
+    """Every caption of the test split with its rank, in the order of the scorecard's rows.
+
+    The ranks are computed as the scorecard computes them, from the vectors of the index.
+    """
+    videos = store.manifest.split(SPLIT)
+    pairs = [(row, caption) for row, video in enumerate(videos) for caption in video.captions]
+    row_of = {row["video_id"]: number for number, row in enumerate(index.rows)}
+    present = torch.tensor([video.video_id in row_of for video in videos])
+    vectors = np.zeros((len(videos), index.vectors.shape[1]), dtype=np.float32)
+    for row, video in enumerate(videos):
+        if video.video_id in row_of:
+            vectors[row] = index.vectors[row_of[video.video_id]]
+    texts = encode_texts(method.eval(), [caption for _, caption in pairs], batch_size)
+    owner = torch.tensor([row for row, _ in pairs])
+    names = [video.video_id for video in videos]
+    ranks = text_to_video(texts, torch.from_numpy(vectors), owner, present, names)
+    return [
+        Candidate(caption, videos[row], bool(present[row]), float(rank))
+        for (row, caption), rank in zip(pairs, ranks.expected, strict=True)
+    ]
+
+
+def choose(queries: Sequence[Candidate], each: int = 2) -> list[Candidate]:
+    """Takes ``each`` queries with rank 1 and ``each`` others, inside named parts of the test set and outside them.
+
+    Within each of these four groups, the queries with the smallest hash of video and caption are taken. Nobody chooses
+    this draw, and it stays the same.
+    """
+    groups: dict[tuple[bool, bool], list[Candidate]] = {(a, b): [] for a in (True, False) for b in (True, False)}
+    for query in sorted(queries, key=_draw):
+        group = groups[bool(query.video.subsets), query.rank == 1]
+        if query.decoded and len(group) < each:
+            group.append(query)
+    return [query for group in groups.values() for query in group]
+
+
+def _draw(query: Candidate) -> str:
+    return hashlib.sha256(f"{query.video.video_id}\0{query.caption}".encode()).hexdigest()
+
+
+def _shown(query: Candidate, hits: Sequence[Hit]) -> ShownQuery:
+    shown = [ShownHit(hit.rank, hit.score, hit.video_id, hit.span) for hit in hits]
+    right = next(hit for hit in shown if hit.video_id == query.video.video_id)
+    video = query.video
+    return ShownQuery(query.caption, video.video_id, tuple(video.subsets), tuple(shown[:TOP]), right)
+
+
+def _strip(store: FrameStore, video_id: str) -> tuple[str, ...]:
+    frames = next(store.read([video_id])).frames
+    last = len(frames) - 1
+    places = sorted({round(last * step / (STRIP - 1)) for step in range(STRIP)})
+    return tuple(base64.b64encode(frames[place]).decode() for place in places)
