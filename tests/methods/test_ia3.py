@@ -36,7 +36,6 @@ def scaled_by_hand(ia3: Any, lora: Any = None) -> Method:
     """Plain CLIP with the scales, and the updates of ``lora``, in its weights."""
     backbone = make_backbone(learned_positions=True)
     towers = (("video", backbone.vision), ("text", backbone.text))
-    block: Any
     with torch.no_grad():
         for side, tower in towers:
             blocks: Any = tower.layers.blocks
