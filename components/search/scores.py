@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,7 +28,10 @@ class Vectors:
 
     def __init__(self, vectors: NDArray[np.float32], device: torch.device) -> None:
         self.count = len(vectors)
-        self._vectors = torch.from_numpy(np.ascontiguousarray(vectors)).to(device)
+        with warnings.catch_warnings():
+            # Vectors read from a file may be read-only. Nothing writes to them here.
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            self._vectors = torch.from_numpy(np.ascontiguousarray(vectors)).to(device)
 
     def best(self, queries: Tensor, top: int) -> list[list[tuple[int, float]]]:
         """Rows and scores of the ``top`` best vectors for each query, the best first.
