@@ -32,7 +32,7 @@ ROOTS: dict[str, tuple[str, ...]] = {
     "train": ("components.training.job", "components.evaluation.validation"),
     "evaluate": ("components.adapters.file", "components.evaluation.evaluate", "components.evaluation.scorecard"),
     "register": ("components.tracking.registry", "components.tracking.model", "components.search.pyfunc"),
-    "index": ("components.search.index",),
+    "index": ("components.search.gallery", "components.tracking.record"),
     "report": ("components.report.collect", "components.report.page"),
 }
 

@@ -33,6 +33,11 @@ class Layout:
         """The scorecards of an adapter, one per split."""
         return self.root / "outputs" / "scorecards" / task / f"{method}-{seed}"
 
+    @property
+    def all_scorecards(self) -> Path:
+        """The scorecards of all tasks, as ``<task>/<method>-<seed>``."""
+        return self.root / "outputs" / "scorecards"
+
     def champion_record(self, task: str) -> Path:
         """The record of which version of the task's model is the champion, and why."""
         return self.root / "outputs" / "registry" / f"{task}.json"

@@ -9,12 +9,12 @@ from components.evaluation.compare import compare, describe, scorecard_folder
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The script's own arguments."""
+    """The arguments of this script."""
     what = "folder of scorecards, or task/method-seed"
     parser.add_argument("a", metavar="A", help=what)
     parser.add_argument("b", metavar="B", help=what)
-    parser.add_argument("--split", default="test", help="of whose queries: test or val")
-    parser.add_argument("--queries", type=int, default=10, help="how many changed queries are shown")
+    parser.add_argument("--split", default="test", help="the split to compare on: test or val")
+    parser.add_argument("--queries", type=int, default=10, help="the number of changed queries to show")
 
 
 def body(stage: cli.Stage) -> None:

@@ -1,4 +1,4 @@
-"""Scores one adapter on the validation and the test split."""
+"""Evaluates one adapter on the validation and the test split."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ import argparse
 from components import cli
 from components.adapters.file import load_adapter, read_card
 from components.backbones.clip import load_backbone
+from components.evaluation.card import WHOLE
 from components.evaluation.card_text import warnings_of
-from components.evaluation.evaluate import evaluate, pick_device
+from components.evaluation.encode import pick_device
+from components.evaluation.evaluate import evaluate
 from components.evaluation.scorecard import write_scorecard
 from components.frames.store import FrameStore
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The stage's own arguments."""
+    """The arguments of this stage."""
     parser.add_argument("--task", required=True, help="key of the task in params.yaml")
     parser.add_argument("--method", required=True, help="key of the method in params.yaml")
     parser.add_argument("--seed", type=int, default=0, help="seed of the training")
 
 
 def body(stage: cli.Stage) -> None:
-    """Adapter + frame store -> outputs/scorecards/<task>/<method>-<seed>/."""
+    """From an adapter and a frame store to outputs/scorecards/<task>/<method>-<seed>/."""
     args, params = stage.args, stage.params
     params.task(args.task)
     name = f"{args.method}-{args.seed}"
@@ -34,8 +36,8 @@ def body(stage: cli.Stage) -> None:
         write_scorecard(stage.layout.scorecards(args.task, args.method, args.seed), scorecard)
         for warning in warnings_of(scorecard.card):
             print(f"WARNING: {warning}")
-        for direction, figures in scorecard.card["metrics"]["all"].items():
-            shown = "  ".join(f"{key} {value:.1f}" for key, value in figures.items())
+        for direction, metrics in scorecard.card.metrics[WHOLE].items():
+            shown = "  ".join(f"{key} {value:.1f}" for key, value in metrics.items())
             print(f"{args.task} {name} {split:5s} {direction}  {shown}")
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import tiny_world
 import torch
 
-from components.adapters.card import TrainingFacts
+from components.adapters.card import TrainingFacts, read_card
 from components.adapters.file import save_adapter
+from components.adapters.record import ParameterCount, TrainingRecord, write_training
 from components.backbones.clip import load_backbone
+from components.evaluation.card import Identity, Parameters
 from components.evaluation.encode import encode_split
 from components.evaluation.scorecard import make_scorecard, write_scorecard
 from components.frames.reader import FrameReader
@@ -23,6 +25,8 @@ from components.params import Params
 
 TASK = tiny_world.TASK
 METHODS = ("vop", "mv_adapter")
+# Scalars of the mini backbone.
+TOTAL = 1_377_824
 
 
 def write_trained(root: Path, methods: Sequence[str] = METHODS, seeds: Sequence[int] = (0,)) -> Params:
@@ -44,19 +48,50 @@ def add_adapter(root: Path, params: Params, method: str, seed: int) -> None:
     for parameter in made.trainable().values():
         torch.nn.init.normal_(parameter, std=0.05)
     folder = root / "outputs" / "adapters" / TASK / f"{method}-{seed}"
-    save_adapter(folder, made, task=TASK, provenance={"commit": None}, extra=TrainingFacts(parameters_total=1_377_824))
-    (folder / "training.json").write_text(json.dumps({"seconds": 1.5, "mlflow_run_id": None}), encoding="utf-8")
+    save_adapter(folder, made, task=TASK, provenance={"commit": None}, extra=TrainingFacts(parameters_total=TOTAL))
+    write_training(folder, _record(made, method, seed))
     with (folder / "curves.csv").open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerows([("epoch", "step", "loss", "t2v_R@1"), (1, 3, 2.0, 12.5), (2, 6, 1.5, 25.0)])
     score(root, made, seed)
 
 
+def _record(method: Method, label: str, seed: int) -> TrainingRecord:
+    trainable = sum(parameter.numel() for parameter in method.trainable().values())
+    return TrainingRecord(
+        task=TASK,
+        method=label,
+        seed=seed,
+        epoch=2,
+        steps=6,
+        seconds=1.5,
+        samples_per_second=32.0,
+        data_wait_share=0.0,
+        parameters=ParameterCount(trainable, TOTAL, trainable / TOTAL),
+        workers=1,
+        epochs=2,
+        batch_size=8,
+        total_seconds=2.0,
+        artifact_bytes=4 * trainable,
+        validation={"t2v_R@1": 25.0},
+        provenance={"commit": None},
+        training_key="0" * 64,
+    )
+
+
 def score(root: Path, method: Method, seed: int) -> None:
     """Both scorecards of a method."""
     store = FrameStore(root / "outputs" / "frames" / TASK)
     reader = FrameReader(store, method.backbone.resize, method.frames, cache_mib=1)
-    identity = {"task": TASK, "method": method.name, "seed": seed, "parameters": {"trainable": 1}}
+    adapter = read_card(root / "outputs" / "adapters" / TASK / f"{method.name}-{seed}")
+    identity = Identity(
+        task=TASK,
+        method=method.name,
+        seed=seed,
+        parameters=Parameters(trainable=1),
+        adapter_sha256=adapter.sha256,
+        store=store.fingerprint,
+    )
     for split in ("val", "test"):
         card = make_scorecard(encode_split(method, store, reader, split, 8), store.manifest, split, identity)
         write_scorecard(root / "outputs" / "scorecards" / TASK / f"{method.name}-{seed}", card)

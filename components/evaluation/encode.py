@@ -1,16 +1,17 @@
-"""Vectors of videos and texts under a method: once per video, once per text."""
+"""Vectors of videos and texts under a method. Each video and each text is encoded once."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from components import heartbeat
-from components.errors import EvaluationError
+from components.errors import ConfigError, EvaluationError
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.manifest import Video
@@ -23,13 +24,13 @@ class EncodedSplit:
     """A split as vectors.
 
     Attributes:
-        videos: the gallery in manifest order, videos that failed to decode included.
-        present: bool[N], false for those that failed; their vectors are zero.
+        videos: The gallery in manifest order, with the videos that failed to decode.
+        present: bool[N], false for videos that failed. Their vectors are zero.
         video_vectors: float32[N, D], L2-normalised.
-        texts: every caption of every video.
+        texts: Every caption of every video.
         owner: int64[Q], the row of each text's video.
         text_vectors: float32[Q, D], L2-normalised.
-        seconds: wall time of the two encodings.
+        seconds: Wall time of the two encodings.
     """
 
     videos: tuple[Video, ...]
@@ -41,9 +42,32 @@ class EncodedSplit:
     seconds: dict[str, float]
 
 
+def pick_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """The device that ``evaluation.device`` names.
+
+    Raises:
+        ConfigError: The name is ``cuda`` and there is no GPU.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("no GPU", where="params.yaml evaluation.device", found=name, expected="auto or cpu")
+    return torch.device(name)
+
+
 @torch.no_grad()
 def encode_videos(method: Method, reader: FrameReader, ids: Sequence[str], batch_size: int) -> Tensor:
-    """float32[N, D] on the CPU, in the order of ``ids`` (at least one); shared out over the process group."""
+    """Encodes videos. The processes of the group share the work.
+
+    Args:
+        method: The method, on the device to use.
+        reader: Reads the frames.
+        ids: At least one video.
+        batch_size: Videos per forward pass.
+
+    Returns:
+        float32[N, D] on the CPU, in the order of ``ids``.
+    """
     device = _device(method)
 
     def encode(rows: slice) -> Tensor:
@@ -56,7 +80,16 @@ def encode_videos(method: Method, reader: FrameReader, ids: Sequence[str], batch
 
 @torch.no_grad()
 def encode_texts(method: Method, texts: Sequence[str], batch_size: int) -> Tensor:
-    """float32[Q, D] on the CPU, in the order of ``texts`` (at least one); shared out over the process group."""
+    """Encodes texts. The processes of the group share the work.
+
+    Args:
+        method: The method, on the device to use.
+        texts: At least one text.
+        batch_size: Texts per forward pass.
+
+    Returns:
+        float32[Q, D] on the CPU, in the order of ``texts``.
+    """
     device = _device(method)
 
     def encode(rows: slice) -> Tensor:
@@ -70,7 +103,7 @@ def encode_split(method: Method, store: FrameStore, reader: FrameReader, split: 
     """Encodes each video and each caption of a split once.
 
     Raises:
-        EvaluationError: no video of the split was decoded.
+        EvaluationError: No video of the split was decoded.
     """
     videos = tuple(store.manifest.split(split))
     decoded = store.ids(split)

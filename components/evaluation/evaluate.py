@@ -1,13 +1,9 @@
-"""An adapter and a frame store to the scorecard of one split."""
+"""From an adapter and a frame store to the scorecard of one split."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
-import torch
-
 from components.adapters.card import AdapterCard
-from components.errors import ConfigError
+from components.evaluation.card import Decoding, Identity, Parameters
 from components.evaluation.encode import encode_split
 from components.evaluation.rescoring import encode_bank, rescored
 from components.evaluation.scorecard import Scorecard, make_scorecard
@@ -20,22 +16,22 @@ from components.methods.base import Method
 def evaluate(
     method: Method, store: FrameStore, split: str, adapter: AdapterCard, seed: int, settings: EvaluationSettings
 ) -> Scorecard:
-    """Encodes the split once and ranks every query in both directions; re-scored figures stand apart.
+    """Encodes the split once and ranks every query in both directions. Re-scored metrics stay separate.
 
     Args:
-        method: as loaded from the adapter.
-        store: the task's frames.
-        split: which videos.
-        adapter: the adapter's card.
-        seed: of the training.
-        settings: ``evaluation`` of params.yaml.
+        method: The method with the adapter's parameters.
+        store: The task's frames.
+        split: The split to evaluate.
+        adapter: The adapter's card.
+        seed: The training's seed.
+        settings: The ``evaluation`` block of params.yaml.
 
     Raises:
-        EvaluationError: no decoded video, or NaN or Inf in a vector.
-        DataError: the store's frames do not fit the adapter.
+        EvaluationError: No video was decoded, or a vector has NaN or Inf.
+        DataError: The store's frames do not fit the adapter.
     """
     method.eval()
-    # One pass over the videos: nothing to cache.
+    # There is one pass over the videos, so a cache would not be used.
     reader = FrameReader(store, method.backbone.resize, method.frames, cache_mib=0)
     encoded = encode_split(method, store, reader, split, settings.batch_size)
     scorecard = make_scorecard(encoded, store.manifest, split, _identity(adapter, store, seed), settings.bootstrap)
@@ -45,40 +41,30 @@ def evaluate(
     return scorecard.with_rescored(rescored(encoded, settings, bank))
 
 
-def pick_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The device of ``evaluation.device``.
-
-    Raises:
-        ConfigError: cuda is asked for and not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("no GPU", where="params.yaml evaluation.device", found=name, expected="auto or cpu")
-    return torch.device(name)
-
-
-def _identity(adapter: AdapterCard, store: FrameStore, seed: int) -> dict[str, Any]:
-    """Everything that the figures depend on, for the head of the card."""
-    return {
-        "task": adapter.task,
-        "method": adapter.label,
-        "seed": seed,
-        "settings": adapter.settings,
-        "frames": adapter.frames,
-        "words": adapter.words,
-        "sampling": store.card.settings.sampling,
-        "decoding": {key: getattr(store.card.settings, key) for key in ("decoder", "size", "quality", "chroma")},
-        "epoch": adapter.extra.epoch,
-        "selected_on": adapter.extra.selected_on,
-        "parameters": {
-            "trainable": adapter.trainable,
-            "total": adapter.extra.parameters_total,
-            "share": adapter.share,
-            "artifact_bytes": adapter.bytes,
-        },
-        "backbone": adapter.backbone.to_dict(),
-        "adapter_sha256": adapter.sha256,
-        "store": store.fingerprint,
-        "provenance": adapter.provenance,
-    }
+def _identity(adapter: AdapterCard, store: FrameStore, seed: int) -> Identity:
+    """Everything that the metrics depend on, for the head of the scorecard."""
+    settings = store.card.settings
+    return Identity(
+        task=adapter.task,
+        method=adapter.label,
+        seed=seed,
+        settings=adapter.settings,
+        frames=adapter.frames,
+        words=adapter.words,
+        sampling=settings.sampling,
+        decoding=Decoding(
+            decoder=settings.decoder, size=settings.size, quality=settings.quality, chroma=settings.chroma
+        ),
+        epoch=adapter.extra.epoch,
+        selected_on=adapter.extra.selected_on,
+        parameters=Parameters(
+            trainable=adapter.trainable,
+            total=adapter.extra.parameters_total,
+            share=adapter.share,
+            artifact_bytes=adapter.bytes,
+        ),
+        backbone=adapter.backbone,
+        adapter_sha256=adapter.sha256,
+        store=store.fingerprint,
+        provenance=adapter.provenance,
+    )

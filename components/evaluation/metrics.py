@@ -1,23 +1,29 @@
-"""Recall at K, median and mean rank, both directions named t2v and v2t throughout."""
+"""Recall at K, median rank and mean rank. The directions are called t2v and v2t throughout."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from components.evaluation.card import Metrics, Ties
 from components.evaluation.ranks import Ranks
 
 RECALLS = (1, 5, 10)
 
-# Six decimals: far below one query's weight, above the noise of summation order.
+# Six decimals: far below the weight of one query, above the noise of the order of a sum.
 DECIMALS = 6
 
 
-def summary(ranks: NDArray[np.floating] | NDArray[np.integer]) -> dict[str, float]:
-    """R@1, R@5, R@10 in percent, MdR and MnR (ranks from 1; the median of an even number is the middle's mean).
+def summary(ranks: NDArray[np.floating] | NDArray[np.integer]) -> Metrics:
+    """R@1, R@5 and R@10 in percent, MdR and MnR.
+
+    The median of an even number of ranks is the mean of the middle two.
 
     Args:
-        ranks: float[Q] or int[Q], at least one.
+        ranks: float[Q] or int[Q], from 1. At least one.
+
+    Raises:
+        ValueError: There are no ranks.
     """
     if len(ranks) == 0:
         raise ValueError("no queries")
@@ -29,10 +35,10 @@ def summary(ranks: NDArray[np.floating] | NDArray[np.integer]) -> dict[str, floa
     }
 
 
-def ties(ranks: Ranks) -> dict[str, object]:
-    """How far ties could move the figures: queries with a tie, and the figures of either extreme."""
-    return {
-        "queries": int(np.sum(ranks.optimistic != ranks.pessimistic)),
-        "optimistic": summary(ranks.optimistic),
-        "pessimistic": summary(ranks.pessimistic),
-    }
+def ties(ranks: Ranks) -> Ties:
+    """How far ties could move the metrics."""
+    return Ties(
+        queries=int(np.sum(ranks.optimistic != ranks.pessimistic)),
+        optimistic=summary(ranks.optimistic),
+        pessimistic=summary(ranks.pessimistic),
+    )

@@ -1,15 +1,15 @@
-"""Exactly one rank per query, ties settled by a named rule.
+"""Exactly one rank per query, with ties settled by a named rule.
 
-The rank of a query is the expected rank of its own item if equal scores were shuffled:
-``1 + #{better} + #{equal others} / 2``. The optimistic (``1 + #{better}``) and the pessimistic
-(``1 + #{better} + #{equal others}``) rank stand beside it. Released evaluation code counts every tie as a query of its
-own, or lets a sort decide.
+The rank of a query is the expected rank of its right answer if equal scores were shuffled:
+``1 + #{better} + #{equal others} / 2``. Each query also has an optimistic rank (``1 + #{better}``) and a pessimistic
+rank (``1 + #{better} + #{equal others}``). Released evaluation code counts every tie as another query, or lets a sort
+decide.
 
-Text-to-video: each caption is a query over all videos. Video-to-text: each video is a query, and a candidate video
+Text to video: each caption is a query over all videos. Video to text: each video is a query, and a candidate video
 scores with the best of its captions (the published rule where videos have several captions).
 
-Videos without a vector (those that could not be decoded) stay in the gallery in last place, and queries for them get
-the last rank: they count as wrong, not as absent.
+Videos without a vector, which could not be decoded, stay in the gallery in last place, and queries for them get the
+last rank. They count as wrong, not as absent.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from torch import Tensor
 
 from components.errors import EvaluationError
 
-# Similarities held at a time; bounds memory whatever the size of the gallery, and near a cache's size is fastest.
+# Similarities in memory at a time. This bounds memory for a gallery of any size, and a value near the size of a cache
+# is fastest.
 CHUNK_BYTES = 64 * 2**20
-
 
 # The scores of some queries (a slice of rows) against every candidate.
 Scores = Callable[[slice], Tensor]
@@ -34,7 +34,13 @@ Scores = Callable[[slice], Tensor]
 
 @dataclass(frozen=True)
 class Ranks:
-    """Ranks from 1, one per query: float64[Q] expected, int64[Q] optimistic and pessimistic."""
+    """Ranks from 1, one per query.
+
+    Attributes:
+        expected: float64[Q].
+        optimistic: int64[Q].
+        pessimistic: int64[Q].
+    """
 
     expected: NDArray[np.float64]
     optimistic: NDArray[np.int64]
@@ -53,18 +59,18 @@ def text_to_video(
     ids: Sequence[str] | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Ranks:
-    """Ranks of each text's own video among all videos.
+    """The rank of each text's video among all videos.
 
     Args:
         texts: float[Q, D].
-        videos: float[N, D]; rows of absent videos are ignored.
+        videos: float[N, D]. Rows of absent videos are ignored.
         owner: int[Q], the row of each text's video.
-        present: bool[N], false for videos without a vector; None means all are there.
-        ids: names of the videos, for messages.
-        chunk_bytes: similarities held at a time; changes memory, not results.
+        present: bool[N], false for videos without a vector. None means that all have one.
+        ids: The ids of the videos, for messages.
+        chunk_bytes: The size of the similarities in memory at a time. It does not change results.
 
     Raises:
-        EvaluationError: NaN or Inf in a vector; the message names the ids.
+        EvaluationError: A vector has NaN or Inf. The message names the ids.
     """
     present = _checked(texts, videos, owner, present, ids)
     return rank(text_scores(texts, videos, present), owner, len(videos), present[owner], chunk_bytes)
@@ -78,29 +84,29 @@ def video_to_text(
     ids: Sequence[str] | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Ranks:
-    """Ranks of each video's own captions among all videos' captions; a video scores with its best caption.
+    """The rank of each video's captions among the captions of all videos. A video scores with its best caption.
 
-    Arguments and errors as for :func:`text_to_video`; there is one rank per row of ``videos``.
+    There is one rank per row of ``videos``. Arguments and errors are those of :func:`text_to_video`.
     """
     present = _checked(texts, videos, owner, present, ids)
-    own, width = torch.arange(len(videos), device=videos.device), max(len(texts), len(videos))
-    return rank(video_scores(videos, texts, owner, len(videos)), own, width, present, chunk_bytes)
+    target, width = torch.arange(len(videos), device=videos.device), max(len(texts), len(videos))
+    return rank(video_scores(videos, texts, owner, len(videos)), target, width, present, chunk_bytes)
 
 
 def text_scores(texts: Tensor, videos: Tensor, present: Tensor) -> Scores:
-    """Scores of texts, float32[n, N]: -inf for absent videos."""
+    """Scores of texts against videos, float32[n, N]. Absent videos have -inf."""
     gallery = videos.double()
     return lambda rows: _similarity(texts[rows], gallery).masked_fill_(~present, -torch.inf)
 
 
 def video_scores(queries: Tensor, texts: Tensor, owner: Tensor, videos: int) -> Scores:
-    """Scores of videos, float32[n, N]: a candidate video's is that of its best caption.
+    """Scores of videos against videos, float32[n, N]. A candidate video scores with its best caption.
 
     Args:
-        queries: float[M, D], the videos that ask.
+        queries: float[M, D], the videos that are queries.
         texts: float[Q, D], the captions that are searched.
         owner: int[Q], the candidate video of each caption.
-        videos: N, how many candidates there are.
+        videos: N, the number of candidates.
     """
     gallery = texts.double()
     single = len(texts) == videos and bool((owner == torch.arange(videos, device=owner.device)).all())
@@ -112,47 +118,24 @@ def video_scores(queries: Tensor, texts: Tensor, owner: Tensor, videos: int) -> 
     return scores
 
 
-def from_similarity(similarity: Tensor, owner: Tensor) -> tuple[Ranks, Ranks]:
-    """Text-to-video and video-to-text ranks of a ready matrix.
+def rank(scores: Scores, target: Tensor, width: int, answerable: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Ranks:
+    """Counts better and equal candidates, some queries at a time. Unanswerable queries get the last rank.
 
     Args:
-        similarity: float[Q, N], texts against videos.
-        owner: int[Q], the column of each text's video.
-
-    Raises:
-        EvaluationError: NaN or Inf in the matrix.
+        scores: Scores of the queries against all candidates.
+        target: int[Q], the right candidate of each query.
+        width: The most numbers that ``scores`` has in memory per query, for the size of the chunks.
+        answerable: bool[Q], false for queries whose right candidate has no vector.
+        chunk_bytes: The size of the similarities in memory at a time. It does not change results.
     """
-    _finite(similarity, "similarity", None)
-    texts, videos = similarity.shape
-    everyone = torch.ones(videos, dtype=torch.bool)
-    forward = rank(lambda rows: similarity[rows], owner, videos, everyone[owner])
-    reverse = rank(
-        lambda rows: _best_caption(similarity.T[rows], owner, videos),
-        torch.arange(videos),
-        max(texts, videos),
-        everyone,
-    )
-    return forward, reverse
-
-
-def rank(scores: Scores, own: Tensor, width: int, answerable: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Ranks:
-    """Counts better and equal candidates, some queries at a time; unanswerable queries get the last rank.
-
-    Args:
-        scores: of some queries against all candidates.
-        own: int[Q], the right candidate of each query.
-        width: most numbers that ``scores`` holds per query, for the size of the chunks.
-        answerable: bool[Q].
-        chunk_bytes: similarities held at a time; changes memory, not results.
-    """
-    queries = len(own)
+    queries = len(target)
     better = torch.empty(queries, dtype=torch.int64)
     equal = torch.empty(queries, dtype=torch.int64)
     for rows in chunks(queries, width, chunk_bytes):
         similarity = scores(rows)
-        target = similarity.gather(1, own[rows, None])
-        better[rows] = _count(similarity > target)
-        equal[rows] = _count(similarity == target) - 1
+        right = similarity.gather(1, target[rows, None])
+        better[rows] = _count(similarity > right)
+        equal[rows] = _count(similarity == right) - 1
         wrong = ~answerable[rows].cpu()
         better[rows] = torch.where(wrong, similarity.shape[1] - 1, better[rows])
         equal[rows] = torch.where(wrong, 0, equal[rows])
@@ -162,8 +145,8 @@ def rank(scores: Scores, own: Tensor, width: int, answerable: Tensor, chunk_byte
 
 
 def chunks(queries: int, width: int, chunk_bytes: int = CHUNK_BYTES) -> list[slice]:
-    """Rows that go together, so that about ``chunk_bytes`` are held."""
-    # Four bytes of similarity, eight of float64 product, two of comparisons.
+    """Rows that are ranked together, so that about ``chunk_bytes`` are in memory."""
+    # Per number: four bytes of similarity, eight of the float64 product, two of comparisons.
     step = max(1, chunk_bytes // (16 * width))
     return [slice(start, min(start + step, queries)) for start in range(0, queries, step)]
 
@@ -174,15 +157,16 @@ def _best_caption(similarity: Tensor, owner: Tensor, videos: int) -> Tensor:
 
 
 def _count(marks: Tensor) -> Tensor:
-    """How many of each row are true, int64 on the CPU, where NumPy counts booleans several times faster than torch."""
+    """The number of true values in each row, int64 on the CPU."""
+    # On the CPU, NumPy counts booleans several times faster than torch.
     if marks.device.type == "cpu":
         return torch.from_numpy(np.count_nonzero(marks.numpy(), axis=1))
     return torch.count_nonzero(marks, dim=1).cpu()
 
 
 def _similarity(queries: Tensor, gallery: Tensor) -> Tensor:
-    # A float32 product of equal vectors may differ in the last bit from column to column, which would hide ties or
-    # make them depend on the chunk; rounded down from float64 it does not.
+    # A float32 product of equal vectors may differ in the last bit from column to column. That would hide ties, or make
+    # them depend on the chunk. A float64 product that is rounded to float32 has no such differences.
     return (queries.double() @ gallery.T).float()
 
 
@@ -192,18 +176,17 @@ def _checked(texts: Tensor, videos: Tensor, owner: Tensor, present: Tensor | Non
     if present is None:
         present = torch.ones(len(videos), dtype=torch.bool, device=videos.device)
     names = [str(i) for i in range(len(videos))] if ids is None else list(ids)
-    there = present.nonzero().flatten().tolist()
-    _finite(videos[present], "video vector", [names[i] for i in there])
-    _finite(texts, "text vector", [names[i] for i in owner.tolist()])
+    rows = present.nonzero().flatten().tolist()
+    _require_finite(videos[present], "video vector", [names[i] for i in rows])
+    _require_finite(texts, "text vector", [names[i] for i in owner.tolist()])
     return present
 
 
-def _finite(values: Tensor, what: str, names: Sequence[str] | None) -> None:
+def _require_finite(values: Tensor, what: str, names: Sequence[str]) -> None:
     bad = (~torch.isfinite(values)).any(dim=1).nonzero().flatten().tolist()
     if bad:
-        shown = [names[i] if names is not None else str(i) for i in bad[:10]]
         raise EvaluationError(
             f"{len(bad)} {what}(s) with NaN or Inf",
-            where=", ".join(shown) + (" ..." if len(bad) > 10 else ""),
+            where=", ".join(names[i] for i in bad[:10]) + (" ..." if len(bad) > 10 else ""),
             expected="finite numbers",
         )

@@ -1,26 +1,26 @@
-"""Re-scoring: figures that use more than the query itself, kept under their own names beside the plain ones.
+"""Re-scoring: metrics that use more than the query itself. They never replace plain metrics.
 
 Dual softmax (Cheng et al., CAMoE, 2021) multiplies each score by its candidate's softmax over *all test queries*,
 ``s'(q, c) = s(q, c) exp(s(q, c) / t) / sum_p exp(s(p, c) / t)``. A system that answers query by query cannot do it.
 
 QB-Norm (Bogolin et al., CVPR 2022, "Cross Modal Retrieval with Querybank Normalisation", section 3) takes the sum over
-a bank of *training* queries: ``s'(q, c) = exp(b s(q, c)) / sum_p exp(b s(p, c))``, its dynamic form only for queries
-whose best candidate is among the best ``k`` of some query of the bank; the others keep their scores.
+a bank of *training* queries: ``s'(q, c) = exp(b s(q, c)) / sum_p exp(b s(p, c))``. Its dynamic form applies this only
+to queries whose best candidate is among the best ``k`` of some query of the bank. The other queries keep their scores.
 
-Both act on the matrix that the plain ranks come from: text-to-video captions against videos, video-to-text videos
-against videos, each by its best caption. Banks are training captions and training videos respectively. Videos without a
-vector stay last and are left out of every sum.
+Both act on the matrix that the plain ranks come from. Text to video has captions against videos. Video to text has
+videos against videos, each candidate by its best caption. The banks are training captions and training videos. Videos
+without a vector stay last and are in no sum.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from components.evaluation.card import Direction, Rescored
 from components.evaluation.encode import EncodedSplit, encode_texts, encode_videos
 from components.evaluation.metrics import summary
 from components.evaluation.ranks import CHUNK_BYTES, Ranks, Scores, chunks, rank, text_scores, video_scores
@@ -34,13 +34,13 @@ USES = {
     "qb_norm": "a bank of training queries",
 }
 
-# The sums are rounded to this step, so that equal candidates, summed in another order, still tie.
+# The sums are rounded to this step, so that equal candidates still tie if they were summed in another order.
 _STEP = 2.0**-30
 
 
 @dataclass(frozen=True)
 class Bank:
-    """Training queries of both directions, never of the split under test.
+    """Training queries of both directions, never from the split under test.
 
     Attributes:
         texts: float32[B, D], captions.
@@ -52,30 +52,30 @@ class Bank:
 
 
 @dataclass(frozen=True)
-class _Direction:
-    """One direction's queries and candidates.
+class _Side:
+    """The queries and candidates of one direction.
 
     Attributes:
-        scores: of the split's queries.
-        bank: of the bank's queries against the same candidates; None without a bank.
-        bank_size: how many those are.
-        own: int[Q], the right candidate.
-        answerable: bool[Q], false for queries whose video has no vector.
-        asking: bool[Q], false for queries that are themselves without a vector.
-        width: most numbers held per query.
+        scores: Scores of the split's queries.
+        bank: Scores of the bank's queries against the same candidates, None without a bank.
+        bank_size: The number of queries in the bank.
+        target: int[Q], the right candidate of each query.
+        answerable: bool[Q], false for queries whose right video has no vector.
+        asking: bool[Q], false for queries that have no vector.
+        width: The most numbers in memory per query.
     """
 
     scores: Scores
     bank: Scores | None
     bank_size: int
-    own: Tensor
+    target: Tensor
     answerable: Tensor
     asking: Tensor
     width: int
 
 
 def encode_bank(method: Method, store: FrameStore, reader: FrameReader, settings: EvaluationSettings) -> Bank:
-    """Vectors of up to ``qb_norm.bank`` training captions and as many training videos, taken at equal distances."""
+    """Encodes up to ``qb_norm.bank`` training captions and as many training videos, taken at equal distances."""
     size = settings.qb_norm.bank
     captions = [caption for video in store.manifest.split("train") for caption in video.captions]
     return Bank(
@@ -84,31 +84,38 @@ def encode_bank(method: Method, store: FrameStore, reader: FrameReader, settings
     )
 
 
-def rescored(encoded: EncodedSplit, settings: EvaluationSettings, bank: Bank | None) -> dict[str, Any]:
-    """For each name of ``settings.rescoring`` its figures of both directions, what they use, and the settings.
+def rescored(encoded: EncodedSplit, settings: EvaluationSettings, bank: Bank | None) -> dict[str, Rescored]:
+    """The metrics after each re-scoring in ``settings.rescoring``, by its name.
 
     Args:
-        encoded: the split, whose vectors the plain ranks have found finite.
-        settings: names and their settings.
-        bank: needed by ``qb_norm``.
+        encoded: The split. Its vectors must be finite, which the plain ranks check.
+        settings: The names and their settings.
+        bank: The bank for ``qb_norm``.
+
+    Raises:
+        ValueError: ``qb_norm`` without a bank.
     """
-    found: dict[str, Any] = {}
+    blocks: dict[str, Rescored] = {}
     for name in settings.rescoring:
-        ranks = rescored_ranks(name, encoded, settings, bank)
-        block = {direction: summary(both.expected) for direction, both in ranks.items()}
-        found[name] = {"uses": USES[name], "settings": asdict(getattr(settings, name)), **block}
-    return found
+        metrics = {
+            direction: summary(ranks.expected)
+            for direction, ranks in rescored_ranks(name, encoded, settings, bank).items()
+        }
+        blocks[name] = Rescored(
+            uses=USES[name], settings=asdict(getattr(settings, name)), t2v=metrics["t2v"], v2t=metrics["v2t"]
+        )
+    return blocks
 
 
 def rescored_ranks(
     name: str, encoded: EncodedSplit, settings: EvaluationSettings, bank: Bank | None, chunk_bytes: int = CHUNK_BYTES
-) -> Mapping[str, Ranks]:
+) -> Mapping[Direction, Ranks]:
     """Ranks of both directions after the re-scoring ``name``.
 
     Raises:
         ValueError: ``qb_norm`` without a bank.
     """
-    ranks = {}
+    ranks: dict[Direction, Ranks] = {}
     for direction, side in _directions(encoded, bank).items():
         if name == "dual_softmax":
             scores = dual_softmax(side.scores, side.asking, side.width, settings.dual_softmax.temperature, chunk_bytes)
@@ -117,7 +124,7 @@ def rescored_ranks(
         else:
             beta, top = settings.qb_norm.beta, settings.qb_norm.top
             scores = qb_norm(side.scores, side.bank, side.bank_size, side.width, beta, top, chunk_bytes)
-        ranks[direction] = rank(scores, side.own, 3 * side.width, side.answerable, chunk_bytes)
+        ranks[direction] = rank(scores, side.target, 3 * side.width, side.answerable, chunk_bytes)
     return ranks
 
 
@@ -127,11 +134,11 @@ def dual_softmax(
     """Scores times their softmax over the queries, float64[n, N].
 
     Args:
-        scores: of the split's queries.
-        asking: bool[Q], queries that belong to the sum.
-        width: most numbers held per query.
+        scores: Scores of the split's queries.
+        asking: bool[Q], the queries in the sum.
+        width: The most numbers in memory per query.
         temperature: t of the module's equation.
-        chunk_bytes: held at a time.
+        chunk_bytes: The size of the scores in memory at a time.
     """
     total: Tensor | None = None
     for rows in chunks(len(asking), 3 * width, chunk_bytes):
@@ -141,8 +148,8 @@ def dual_softmax(
     sums = _rounded(total)
 
     def multiplied(rows: slice) -> Tensor:
-        own = scores(rows).double()
-        return _keep_absent(own, own * torch.exp(own / temperature - sums))
+        plain = scores(rows).double()
+        return _keep_absent(plain, plain * torch.exp(plain / temperature - sums))
 
     return multiplied
 
@@ -150,22 +157,23 @@ def dual_softmax(
 def qb_norm(
     scores: Scores, bank: Scores, size: int, width: int, beta: float, top: int, chunk_bytes: int = CHUNK_BYTES
 ) -> Scores:
-    """Scores by the dynamic inverted softmax, float64[n, N]; logarithms of it, which rank alike.
+    """Logarithms of the dynamic inverted softmax, float64[n, N], which give the same ranks as the softmax itself.
 
     Args:
-        scores: of the split's queries.
-        bank: of the bank's queries against the same candidates.
-        size: queries in the bank, at least one.
-        width: most numbers held per query.
-        beta, top: b and k of the module's equation.
-        chunk_bytes: held at a time.
+        scores: Scores of the split's queries.
+        bank: Scores of the bank's queries against the same candidates.
+        size: The number of queries in the bank, at least one.
+        width: The most numbers in memory per query.
+        beta: b of the module's equation.
+        top: k of the module's equation.
+        chunk_bytes: The size of the scores in memory at a time.
     """
     total: Tensor | None = None
     active: Tensor | None = None
     for rows in chunks(size, 3 * width, chunk_bytes):
         theirs = bank(rows).double()
         part = torch.logsumexp(beta * theirs, dim=0)
-        # All candidates that tie for the k-th place are in: which of them comes first must not decide.
+        # All candidates that tie for the k-th place count. Their order must not decide.
         last = theirs.topk(min(top, theirs.shape[1]), dim=1).values[:, -1:]
         reached = ((theirs >= last) & (theirs > -torch.inf)).any(dim=0)
         total = part if total is None else torch.logaddexp(total, part)
@@ -175,18 +183,18 @@ def qb_norm(
     sums, hubs = _rounded(total), active
 
     def normalised(rows: slice) -> Tensor:
-        own = scores(rows).double()
-        drawn = ((own == own.amax(dim=1, keepdim=True)) & hubs).any(dim=1, keepdim=True)
-        return _keep_absent(own, torch.where(drawn, beta * own - sums, own))
+        plain = scores(rows).double()
+        near_hub = ((plain == plain.amax(dim=1, keepdim=True)) & hubs).any(dim=1, keepdim=True)
+        return _keep_absent(plain, torch.where(near_hub, beta * plain - sums, plain))
 
     return normalised
 
 
-def _directions(encoded: EncodedSplit, bank: Bank | None) -> dict[str, _Direction]:
+def _directions(encoded: EncodedSplit, bank: Bank | None) -> dict[Direction, _Side]:
     texts, videos, owner, present = encoded.text_vectors, encoded.video_vectors, encoded.owner, encoded.present
     count, widest = len(videos), max(len(texts), len(videos))
     return {
-        "t2v": _Direction(
+        "t2v": _Side(
             text_scores(texts, videos, present),
             text_scores(bank.texts, videos, present) if bank else None,
             len(bank.texts) if bank else 0,
@@ -195,7 +203,7 @@ def _directions(encoded: EncodedSplit, bank: Bank | None) -> dict[str, _Directio
             torch.ones(len(texts), dtype=torch.bool),
             count,
         ),
-        "v2t": _Direction(
+        "v2t": _Side(
             video_scores(videos, texts, owner, count),
             video_scores(bank.videos, texts, owner, count) if bank else None,
             len(bank.videos) if bank else 0,

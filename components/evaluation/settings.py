@@ -12,14 +12,24 @@ from components.config import STRICT, Count
 
 @dataclass(frozen=True, config=STRICT)
 class DualSoftmax:
-    """Re-scoring by a softmax over all queries of the split."""
+    """Settings of the re-scoring by a softmax over all queries of the split.
+
+    Args:
+        temperature: t of the equation in :mod:`components.evaluation.rescoring`.
+    """
 
     temperature: Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True, config=STRICT)
 class QbNorm:
-    """Re-scoring by a bank of training queries."""
+    """Settings of the re-scoring by a bank of training queries.
+
+    Args:
+        beta: b of the equation in :mod:`components.evaluation.rescoring`.
+        top: k of the equation.
+        bank: The most queries in the bank.
+    """
 
     beta: Annotated[float, Field(gt=0)]
     top: Count
@@ -28,7 +38,16 @@ class QbNorm:
 
 @dataclass(frozen=True, config=STRICT)
 class EvaluationSettings:
-    """How scorecards are made."""
+    """How scorecards are made.
+
+    Args:
+        batch_size: Videos, or texts, per forward pass.
+        device: ``auto`` takes a GPU if there is one.
+        bootstrap: Resamples of the videos for the intervals.
+        rescoring: The re-scorings to report next to the plain metrics.
+        dual_softmax: Settings of ``dual_softmax``.
+        qb_norm: Settings of ``qb_norm``.
+    """
 
     batch_size: Count
     device: Literal["auto", "cpu", "cuda"]

@@ -1,17 +1,17 @@
 """The search index of a task: one vector per video, with what an answer shows of it.
 
-An index is a folder: ``index.json`` (what it was made from), ``vectors.parquet`` and the two files of the adapter,
-whose text side answers the queries. The backbone is not in it.
+An index is a folder. It contains ``index.json`` (what it was made from), ``vectors.parquet`` and the two files of the
+adapter, whose text side answers the queries. It does not contain the backbone. An index of the test split also has the
+gallery for the report, in ``gallery.json`` and ``gallery.parquet``.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -25,46 +25,63 @@ from components.evaluation.encode import encode_videos
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.methods.base import Method
+from components.search.records import CARD, FORMAT, Gallery, IndexCard, Pictures, Source, read_index_card, write_gallery
 
-FORMAT = 1
-CARD = "index.json"
 VECTORS = "vectors.parquet"
+
+
+class IndexedVideo(TypedDict):
+    """What an answer shows of a video.
+
+    Attributes:
+        video_id: Its id in the collection.
+        uri: The file's path or URI. A path under the project's root is relative to it.
+        start_seconds: Where the video starts in its file.
+        end_seconds: Where the video ends in its file.
+        thumbnail: JPEG bytes of the middle frame.
+    """
+
+    video_id: str
+    uri: str
+    start_seconds: float
+    end_seconds: float
+    thumbnail: bytes
 
 
 @dataclass(frozen=True)
 class Index:
-    """Vectors and what is shown with them, a row per video.
+    """Vectors and what is shown with them.
 
     Attributes:
-        task: name of the collection.
-        adapter_sha256: hash of the adapter that made the vectors.
+        task: Key of the task in params.yaml.
+        adapter_sha256: Hash of the adapter that made the vectors.
         vectors: float32[N, D], L2-normalised.
-        rows: N mappings with video_id, uri, start_seconds, end_seconds and thumbnail (JPEG bytes).
+        rows: N videos, in the order of the vectors.
     """
 
     task: str
     adapter_sha256: str
     vectors: NDArray[np.float32]
-    rows: list[dict[str, Any]]
+    rows: list[IndexedVideo]
 
 
 def build(method: Method, store: FrameStore, *, split: str, adapter_sha256: str, batch_size: int) -> Index:
     """Embeds the decoded videos of a split.
 
     Args:
-        method: the backbone with the adapter in it, on the device to use.
-        store: the task's frames.
+        method: The backbone with the adapter, on the device to use.
+        store: The task's frames.
         split: ``train``, ``val``, ``test`` or ``all``.
-        adapter_sha256: of the adapter in ``method``.
-        batch_size: videos per forward pass.
+        adapter_sha256: Hash of the adapter in ``method``.
+        batch_size: Videos per forward pass.
 
     Raises:
-        DataError: the split holds no decoded video.
+        DataError: The split has no decoded video.
     """
     ids = store.ids(split)
     if not ids:
         raise DataError("no decoded video to index", where=store.uri, found=split)
-    # Every video is read once, so decoded frames are not worth keeping.
+    # Every video is read once, so a cache would not be used.
     reader = FrameReader(store, method.backbone.resize, method.frames, cache_mib=0)
     vectors = encode_videos(method.eval(), reader, ids, batch_size).numpy()
     videos = store.manifest.by_id()
@@ -73,41 +90,49 @@ def build(method: Method, store: FrameStore, *, split: str, adapter_sha256: str,
         video = videos[stored.video_id]
         end = stored.duration_seconds if video.end_seconds is None else video.end_seconds
         rows.append(
-            {
-                "video_id": stored.video_id,
-                "uri": video.uri,
-                "start_seconds": video.start_seconds or 0.0,
-                "end_seconds": end,
-                "thumbnail": stored.frames[len(stored.frames) // 2],
-            }
+            IndexedVideo(
+                video_id=stored.video_id,
+                uri=video.uri,
+                start_seconds=video.start_seconds or 0.0,
+                end_seconds=end,
+                thumbnail=stored.frames[len(stored.frames) // 2],
+            )
         )
     return Index(store.manifest.task, adapter_sha256, vectors.astype(np.float32), rows)
 
 
-def write(index: Index, folder: Path, adapter: Path, made_from: dict[str, Any]) -> dict[str, Any]:
-    """Publishes an index with the adapter it needs; returns its card.
+def write(
+    index: Index, folder: Path, adapter: Path, source: Source, gallery: tuple[Gallery, Pictures] | None = None
+) -> IndexCard:
+    """Publishes an index with the adapter that it needs.
 
     Args:
-        index: to write.
-        folder: replaced whole, at once.
-        adapter: folder of the adapter that made the vectors.
-        made_from: further fields of the card, such as the store's fingerprint and the registered version.
+        index: The index.
+        folder: Where to write. An existing folder is replaced as a whole.
+        adapter: The folder of the adapter that made the vectors.
+        source: What the index was made from.
+        gallery: The gallery for the report, None if there is none.
+
+    Returns:
+        The card of the index.
     """
-    card = {
-        "format": FORMAT,
-        "task": index.task,
-        "videos": len(index.rows),
-        "dimension": index.vectors.shape[1],
-        "adapter_sha256": index.adapter_sha256,
-        "backbone": read_card(adapter).backbone.to_dict(),
-        **made_from,
-    }
+    card = IndexCard(
+        **asdict(source),
+        format=FORMAT,
+        task=index.task,
+        videos=len(index.rows),
+        dimension=index.vectors.shape[1],
+        adapter_sha256=index.adapter_sha256,
+        backbone=read_card(adapter).backbone,
+    )
     with tempfile.TemporaryDirectory() as scratch:
         aside = Path(scratch)
         for name in FILES:
             shutil.copyfile(adapter / name, aside / name)
         pq.write_table(_table(index), aside / VECTORS, compression="none")
-        (aside / CARD).write_text(json.dumps(card, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        if gallery is not None:
+            write_gallery(aside, *gallery)
+        storage.write_bytes(aside / CARD, card.to_json().encode())
         storage.publish_folder(aside, folder)
     return card
 
@@ -116,37 +141,18 @@ def read(folder: Path) -> Index:
     """Reads an index.
 
     Raises:
-        DataError: none there, one of another format, or a damaged one.
+        DataError: There is no index, or it is damaged or has another format.
     """
     card = read_index_card(folder)
     try:
         table = pq.read_table(folder / VECTORS)
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"damaged: {error}", where=folder / VECTORS, cure="run the index stage again") from None
-    if table.num_rows != card["videos"]:
-        raise DataError("damaged", where=folder / VECTORS, found=table.num_rows, expected=f"{card['videos']} rows")
+    if table.num_rows != card.videos:
+        raise DataError("damaged", where=folder / VECTORS, found=table.num_rows, expected=f"{card.videos} rows")
     flat = table["vector"].combine_chunks().flatten().to_numpy()
-    vectors = flat.reshape(table.num_rows, card["dimension"])
-    return Index(card["task"], card["adapter_sha256"], vectors, table.drop_columns(["vector"]).to_pylist())
-
-
-def read_index_card(folder: Path) -> dict[str, Any]:
-    """The card of an index.
-
-    Raises:
-        DataError: no index there, or one of another format.
-    """
-    try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(
-            "no search index", where=folder, cure=f"python pipelines/index.py --task {folder.name} (or dvc repro)"
-        ) from None
-    except ValueError as error:
-        raise DataError(f"not JSON: {error}", where=folder / CARD) from None
-    if card.get("format") != FORMAT:
-        raise DataError("index of another format", where=folder / CARD, found=card.get("format"), expected=FORMAT)
-    return dict(card)
+    vectors = flat.reshape(table.num_rows, card.dimension)
+    return Index(card.task, card.adapter_sha256, vectors, table.drop_columns(["vector"]).to_pylist())
 
 
 def _table(index: Index) -> pa.Table:

@@ -1,4 +1,4 @@
-"""The paired comparison: symmetric, zero against itself, refusing what is not the same test."""
+"""The paired comparison: symmetric, zero against itself, and refused if the test is not the same."""
 
 from __future__ import annotations
 
@@ -63,30 +63,30 @@ def test_real_scorecards_against_themselves_and_each_other(root: Path) -> None:
     assert moved == sorted(moved, reverse=True)
     assert moved
     card = json.loads((b / "test.json").read_text())
-    assert {(row.direction, row.figure): row.b for row in forth.differences} == {
-        (direction, figure): value for direction, row in card["metrics"]["all"].items() for figure, value in row.items()
+    assert {(row.direction, row.metric): row.b for row in forth.differences} == {
+        (direction, metric): value for direction, row in card["metrics"]["all"].items() for metric, value in row.items()
     }
 
 
 def test_a_clear_difference_is_clear_and_noise_is_not() -> None:
     rng = np.random.default_rng(0)
     ranks, video = rng.integers(1, 30, 400).astype(float), np.arange(400)
-    better = {row.figure: row for row in compare_ranks(ranks, np.maximum(1, ranks - 4), video, "t2v", 500)}
+    better = {row.metric: row for row in compare_ranks(ranks, np.maximum(1, ranks - 4), video, "t2v", 500)}
     assert better["R@1"].low > 0
     assert better["R@1"].p == pytest.approx(2 / 501)
     assert better["MnR"].high < 0
-    noise = {row.figure: row for row in compare_ranks(ranks, rng.permutation(ranks), video, "t2v", 500)}
+    noise = {row.metric: row for row in compare_ranks(ranks, rng.permutation(ranks), video, "t2v", 500)}
     assert noise["MnR"].low < 0 < noise["MnR"].high
     assert noise["MnR"].p > 0.05
 
 
 def test_p_is_uniform_where_there_is_no_difference() -> None:
-    """Of 200 pairs that differ by chance alone, about one in ten has a p below 0.1."""
+    """Of 200 pairs that differ by chance only, about one in ten has a p below 0.1."""
     rng = np.random.default_rng(4)
     found = []
     for _ in range(200):
         a, b = rng.geometric(0.3, (2, 100)).astype(float)
-        found.append(next(r.p for r in compare_ranks(a, b, np.arange(100), "t2v", 200) if r.figure == "MnR"))
+        found.append(next(r.p for r in compare_ranks(a, b, np.arange(100), "t2v", 200) if r.metric == "MnR"))
     assert 8 <= sum(p < 0.1 for p in found) <= 36
     assert 70 <= sum(p < 0.5 for p in found) <= 130
 
@@ -100,8 +100,8 @@ def test_p_counts_both_sides() -> None:
 def changed(folder: Path, path: Path, card: dict[str, object], column: str | None = None) -> Path:
     """A copy of a scorecard folder with fields of the card, or the first cell of a column of the ranks, replaced."""
     path.mkdir()
-    own = json.loads((folder / "test.json").read_text())
-    (path / "test.json").write_text(json.dumps({**own, **card}))
+    original = json.loads((folder / "test.json").read_text())
+    (path / "test.json").write_text(json.dumps({**original, **card}))
     table = pq.read_table(folder / "test-ranks.parquet")
     if column:
         values = table[column].to_pylist()

@@ -19,6 +19,7 @@ from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.search import index as indexes
 from components.search.query import Hit, Searcher, clock, format_hits, from_adapter, shared_backbone
+from components.search.records import Source
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,8 @@ def write_index(root: Path, name: str) -> None:
     store = FrameStore(root / "outputs" / "frames" / TASK)
     method = load_adapter(adapter, shared_backbone(params.backbone, root))
     made = indexes.build(method, store, split="test", adapter_sha256=indexes.read_card(adapter).sha256, batch_size=3)
-    indexes.write(made, root / "outputs" / "indexes" / TASK, adapter, {"split": "test"})
+    source = Source(version=None, method=name, seed=None, split="test", store=store.fingerprint)
+    indexes.write(made, root / "outputs" / "indexes" / TASK, adapter, source)
 
 
 def test_scores_are_the_cosines_of_single_encodings_in_falling_order(world: Path) -> None:
