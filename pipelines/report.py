@@ -1,4 +1,4 @@
-"""From scorecards to tables, plots and a page under reports/. --print shows the stored tables and where everything is."""
+"""Writes tables, plots and a page under reports/. --print shows the stored tables and where everything is."""
 
 from __future__ import annotations
 

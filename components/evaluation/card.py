@@ -1,4 +1,4 @@
-"""What an evaluation leaves for later stages: ``<split>.json`` and ``<split>-ranks.parquet``. Reading needs no torch."""
+"""What an evaluation leaves: ``<split>.json`` and ``<split>-ranks.parquet``. Reading them needs no torch."""
 
 from __future__ import annotations
 
