@@ -1,11 +1,11 @@
-"""Trains and tests every method of params.yaml on every task, without Ray, and prints the tables of docs/results.md.
+"""Trains and tests every method of params.yaml on every task without Ray. Prints the tables of docs/results.md.
 
     dvc repro ingest
     python bench/all_methods.py --jobs 2
 
-Trainings are those of `pipelines/train.py` with one worker: same batches, same initial parameters, adapters saved and
-loaded again before they are tested. A line of JSON per adapter goes to reports/all_methods.jsonl; what is there with
-the same settings and code is not trained again, so a run that was stopped goes on.
+Trainings are those of `pipelines/train.py` with one worker, with the same batches and initial parameters. Adapters are
+saved and loaded again before they are tested. Each adapter adds a line of JSON to reports/all_methods.jsonl. An adapter
+with a line for the same settings and code is not trained again, so a run that was stopped resumes.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from components.evaluation.evaluate import evaluate
 from components.params import load_params
 from components.records import make_record
 from components.report import tables
-from components.report.results import Result
+from components.report.results import AdapterResult
 from components.training.job import Job, run
 
 
 def one(root: Path, task: str, method: str, seed: int, done: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The record of one adapter, from ``done`` (training key to record) or made anew."""
+    """The record of one adapter. ``done`` holds the records of earlier runs by training key."""
     torch.set_num_threads(1)
     params = load_params(root / "params.yaml")
     job = Job.of(root, params, task, method, seed)
@@ -53,7 +53,7 @@ def one(root: Path, task: str, method: str, seed: int, done: dict[str, dict[str,
         "trainable_parameters": card.trainable,
         "backbone_share": card.share,
         "artifact_bytes": sum(file.stat().st_size for file in (work / "adapter").iterdir()),
-        "training_seconds": outcome["seconds"],
+        "training_seconds": outcome.result.seconds,
         "training_key": plan.key,
     }
     shutil.rmtree(work)
@@ -61,13 +61,13 @@ def one(root: Path, task: str, method: str, seed: int, done: dict[str, dict[str,
 
 
 def main() -> None:
-    """All combinations, ``--jobs`` at a time."""
+    """Runs all combinations, ``--jobs`` at a time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", default=".")
-    parser.add_argument("--tasks", nargs="+", help="default: all of run.tasks")
-    parser.add_argument("--methods", nargs="+", help="default: all of methods")
+    parser.add_argument("--tasks", nargs="+", help="tasks to train on (default: those of run.tasks)")
+    parser.add_argument("--methods", nargs="+", help="methods to train (default: all entries of methods)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, one thread each")
+    parser.add_argument("--jobs", type=int, default=1, help="number of trainings at a time, with one thread each")
     args = parser.parse_args()
     root = Path(args.root).resolve()
     params = load_params(root / "params.yaml")
@@ -87,10 +87,11 @@ def main() -> None:
             if record["training_key"] not in done:
                 with path.open("a", encoding="utf-8") as stream:
                     stream.write(json.dumps(record) + "\n")
-            figures = record["metrics"]["all"]["t2v"]["R@1"], record["metrics"]["all"]["v2t"]["R@1"]
-            print(f"{len(records)}/{len(wanted)} {key}: R@1 {figures}", flush=True)
+            metrics = record["metrics"]["all"]
+            recalls = f"t2v {metrics['t2v']['R@1']}, v2t {metrics['v2t']['R@1']}"
+            print(f"{len(records)}/{len(wanted)} {key}: R@1 {recalls}", flush=True)
     fields = [{name: value for name, value in records[key].items() if name != "training_key"} for key in wanted]
-    print(tables.markdown_all([make_record(tree, Result, path) for tree in fields]), end="")
+    print(tables.markdown_all([make_record(tree, AdapterResult, path) for tree in fields]), end="")
 
 
 if __name__ == "__main__":

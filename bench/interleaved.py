@@ -1,6 +1,6 @@
-"""Candidates in processes of their own that take turns, so that a busy minute of the machine befalls all alike.
+"""Candidates in separate processes that take turns, so that a busy minute of the machine affects all of them equally.
 
-A benchmark script calls :func:`arguments` first, then :func:`measure`, which starts it again for each candidate.
+A benchmark script calls :func:`arguments` first, then :func:`measure`, which starts the script again per candidate.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from typing import Any
 
 import psutil
 
-# Between two looks at the processes below: what one uses after the last look at it is lost.
+# Time between two looks at the child processes. What a process uses after the last look is lost.
 LOOK_SECONDS = 0.2
 
-# What a candidate does once.
+# What a candidate does in one turn.
 Turn = Callable[[], object]
 
 
 @dataclass
 class Times:
-    """Turns of one candidate.
+    """The turns of one candidate.
 
     Args:
-        wall: seconds of each turn.
-        cpu: processor seconds of each, children included.
-        base_mib: resident memory before the first turn.
-        peak_mib: the most it ever was.
+        wall: Seconds of each turn.
+        cpu: Processor seconds of each turn, including children.
+        base_mib: Resident memory before the first turn.
+        peak_mib: Peak resident memory.
     """
 
     wall: list[float] = field(default_factory=list)
@@ -51,20 +51,20 @@ class Times:
 
     @property
     def memory_mib(self) -> float:
-        """What the turns needed beyond what stood ready before them."""
+        """The memory that the turns needed on top of what was there before them."""
         return self.peak_mib - self.base_mib
 
 
 def family() -> list[psutil.Process]:
-    """This process and all below it."""
-    own = psutil.Process()
-    return [own, *own.children(recursive=True)]
+    """This process and all its descendants."""
+    this = psutil.Process()
+    return [this, *this.children(recursive=True)]
 
 
 class _Processor(threading.Thread):
-    """Adds up the processor seconds of this process and all below it, of those that have ended too.
+    """Adds up the processor seconds of this process and all its descendants, including those that have ended.
 
-    A process is counted by what it had used when it was last seen, for what nobody waits for counts for nobody.
+    A process counts with what it had used when it was last seen, since the system drops what no parent waits for.
     """
 
     def __init__(self) -> None:
@@ -78,12 +78,12 @@ class _Processor(threading.Thread):
             time.sleep(LOOK_SECONDS)
 
     def seconds(self) -> float:
-        """Up to now, from the start of everything."""
+        """Processor seconds since the start."""
         with self._lock:
             for process in family():
                 with contextlib.suppress(psutil.NoSuchProcess):  # it ended just now
                     used, key = process.cpu_times(), (process.pid, process.create_time())
-                    # Children that ended are in here again if their parent waited for them: only own time counts.
+                    # A parent's times also hold those of children it waited for, which would count twice.
                     self._used[key] = used.user + used.system
             return sum(self._used.values())
 
@@ -94,17 +94,17 @@ def _resident_mib() -> float:
 
 
 def _peak_mib() -> float:
-    # getrusage would hand down the peak of the process that started this one.
+    # getrusage would include the peak of the process that started this one.
     with open("/proc/self/status", encoding="ascii") as stream:
         return next(int(line.split()[1]) for line in stream if line.startswith("VmHWM:")) / 1024
 
 
 def arguments(parser: argparse.ArgumentParser, prepare: Callable[[str, dict[str, Any]], Turn]) -> argparse.Namespace:
-    """The command line of a benchmark; a process that :func:`measure` started serves its candidate and ends here.
+    """Parses the command line. A process that :func:`measure` started serves its candidate and ends here.
 
     Args:
-        parser: with the benchmark's own arguments.
-        prepare: name of a candidate and the arguments of :func:`measure` to what one turn does.
+        parser: A parser with the benchmark's arguments.
+        prepare: Maps a candidate's name and the arguments of :func:`measure` to what one turn does.
     """
     parser.add_argument("--candidate", help=argparse.SUPPRESS)
     parser.add_argument("--arguments", help=argparse.SUPPRESS)
@@ -116,9 +116,9 @@ def arguments(parser: argparse.ArgumentParser, prepare: Callable[[str, dict[str,
 
 
 def serve(prepare: Callable[[], Turn]) -> None:
-    """Takes a turn for each line on standard input, and answers with its figures as JSON."""
+    """Takes a turn for each line on standard input, and answers with its measurements as JSON."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    # What a library prints must not come between the answers.
+    # A library's output must not mix with the answers.
     os.dup2(2, 1)
     turn = prepare()
     processor = _Processor()
@@ -133,13 +133,13 @@ def serve(prepare: Callable[[], Turn]) -> None:
 
 
 def measure(script: str, candidates: Sequence[str], rounds: int, arguments: Mapping[str, Any]) -> dict[str, Times]:
-    """Turns of all candidates, in random order within each round; a first round warms up and is not counted.
+    """Measures turns of all candidates, in random order in each round. A first round warms up and does not count.
 
     Args:
-        script: begins with :func:`arguments`.
-        candidates: names.
-        rounds: counted turns of each.
-        arguments: passed on as JSON.
+        script: A script that begins with :func:`arguments`.
+        candidates: The candidates' names.
+        rounds: Counted turns of each candidate.
+        arguments: Passed on to ``prepare``, as JSON.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     processes = {
@@ -158,11 +158,11 @@ def measure(script: str, candidates: Sequence[str], rounds: int, arguments: Mapp
         for number in range(rounds + 1):
             for name in order.sample(list(candidates), len(candidates)):
                 row = _turn(name, processes[name])
-                own = times[name]
-                own.base_mib, own.peak_mib = row["base"], row["peak"]
+                taken = times[name]
+                taken.base_mib, taken.peak_mib = row["base"], row["peak"]
                 if number:
-                    own.wall.append(row["wall"])
-                    own.cpu.append(row["cpu"])
+                    taken.wall.append(row["wall"])
+                    taken.cpu.append(row["cpu"])
     finally:
         for process in processes.values():
             assert process.stdin is not None

@@ -2,10 +2,10 @@
 
     python bench/ranks.py [--sizes 1000 10000 20000 100000] [--width 16] [--plain-up-to 20000] [--device cpu]
 
-Each size runs in a process of its own, so that its peak is its own. Up to ``--plain-up-to`` the same ranks are also
-taken from the whole matrix at once, which is what released evaluation code holds; both must agree rank by rank, and the
-last columns say how much time and memory the chunked way takes of that. Peaks include the interpreter and torch, whose
-own share is the first row (N = 1).
+Each size runs in a separate process, so that each has its own peak. Up to ``--plain-up-to``, the same ranks are also
+computed from the whole matrix at once, which released evaluation code does. Both must agree rank by rank. The last two
+columns are the ratios of time and memory, chunked to whole matrix. The peaks include the interpreter and torch, which
+the first row (N = 1) shows without the rest.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from components.evaluation.ranks import text_to_video, video_to_text
 
 
 def vectors(size: int, width: int) -> tuple[Tensor, Tensor]:
-    """float32[N, D] texts and videos, L2-normalised; a text is its video with noise, so that ranks vary."""
+    """Texts and videos, float32[N, D], L2-normalised. A text is its video with noise, so that ranks vary."""
     generator = torch.Generator().manual_seed(size)
     videos = torch.nn.functional.normalize(torch.randn(size, width, generator=generator), dim=1)
     noise = torch.randn(size, width, generator=generator) / width**0.5
@@ -34,14 +34,14 @@ def vectors(size: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def chunked(texts: Tensor, videos: Tensor) -> list[np.ndarray]:
-    """What the project does: some queries at a time."""
+    """The project's way: some queries at a time."""
     owner = torch.arange(len(texts), device=texts.device)
     both = text_to_video(texts, videos, owner), video_to_text(texts, videos, owner)
     return [ranks.expected for ranks in both]
 
 
 def plain(texts: Tensor, videos: Tensor) -> list[np.ndarray]:
-    """The whole matrix at once, by the same definition."""
+    """The same ranks from the whole matrix at once."""
     similarity = (texts.double() @ videos.double().T).float()
     found = []
     for scores in (similarity, similarity.T):
@@ -52,7 +52,7 @@ def plain(texts: Tensor, videos: Tensor) -> list[np.ndarray]:
 
 
 def measure(way: str, size: int, width: int, device: str) -> dict[str, object]:
-    """Seconds, peak resident MiB and a digest of the ranks, of this process."""
+    """Measures seconds, peak resident MiB and a digest of the ranks in this process."""
     texts, videos = (tensor.to(device) for tensor in vectors(size, width))
     started = time.perf_counter()
     ranks = {"chunked": chunked, "plain": plain}[way](texts, videos)
@@ -63,7 +63,7 @@ def measure(way: str, size: int, width: int, device: str) -> dict[str, object]:
     return {"seconds": seconds, "peak_mib": peak, "digest": digest}
 
 
-def in_own_process(way: str, size: int, args: argparse.Namespace) -> dict[str, float | str]:
+def in_new_process(way: str, size: int, args: argparse.Namespace) -> dict[str, float | str]:
     """:func:`measure` in a fresh interpreter."""
     command = [sys.executable, __file__, "--one", way, "--sizes", str(size), "--width", str(args.width)]
     done = subprocess.run([*command, "--device", args.device], stdout=subprocess.PIPE, text=True, check=True)
@@ -72,11 +72,11 @@ def in_own_process(way: str, size: int, args: argparse.Namespace) -> dict[str, f
 
 
 def main() -> None:
-    """A table of all sizes, or one measurement as JSON."""
+    """Prints a table of all sizes, or one measurement as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 1_000, 10_000, 20_000, 100_000])
     parser.add_argument("--width", type=int, default=16, help="D")
-    parser.add_argument("--plain-up-to", type=int, default=20_000, help="largest N whose whole matrix is held")
+    parser.add_argument("--plain-up-to", type=int, default=20_000, help="largest N to rank from the whole matrix")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--one", choices=["chunked", "plain"], help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -85,12 +85,12 @@ def main() -> None:
         return
     print(f"{'N':>8}{'seconds':>10}{'peak MiB':>10}{'plain s':>10}{'plain MiB':>11}{'time':>8}{'memory':>8}")
     for size in args.sizes:
-        mine = in_own_process("chunked", size, args)
+        mine = in_new_process("chunked", size, args)
         line = f"{size:>8}{mine['seconds']:>10.2f}{mine['peak_mib']:>10.0f}"
         if size <= args.plain_up_to:
-            whole = in_own_process("plain", size, args)
+            whole = in_new_process("plain", size, args)
             if whole["digest"] != mine["digest"]:
-                sys.exit(f"N = {size}: the chunked ranks are not those of the whole matrix")
+                sys.exit(f"N = {size}: the chunked ranks differ from those of the whole matrix")
             time_ratio = float(mine["seconds"]) / float(whole["seconds"])
             memory_ratio = float(mine["peak_mib"]) / float(whole["peak_mib"])
             line += f"{whole['seconds']:>10.2f}{whole['peak_mib']:>11.0f}{time_ratio:>8.2f}{memory_ratio:>8.2f}"

@@ -1,9 +1,9 @@
-"""Trains once per combination of settings, in one process without Ray, and prints the validation split's figures.
+"""Trains once per combination of settings, in one process without Ray. Prints the metrics of the validation split.
 
     python bench/search_settings.py --task shapes-clips --method vop methods.vop.lr=3e-3,1e-2,3e-2
 
-Values of one key are separated by commas; all combinations of several keys are run. The test split is never looked at.
-Each combination appends one line of JSON to reports/search_settings.jsonl.
+Commas separate the values of a key. All combinations of several keys are run. The test split is never used. Each
+combination adds a line of JSON to reports/search_settings.jsonl.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from components.evaluation.encode import encode_split
 from components.evaluation.scorecard import make_scorecard
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
+from components.layout import Layout
 from components.methods.build import build
 from components.params import load_params
 from components.training.loop import fit
 
 
 def run(root: Path, task: str, method: str, seed: int, overrides: list[str]) -> dict[str, object]:
-    """One training; its figures on the validation split."""
+    """Trains once and returns the metrics on the validation split."""
     params = load_params(root / "params.yaml", overrides)
-    sizes, store = params.task(task), FrameStore(root / "outputs" / "frames" / task)
+    sizes, store = params.task(task), FrameStore(Layout(root).frames(task))
     torch.manual_seed(seed)
     backbone = load_backbone(params.backbone, root)
     model = build(method, params.method(method), backbone, frames=sizes.frames, words=sizes.words)
@@ -41,16 +42,16 @@ def run(root: Path, task: str, method: str, seed: int, overrides: list[str]) -> 
     reader = FrameReader(store, backbone.resize, model.frames, cache_mib=0)
     identity = Identity(task=task, method=method, seed=seed)
     scorecard = make_scorecard(encode_split(model, store, reader, "val", 64), store.manifest, "val", identity)
-    figures = {
+    metrics = {
         f"{part} {direction} R@1": round(values["R@1"], 1)
         for part, both in scorecard.card.metrics.items()
         for direction, values in both.items()
     }
-    return {"task": task, "method": method, "seed": seed, "settings": overrides, **figures, "cpu_s": round(seconds)}
+    return {"task": task, "method": method, "seed": seed, "settings": overrides, **metrics, "cpu_s": round(seconds)}
 
 
 def main() -> None:
-    """All combinations, one after the other."""
+    """Runs all combinations, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", default=".")
     parser.add_argument("--task", required=True)

@@ -21,14 +21,37 @@ from components.provenance import sha256_file
 SHARD, GROUP = 128, 32
 
 
-# uint8[T, H, W, 3] by the number of a video.
+# Gives uint8[T, H, W, 3] for the number of a video.
 Pictures = Callable[[int], NDArray[np.uint8]]
 
 
-def write_store(folder: Path, videos: int, pictures: Pictures, quality: int = 95, chroma: int = 444) -> None:
-    """``videos`` test videos of equally many frames, with one caption each."""
+def write_store(
+    folder: Path,
+    videos: int,
+    pictures: Pictures,
+    quality: int = 95,
+    chroma: int = 444,
+    train: float = 0.0,
+    group: int = GROUP,
+) -> None:
+    """Writes videos of equally many frames, with one caption each.
+
+    Args:
+        folder: An empty folder.
+        videos: The number of videos.
+        pictures: Gives the frames of each video.
+        quality: The JPEGs' quality.
+        chroma: The JPEGs' chroma, 444 or 420.
+        train: The fraction of the videos in the train split. The others are test videos.
+        group: Videos per row group.
+    """
     made = [
-        Video(f"video{number:06d}", f"video{number:06d}.mp4", "test", (f"somebody does thing number {number}",))
+        Video(
+            f"video{number:06d}",
+            f"video{number:06d}.mp4",
+            "train" if number < round(train * videos) else "test",
+            (f"somebody does thing number {number}",),
+        )
         for number in range(videos)
     ]
     manifest = Manifest("synthetic", Protocol("msrvtt", "synthetic", "one caption per video", "listed"), tuple(made))
@@ -40,7 +63,7 @@ def write_store(folder: Path, videos: int, pictures: Pictures, quality: int = 95
             for place, video in enumerate(made[start : start + SHARD])
         ]
         file = folder / schema.shard_name(number)
-        write_shard(file, rows, GROUP)
+        write_shard(file, rows, group)
         shards.append(StoredShard(file.name, file.stat().st_size, sha256_file(file), len(rows)))
     ledger = [_ledger_row(video, number, frames) for number, video in enumerate(made)]
     write_table(folder / schema.MANIFEST, manifest.to_table())
@@ -58,7 +81,7 @@ def write_store(folder: Path, videos: int, pictures: Pictures, quality: int = 95
             quality=quality,
             chroma=chroma,
             shard_videos=SHARD,
-            row_group_videos=GROUP,
+            row_group_videos=group,
             time_limit_seconds=30.0,
             memory_limit_mib=4096,
         ),
@@ -94,13 +117,19 @@ def _row(video: Video, pictures: NDArray[np.uint8], quality: int, chroma: int) -
 
 
 def smooth(frames: int, size: int) -> Pictures:
-    """Noise over smooth colours, square: about as many bytes as frames of a real video."""
+    """Square pictures of noise over smooth colours. They take about as many bytes as frames of a real video."""
 
     def of(number: int) -> NDArray[np.uint8]:
         rng = np.random.default_rng(number)
         return np.stack([_picture(rng, size) for _ in range(frames)])
 
     return of
+
+
+def few(pictures: Pictures, different: int) -> Pictures:
+    """The pictures of the first videos, repeated: drawing them takes longer than decoding them."""
+    made = [pictures(number) for number in range(different)]
+    return lambda number: made[number % different]
 
 
 def _picture(rng: np.random.Generator, size: int) -> NDArray[np.uint8]:

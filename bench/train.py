@@ -1,17 +1,16 @@
-"""Cost of a training step against the limit: open_clip's own frozen towers with one trainable vector in each.
+"""The cost of a training step compared with the limit: open_clip's frozen towers with one trainable vector in each.
 
     python bench/train.py [--parts step captions evaluation] [--rounds 5] [--videos 64]
 
-The limit does a forward pass with fused attention and a backward pass through activations alone, from the loss to the
-vector behind the first block of each tower: no method that acts in every layer can do less. Each candidate runs in a
-process of its own with one thread; they take turns, and medians of processor seconds are compared. Memory is the peak
-of the process above what stood ready before the first step (weights included there), and the peak of living tensors,
-which leaves out the libraries' scratch memory and what an allocator does not give back. Weights are random: only the
-shapes matter.
+The limit does a forward pass with fused attention, and a backward pass through the activations only, from the loss to
+the vector after the first block of each tower. No method that acts in every layer can do less. Each candidate runs in a
+separate process with one thread. They take turns, and medians of processor seconds are compared. Memory is the peak of
+the process above its memory before the first step (which includes the weights), and the peak of live tensors, without
+the libraries' scratch memory and what an allocator keeps. Weights are random, since only the shapes matter.
 
 step        one optimiser step of batch 4 x 12 frames and 32 words (ViT-B/32), 16 x 12 (the mini backbone)
-captions    the same with five captions a video, against one encoding of the video per caption
-evaluation  encoding a test split from a frame store, JPEG decoding included, against the forward pass of the limit
+captions    the same with five captions a video, compared with one encoding of the video per caption
+evaluation  encoding a test split from a frame store, with JPEG decoding, compared with the limit's forward pass
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def clip(model: str) -> Any:
 
 
 def tokens(model: str, count: int) -> Tensor:
-    """int64[count, L]: texts as long as they may be, with the largest id at the end."""
+    """Texts of the full length, int64[count, L], with the largest id at the end."""
     most = int(model_config(model, ROOT)[0]["text_cfg"]["vocab_size"])
     words = torch.randint(1, most - 2, (count, WORDS), generator=torch.Generator().manual_seed(0))
     words[:, -1] = most - 1
@@ -63,19 +62,19 @@ def tokens(model: str, count: int) -> Tensor:
 
 
 def pictures(model: str, videos: int) -> Tensor:
-    """uint8[videos, T, 3, S, S]."""
+    """Random frames, uint8[videos, T, 3, S, S]."""
     side = int(model_config(model, ROOT)[0]["vision_cfg"]["image_size"])
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (videos, FRAMES, 3, side, side), dtype=torch.uint8, generator=generator)
 
 
 class Limit(nn.Module):
-    """open_clip itself: frames and texts to embeddings, with a trainable vector behind the first blocks."""
+    """open_clip itself, from frames and texts to embeddings, with a trainable vector after the first blocks."""
 
     def __init__(self, model: str) -> None:
         super().__init__()
         self.clip = clip(model).requires_grad_(False)
-        # Texts of 32 tokens, as for the methods; open_clip itself takes full contexts only.
+        # Texts of 32 tokens, as for the methods. open_clip itself only takes full contexts.
         self.clip.positional_embedding = nn.Parameter(self.clip.positional_embedding[:WORDS].detach(), False)
         self.clip.attn_mask = self.clip.attn_mask[:WORDS, :WORDS]
         towers = self.clip.visual.transformer, self.clip.transformer
@@ -84,14 +83,22 @@ class Limit(nn.Module):
             tower.resblocks[0].register_forward_hook(lambda module, inputs, out, vector=vector: out + vector)
 
     def forward(self, frames: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
-        """float[B, T, 3, S, S], int64[B, L] -> float[B, E], float[B, E], L2-normalised."""
+        """Encodes both sides.
+
+        Args:
+            frames: float[B, T, 3, S, S].
+            texts: int64[B, L].
+
+        Returns:
+            Two embeddings float[B, E], L2-normalised.
+        """
         features = F.normalize(self.clip.encode_image(frames.flatten(0, 1)), dim=-1)
         video = features.view(len(frames), FRAMES, -1).mean(dim=1)
         return F.normalize(video, dim=-1), F.normalize(self.clip.encode_text(texts), dim=-1)
 
 
 def limit_step(model: str) -> Callable[[], object]:
-    """Forward and backward pass of the limit."""
+    """The limit's forward and backward pass."""
     limit, count = Limit(model), BATCH[model]
     frames, texts = pictures(model, count), tokens(model, count)
     scale = torch.tensor(100.0)
@@ -105,7 +112,7 @@ def limit_step(model: str) -> Callable[[], object]:
 
 
 def method_on(model: str, name: str) -> Method:
-    """A method on random weights: the papers' sizes at CLIP's size, those of params.yaml on the mini backbone."""
+    """A method on random weights, with the papers' sizes on ViT-B/32 and those of params.yaml on the mini backbone."""
     raw = {"lr": 1e-4} if model == B32 else load_params(ROOT / "params.yaml").method(name)
     tokenizer = model_config(model, ROOT)[1]()
     backbone = Backbone(clip(model), model, tokenizer)
@@ -113,7 +120,7 @@ def method_on(model: str, name: str) -> Method:
 
 
 def method_step(model: str, name: str, captions: int, **changes: Any) -> Callable[[], object]:
-    """One whole step of the training: micro_batches, loss, gradients, clipping, optimiser."""
+    """One whole training step: micro-batches, loss, gradients, clipping, optimiser."""
     method, videos = method_on(model, name), BATCH[model]
     settings = dataclasses.replace(load_params(ROOT / "params.yaml").training, micro_batches=1, **changes)
     optimiser = build_optimiser(method.trainable(), method.learning_rates(), settings.weight_decay)
@@ -124,7 +131,7 @@ def method_step(model: str, name: str, captions: int, **changes: Any) -> Callabl
         owner=torch.arange(videos).repeat_interleave(captions),
         videos=(videos,),
         captions=(videos * captions,),
-        own=range(1),
+        local=range(1),
         frames=pictures(model, videos),
         mask=torch.ones(videos, FRAMES, dtype=torch.bool),
         tokens=tokens(model, videos * captions),
@@ -139,7 +146,7 @@ def method_step(model: str, name: str, captions: int, **changes: Any) -> Callabl
 
 
 def limit_forward(model: str, videos: int) -> Callable[[], object]:
-    """The forward pass of the limit over the pictures and texts of a split, 16 videos at a time."""
+    """The limit's forward pass over the pictures and texts of a split, 16 videos at a time."""
     limit = Limit(model)
     frames, texts = pictures(model, 16), tokens(model, videos)
 
@@ -158,7 +165,7 @@ def method_forward(model: str, name: str, store: str) -> Callable[[], object]:
     from components.frames.store import FrameStore
 
     method, frames = method_on(model, name).eval(), FrameStore(store)
-    # No cache: each turn reads and decodes all frames again.
+    # Without a cache, each turn reads and decodes all frames again.
     reader = FrameReader(frames, method.backbone.resize, FRAMES, cache_mib=0)
     return lambda: encode_split(method, frames, reader, "test", 16)
 
@@ -177,32 +184,32 @@ def prepare(name: str, arguments: dict[str, Any]) -> Callable[[], object]:
 
 
 def step(model: str, rounds: int) -> None:
-    """Time and memory of a step."""
+    """Prints time and memory of a step."""
     names = ["limit", "mv_adapter", "mv_adapter checkpointed", "vop", "vop checkpointed"]
     times = interleaved.measure(__file__, names, rounds, {"part": "step", "model": model})
     print(f"\nstep, {model}, {BATCH[model]} videos x {FRAMES} frames, {WORDS} words")
     print(f"{'':28}{'s':>8}{'of limit':>10}{'MiB':>9}{'of limit':>10}{'tensors':>9}{'of limit':>10}", flush=True)
     arguments, limit = {"part": "step", "model": model}, times["limit"]
     of_limit = activations.peak_mib(prepare("limit", arguments))
-    for name, own in times.items():
+    for name, taken in times.items():
         tensors = activations.peak_mib(prepare(name, arguments))
-        line = f"{name:28}{own.seconds:>8.3f}{own.seconds / limit.seconds:>10.2f}"
-        line += f"{own.memory_mib:>9.0f}{own.memory_mib / limit.memory_mib:>10.2f}"
+        line = f"{name:28}{taken.seconds:>8.3f}{taken.seconds / limit.seconds:>10.2f}"
+        line += f"{taken.memory_mib:>9.0f}{taken.memory_mib / limit.memory_mib:>10.2f}"
         print(f"{line}{tensors:>9.0f}{tensors / of_limit:>10.2f}", flush=True)
 
 
 def captions(model: str, rounds: int) -> None:
-    """Time per caption with five captions a video."""
+    """Prints the time per caption with five captions a video."""
     names = ["mv_adapter", "mv_adapter captions", "vop", "vop captions"]
     times = interleaved.measure(__file__, names, rounds, {"part": "captions", "model": model})
     print(f"\ncaptions, {model}: seconds per caption, the video encoded once per caption and once for five")
     for name in ("mv_adapter", "vop"):
-        one, five = (own.seconds / BATCH[model] for own in (times[name], times[f"{name} captions"]))
+        one, five = (taken.seconds / BATCH[model] for taken in (times[name], times[f"{name} captions"]))
         print(f"{name:28}{one:>8.3f}{five / 5:>8.3f}{one / (five / 5):>8.1f} times less")
 
 
 def evaluation(model: str, rounds: int, videos: int) -> None:
-    """Encoding a split."""
+    """Prints the time of encoding a split."""
     side = {B32: 224, mini.NAME: 96}[model]
     with tempfile.TemporaryDirectory() as folder:
         synthetic.write_store(Path(folder), videos, synthetic.smooth(FRAMES, side))
@@ -212,20 +219,20 @@ def evaluation(model: str, rounds: int, videos: int) -> None:
 
 
 def report(title: str, times: dict[str, Times]) -> None:
-    """Seconds and their ratio to the limit's."""
+    """Prints seconds and their ratio to the limit's."""
     print(f"\n{title}")
-    for name, own in times.items():
-        print(f"{name:28}{own.seconds:>9.2f}{own.seconds / times['limit'].seconds:>8.2f} of the limit", flush=True)
+    for name, taken in times.items():
+        print(f"{name:28}{taken.seconds:>9.2f}{taken.seconds / times['limit'].seconds:>8.2f} of the limit", flush=True)
 
 
 def main() -> None:
-    """All parts for both sizes, or one candidate's process."""
+    """Runs all parts for both sizes, or serves one candidate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = ["step", "captions", "evaluation"]
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--models", nargs="+", choices=list(BATCH), default=list(BATCH))
     parser.add_argument("--rounds", type=int, default=5, help="counted turns of each candidate")
-    parser.add_argument("--videos", type=int, default=64, help="of the evaluated split")
+    parser.add_argument("--videos", type=int, default=64, help="videos in the evaluated split")
     args = interleaved.arguments(parser, prepare)
     for model in args.models:
         if "step" in args.parts:

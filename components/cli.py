@@ -1,4 +1,4 @@
-"""What every entry script shares: arguments, the root folder, and errors in one line."""
+"""What all entry scripts share: arguments, the root folder, and errors in one line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ from components.params import Params, load_params
 
 @dataclass(frozen=True)
 class Stage:
-    """What a script gets: the checked settings, the root that all paths start from, and its own arguments."""
+    """A script's inputs.
+
+    Attributes:
+        params: The checked settings.
+        root: The folder that all paths start from.
+        args: The parsed arguments.
+    """
 
     params: Params
     root: Path
@@ -26,11 +32,11 @@ class Stage:
 
     @property
     def layout(self) -> Layout:
-        """Where the project keeps its files."""
+        """The paths of the project's files."""
         return Layout(self.root)
 
     def path(self, *parts: str) -> Path:
-        """An absolute path under the root: jobs run in temporary copies, so relative paths would be lost."""
+        """An absolute path under the root. Jobs run in temporary copies, where a relative path would be lost."""
         return self.root.joinpath(*parts)
 
 
@@ -41,15 +47,18 @@ def main(
     *,
     positional_overrides: bool = True,
 ) -> None:
-    """Parses ``--root``, the script's own arguments and ``key=value`` overrides, then runs ``body``.
+    """Parses ``--root``, the script's arguments and ``key=value`` overrides, then runs ``body``.
 
-    A script with positional arguments of its own sets ``positional_overrides`` to False and takes
-    ``--set key=value`` instead.
+    On :class:`ReelTuneError` it prints one message and exits with 1. Any other exception keeps its traceback.
 
-    Exits with 1 and one message on :class:`ReelTuneError`; any other exception keeps its traceback.
+    Args:
+        body: What the script does.
+        description: The help text.
+        arguments: Adds the script's arguments to the parser.
+        positional_overrides: False for a script with positional arguments: it takes ``--set key=value`` instead.
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--root", default=".", help="folder of params.yaml; all outputs are written under it")
+    parser.add_argument("--root", default=".", help="the folder of params.yaml, which all outputs are written under")
     if arguments is not None:
         arguments(parser)
     text = "settings that replace those of params.yaml"
@@ -57,24 +66,24 @@ def main(
         parser.add_argument("overrides", nargs="*", metavar="key=value", help=text)
     else:
         parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="key=value", help=text)
-    # Intermixed, or an option between overrides would be refused.
+    # Otherwise argparse would refuse an option between overrides.
     args = parser.parse_intermixed_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         root = Path(args.root).resolve()
-        body(Stage(load_params(root / "params.yaml", args.overrides, NAMES), root, args))
+        body(Stage(load_params(Layout(root).params, args.overrides, NAMES), root, args))
     except ReelTuneError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 
 
 def show(answer: str) -> None:
-    """Prints what a script was asked for; a reader that has enough, as `head` has, is no error.
+    """Prints a script's answer. A reader that closes the pipe early, as ``head`` does, causes no error.
 
-    For the last thing a script does. Elsewhere a broken pipe is a fault: it may be a worker's.
+    Call it last. A broken pipe anywhere else is a fault, since it may be a worker's.
     """
     try:
         print(answer, flush=True)
     except BrokenPipeError:
-        # Python would complain once more when it closes the pipe.
+        # Python would raise again when it closes the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

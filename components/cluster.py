@@ -1,4 +1,4 @@
-"""A Ray session: the cluster named by RAY_ADDRESS, or a local one that listens on loopback only."""
+"""A Ray session: the cluster at RAY_ADDRESS, or a local cluster that listens on loopback only."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pydantic.dataclasses import dataclass
 from components.config import STRICT, Count
 from components.errors import ReelTuneError
 
-# Read by Ray at import or at start, hence set before either. The first one's name notwithstanding, it makes Ray
-# bind to 127.0.0.1 on Linux too; other machines could not reach such a driver.
+# Ray reads these at import or at start, so they are set before both. Despite its name, the first one makes Ray bind to
+# 127.0.0.1 on Linux too. Other machines cannot reach such a driver.
 LOOPBACK = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_AUTH_MODE": "token",
@@ -29,7 +29,7 @@ QUIET = {
 
 @dataclass(frozen=True, config=STRICT)
 class RaySettings:
-    """The local cluster that is started when RAY_ADDRESS is not set."""
+    """The local cluster that starts when RAY_ADDRESS is not set."""
 
     num_cpus: Count
     object_store_mib: Count
@@ -40,9 +40,9 @@ def ray_session(root: Path, settings: RaySettings, *, log_to_driver: bool = True
     """Connects to Ray for the length of a ``with`` block.
 
     Args:
-        root: the project's folder, put on the workers' import path.
-        settings: size of the local cluster; an existing cluster keeps its own.
-        log_to_driver: whether the workers' output is printed here too.
+        root: The project's folder. It is put on the workers' import path.
+        settings: The size of the local cluster. They do not affect an existing cluster.
+        log_to_driver: Whether to print the workers' output here too.
 
     Raises:
         ReelTuneError: RAY_ADDRESS is set but nothing answers there. (Ray itself would wait for minutes.)
@@ -60,9 +60,9 @@ def ray_session(root: Path, settings: RaySettings, *, log_to_driver: bool = True
     if address:
         ray.init(address=address, runtime_env=runtime_env, log_to_driver=log_to_driver, logging_level=logging.WARNING)
     else:
-        # One machine: gloo must not pick an outward interface.
+        # The cluster is this one machine, so gloo must not choose an outward interface.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        # The workers are the work itself; Ray would start them at the lowest priority but a few.
+        # The workers do the actual work. Ray would start them at almost the lowest priority.
         os.environ.setdefault("RAY_worker_niceness", "0")
         ray.init(
             address="local",
@@ -92,5 +92,5 @@ def _probe(address: str) -> None:
             where="RAY_ADDRESS",
             found=address,
             expected="host:port of a running head",
-            cure=f"start one or unset the variable ({error})",
+            cure=f"start one, or unset the variable ({error})",
         ) from None

@@ -1,10 +1,10 @@
-"""Which code decides a result, and its hash: the one definition behind DVC's dependencies and the key of a training.
+"""The code that decides a result, and its hash. DVC's dependencies and the key of a training both come from here.
 
-A stage names the modules that do its work (:data:`ROOTS`). The files behind them are found by following imports, from
-the source alone. Two kinds of file are not followed, since they decide nothing themselves: a registry of plug-ins,
-whose entries are counted only where they are used, and what merely watches or carries work (:data:`PASSIVE`).
+A stage names the modules that do its work (:data:`ROOTS`). Their imports are followed through the source; nothing is
+imported. Two kinds of file do not count, because they decide nothing. A registry only names plug-ins, and a plug-in
+counts where it is used. Code that watches or carries work (:data:`PASSIVE`) does not touch results.
 
-Comments, docstrings and blank lines do not count: an edit of the prose reruns nothing.
+Comments, docstrings and blank lines do not count either: an edit of the prose reruns nothing.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ PACKAGE = "components"
 # The modules that do the work of each stage. A training of method M also runs the code of M.
 ROOTS: dict[str, tuple[str, ...]] = {
     "demo": ("components.embedded.collections", "components.embedded.annotations"),
-    "pretrain": ("components.embedded.pretraining",),
+    "pretrain": ("components.embedded.pretraining", "components.embedded.vocabulary"),
     "ingest": ("components.ingest.run",),
     "train": ("components.training.job", "components.evaluation.validation"),
     "evaluate": ("components.adapters.file", "components.evaluation.evaluate", "components.evaluation.scorecard"),
     "register": ("components.tracking.registry", "components.tracking.model", "components.search.pyfunc"),
-    "index": ("components.search.gallery", "components.tracking.record"),
+    "index": ("components.search.gallery", "components.search.source"),
     "report": ("components.report.collect", "components.report.page"),
 }
 
-# Names of plug-ins and nothing else; who uses one adds its module to the roots.
+# These hold names of plug-ins and nothing else. The module of a plug-in that is used is added to the roots.
 REGISTRIES = ("components.methods", "components.benchmarks", "components.ingest.decoders")
 
-# Tell how work is going, or where it is kept; no result depends on them.
+# These report progress, or know where files are kept. No result depends on them.
 PASSIVE = (
     "components.cli",
     "components.cluster",
@@ -57,11 +57,11 @@ PASSIVE = (
 
 @dataclass(frozen=True)
 class Code:
-    """The code behind a result.
+    """The code that decides a result.
 
     Args:
-        files: their modules' paths with ``/``, sorted, such as ``components/methods/vop.py``.
-        sha256: hex hash over names and contents, without comments and docstrings.
+        files: Sorted names such as ``components/methods/vop.py``.
+        sha256: Hex hash over names and contents, without comments and docstrings.
     """
 
     files: tuple[str, ...]
@@ -72,12 +72,12 @@ def code_of(stage: str, plugins: Iterable[str] = ()) -> Code:
     """The code that decides the results of a stage.
 
     Args:
-        stage: a key of :data:`ROOTS`.
-        plugins: ``"package.module:Name"`` of the methods, readers and decoders that are used. One from outside the
-            project counts with all files of its package that it imports.
+        stage: A key of :data:`ROOTS`.
+        plugins: ``"package.module:Name"`` of the methods, readers and decoders in use. One from outside the project
+            counts with all files of its package that it imports.
 
     Raises:
-        ConfigError: a plug-in's module is not installed.
+        ConfigError: A plug-in's module is not installed.
     """
     modules = [target.partition(":")[0] for target in plugins]
     packages = frozenset({PACKAGE, *(module.partition(".")[0] for module in modules)})
@@ -104,7 +104,7 @@ def _closure(roots: tuple[str, ...], packages: frozenset[str]) -> tuple[tuple[st
                 continue
             found[name] = path
             found.update((_name(part, data), data) for data in _data_files(path))
-            todo += [name for name in _imports(path) if name.partition(".")[0] in packages]
+            todo += [name for name in _imports(part, path) if name.partition(".")[0] in packages]
     return tuple(sorted(found.items()))
 
 
@@ -138,16 +138,18 @@ def _file(module: str, required: bool) -> Path | None:
 
 
 @lru_cache(maxsize=1024)
-def _imports(path: Path) -> tuple[str, ...]:
-    """Full names of what a file imports, and of the modules that it names in strings to run them elsewhere."""
+def _imports(module: str, path: Path) -> tuple[str, ...]:
+    """Full names of what a module imports, and of the modules that it names in strings to run them elsewhere."""
     if path.suffix != ".py":
         return ()
     found: list[str] = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.ImportFrom):
+            package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+            source = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            found += [source, *(f"{source}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             found += [node.value] if re.fullmatch(rf"{PACKAGE}(\.\w+)+", node.value) else []
     return tuple(found)

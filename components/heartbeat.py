@@ -1,4 +1,4 @@
-"""What a process is doing right now, told to whoever watches it.
+"""What a process is doing right now, reported to whoever watches it.
 
 Long work calls :func:`mark`. Without a listener nothing happens, so library code need not know who watches.
 """
@@ -11,12 +11,12 @@ _listener: Callable[[str | None], None] | None = None
 
 
 def mark(label: str | None = None) -> None:
-    """Says what this process does from now on; None means the same work as before, and still making progress."""
+    """Reports what this process does from now on. None reports progress on the same work as before."""
     if _listener is not None:
         _listener(label)
 
 
 def listen(listener: Callable[[str | None], None] | None) -> None:
-    """Sends every later :func:`mark` to ``listener``; None stops it."""
+    """Sends every later :func:`mark` to ``listener``. None stops this."""
     global _listener
     _listener = listener

@@ -35,7 +35,7 @@ class Layout:
 
     @property
     def all_scorecards(self) -> Path:
-        """The scorecards of all tasks, as ``<task>/<method>-<seed>``."""
+        """The scorecards of all adapters. Each is in ``<task>/<method>-<seed>``."""
         return self.root / "outputs" / "scorecards"
 
     def champion_record(self, task: str) -> Path:
@@ -63,6 +63,10 @@ class Layout:
     def work(self) -> Path:
         """The state that lets interrupted work resume. It is safe to delete when nothing runs."""
         return self.root / ".reeltune"
+
+    def plain_adapter(self, task: str) -> Path:
+        """The adapter without parameters that indexes a task that has no champion."""
+        return self.work / "plain" / task
 
     def ingest_work(self, task: str) -> Path:
         """The working state of the ingest of a task."""

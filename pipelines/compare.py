@@ -13,8 +13,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     what = "folder of scorecards, or task/method-seed"
     parser.add_argument("a", metavar="A", help=what)
     parser.add_argument("b", metavar="B", help=what)
-    parser.add_argument("--split", default="test", help="the split to compare on: test or val")
-    parser.add_argument("--queries", type=int, default=10, help="the number of changed queries to show")
+    parser.add_argument("--split", default="test", help="split of the queries, test or val")
+    parser.add_argument("--queries", type=int, default=10, help="number of changed queries to show")
 
 
 def body(stage: cli.Stage) -> None:

@@ -1,4 +1,4 @@
-"""Evaluates one adapter on the validation and the test split."""
+"""Scores one adapter on the validation and the test split."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from components.adapters.file import load_adapter, read_card
 from components.backbones.clip import load_backbone
 from components.evaluation.card import WHOLE
 from components.evaluation.card_text import warnings_of
-from components.evaluation.encode import pick_device
 from components.evaluation.evaluate import evaluate
 from components.evaluation.scorecard import write_scorecard
 from components.frames.store import FrameStore
+from components.processes import pick_device
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def body(stage: cli.Stage) -> None:
-    """From an adapter and a frame store to outputs/scorecards/<task>/<method>-<seed>/."""
+    """Adapter + frame store -> outputs/scorecards/<task>/<method>-<seed>/."""
     args, params = stage.args, stage.params
     params.task(args.task)
     name = f"{args.method}-{args.seed}"

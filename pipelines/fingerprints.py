@@ -1,4 +1,4 @@
-"""Writes the hash of the code behind each stage, so that DVC reruns what an edit changes and nothing else."""
+"""Writes the hash of each stage's code, so that DVC reruns what an edit changes and nothing else."""
 
 from __future__ import annotations
 

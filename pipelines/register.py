@@ -47,6 +47,7 @@ def body(stage: cli.Stage) -> None:
         registry.retire(stage.args.retire)
     outcomes = registry.promote(versions)
     champion = registry.export_champion(stage.layout.champion(task))
+    registry.renew_code(champion.version, code)  # it may come from an earlier training
     write_registry_record(stage.layout.champion_record(task), registry.record(champion, versions, outcomes))
     for outcome in outcomes:
         state = "champion" if outcome.version == champion.version else "kept back"

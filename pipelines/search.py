@@ -27,7 +27,7 @@ def body(stage: cli.Stage) -> None:
     hits = searcher.search(text, stage.args.top)
     kept, total = searcher.kept_words(text)
     if kept < total:
-        print(f"note: only the first {kept} of {total} words fit; the rest was not looked at")
+        print(f"note: only the first {kept} of {total} words fit, and the rest is ignored")
     cli.show(format_hits(hits))
 
 

@@ -12,14 +12,14 @@ from components.training.job import Job
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The stage's own arguments."""
-    parser.add_argument("--task", required=True, help="key of the task in params.yaml")
-    parser.add_argument("--method", required=True, help="key of the method in params.yaml")
+    """Adds the stage's arguments."""
+    parser.add_argument("--task", required=True, help="the task's key in params.yaml")
+    parser.add_argument("--method", required=True, help="the method's key in params.yaml")
     parser.add_argument("--seed", type=int, default=0, help="fixes initial parameters, batches and every other draw")
 
 
 def body(stage: cli.Stage) -> None:
-    """Frame store -> outputs/adapters/<task>/<method>-<seed>/, with a run in MLflow."""
+    """Trains on a frame store, writes outputs/adapters/<task>/<method>-<seed>/ and logs a run in MLflow."""
     args, params = stage.args, stage.params
     job = Job.of(stage.root, params, args.task, args.method, args.seed)
     plan = job.plan()
@@ -35,11 +35,11 @@ def body(stage: cli.Stage) -> None:
         resume=plan.key,
     ) as run:
         validate = Validation(params.evaluation.batch_size, on_test=params.training.select_on == "test")
-        record = train(job, plan, validate, run.log, {"mlflow_run_id": run.run_id})
+        record = train(job, plan, validate, run.log, run.run_id)
         names = ("seconds", "total_seconds", "samples_per_second", "data_wait_share", "artifact_bytes")
-        run.log(int(record["steps"]), {f"training_{name}": record[name] for name in names})
-    share = record["parameters"]["share"]
-    print(f"{job.name}: {record['parameters']['trainable']:,} parameters ({share:.2%}) in {job.adapter_folder}")
+        run.log(record.steps, {f"training_{name}": getattr(record, name) for name in names})
+    count = record.parameters
+    print(f"{job.name}: {count.trainable:,} parameters ({count.share:.2%}) in {job.adapter_folder}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Fixtures that parts share; stands here so that pytest also puts this folder on the import path, for the helpers."""
+"""Fixtures that parts share. Because this file is here, pytest also puts this folder on the import path."""
 
 from __future__ import annotations
 

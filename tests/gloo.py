@@ -1,4 +1,4 @@
-"""Runs a function in several processes that form one gloo group."""
+"""Runs a function in several processes that form a gloo group."""
 
 from __future__ import annotations
 
@@ -13,12 +13,22 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
-# One process imports these, the ranks are forked from it: a second instead of ten for each.
+# One process imports these modules, and the ranks are forked from it. Each starts in a second instead of ten.
 multiprocessing.set_forkserver_preload(["components.training.job", "components.evaluation.validation"])
 
 
 def spawn(world: int, function: Callable[..., Any], folder: Path, *args: Any) -> list[Any]:
-    """What ``function(*args)`` returned in each rank; it must be importable. ``folder`` is for the results."""
+    """Runs ``function(*args)`` in each rank.
+
+    Args:
+        world: The number of ranks.
+        function: An importable function.
+        folder: Where the results are kept.
+        args: The function's arguments.
+
+    Returns:
+        The function's result in each rank.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     arguments = (world, free_port(), function, folder, args)
     multiprocessing.start_processes(_rank, arguments, nprocs=world, start_method="forkserver")
@@ -26,7 +36,7 @@ def spawn(world: int, function: Callable[..., Any], folder: Path, *args: Any) ->
 
 
 def launch(world: int, function: Callable[..., Any], folder: Path, *args: Any) -> list[BaseProcess]:
-    """The processes that :func:`spawn` would wait for, for a test that ends some of them; errors go to stderr only."""
+    """Starts the processes that :func:`spawn` would wait for. A test may end them. Errors only go to stderr."""
     folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("forkserver")
     port = free_port()

@@ -1,4 +1,4 @@
-"""A real S3 API on loopback, for what may lie at a URI."""
+"""A real S3 API on loopback, for files at URIs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _numbers = itertools.count()
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """host:port of moto's server in a process of its own."""
+    """Starts moto's server in another process. Yields host:port."""
     if importlib.util.find_spec("moto") is None or importlib.util.find_spec("flask") is None:
         pytest.skip("moto[server] is not installed")
     with socket.socket() as listener:
@@ -48,7 +48,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A URI in a new bucket; the credentials are in the environment, as they should be."""
+    """A URI in a new bucket. The credentials are in the environment."""
     for name, value in {
         "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",

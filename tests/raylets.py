@@ -1,7 +1,7 @@
-"""A Ray cluster of several nodes on this machine, in a process of its own: `python raylets.py SPEC`.
+"""A Ray cluster of several nodes on this machine, in a separate process: ``python raylets.py SPEC``.
 
-SPEC is JSON: ``folders``, the working directory of each node, the head's first, and ``cpus`` of each node. Prints one
-line of JSON, the address and the pid of each raylet, and lives until its stdin closes.
+SPEC is JSON with ``folders``, the working directory of each node, and ``cpus`` of each node. The head comes first. The
+process prints one line of JSON with the address and the pid of each raylet. It runs until its stdin closes.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Nodes:
     """A running cluster.
 
     Attributes:
-        environment: of a driver that is to use it.
-        raylets: pids, the head's first.
+        environment: The environment for a driver that uses the cluster.
+        raylets: The raylets' pids, the head's first.
     """
 
     environment: dict[str, str]
@@ -47,7 +47,7 @@ class Nodes:
         return found
 
     def lose(self, node: int) -> None:
-        """Ends a node as a power cut does. (Of a raylet alone its workers take no notice: they go on training.)"""
+        """Ends a node as a power cut does. (Workers whose raylet alone is killed continue to train.)"""
         raylet = psutil.Process(self.raylets[node])
         members = [raylet, *raylet.children(recursive=True)]
         for member in members:
@@ -57,17 +57,17 @@ class Nodes:
 
 @contextlib.contextmanager
 def cluster(folders: list[Path], cpus: list[int], environment: Mapping[str, str]) -> Iterator[Nodes]:
-    """A cluster on loopback for the length of a ``with`` block; ends all of its processes."""
-    # Socket paths are limited to 107 bytes, which pytest's folders leave little of.
+    """A cluster on loopback for the length of a ``with`` block. At the end, all of its processes end."""
+    # A socket path has at most 107 bytes, and pytest's folders leave too few of them.
     temporary = Path(tempfile.mkdtemp(prefix="rt-", dir="/tmp"))
     (temporary / "token").write_text(secrets.token_hex(32))
-    own = {**environment, **QUIET, **LOOPBACK, "GLOO_SOCKET_IFNAME": "lo"}
-    own["RAY_AUTH_TOKEN_PATH"] = str(temporary / "token")
+    variables = {**environment, **QUIET, **LOOPBACK, "GLOO_SOCKET_IFNAME": "lo"}
+    variables["RAY_AUTH_TOKEN_PATH"] = str(temporary / "token")
     spec = {"folders": [str(folder) for folder in folders], "cpus": cpus, "temporary": str(temporary)}
     with (temporary / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, __file__, json.dumps(spec)],
-            env=own,
+            env=variables,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -79,7 +79,7 @@ def cluster(folders: list[Path], cpus: list[int], environment: Mapping[str, str]
         assert line, (temporary / "log").read_text()
         started = json.loads(line)
         family = psutil.Process(process.pid).children(recursive=True)
-        yield Nodes({**own, "RAY_ADDRESS": started["address"]}, tuple(started["raylets"]))
+        yield Nodes({**variables, "RAY_ADDRESS": started["address"]}, tuple(started["raylets"]))
     finally:
         assert process.stdin is not None
         process.stdin.close()
@@ -94,12 +94,12 @@ def cluster(folders: list[Path], cpus: list[int], environment: Mapping[str, str]
 
 
 def main(spec: dict[str, list[str] | list[int] | str]) -> None:
-    """Starts the nodes, says where they are, and waits."""
+    """Starts the nodes, prints where they are, and waits."""
     from ray.cluster_utils import Cluster
 
     made, raylets = Cluster(), []
     for number, (folder, cpus) in enumerate(zip(spec["folders"], spec["cpus"], strict=True)):
-        # Whatever a node's processes take for the current folder is another one on each.
+        # Every node's processes have a different current folder.
         os.chdir(str(folder))
         head: dict[str, Any] = {"temp_dir": spec["temporary"], "include_dashboard": False} if number == 0 else {}
         node = made.add_node(num_cpus=cpus, object_store_memory=100 * 2**20, **head)

@@ -1,4 +1,4 @@
-"""What every entry script does with its arguments, its errors and a reader that has enough."""
+"""What every entry script does with its arguments, its errors and a reader that closes the pipe."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def script(tmp_path: Path) -> list[str]:
     return [sys.executable, str(tmp_path / "script.py"), "--root", str(tmp_path)]
 
 
-def test_overrides_may_stand_around_options(script: list[str]) -> None:
+def test_overrides_may_surround_options(script: list[str]) -> None:
     command = [*script[:2], "training.epochs=9", *script[2:], "evaluation.batch_size=7"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("0 9 7\n")
 
 
-def test_an_error_of_ours_is_one_line(script: list[str]) -> None:
+def test_a_project_error_is_one_line(script: list[str]) -> None:
     done = subprocess.run([*script, "--fail"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "error: a file: is broken; found 3; expected 4; mend it\n"
 
 
-def test_a_reader_that_has_enough_is_no_error(script: list[str]) -> None:
+def test_a_reader_that_closes_the_pipe_is_no_error(script: list[str]) -> None:
     with subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None

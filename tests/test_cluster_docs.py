@@ -1,4 +1,4 @@
-"""docs/cluster.md and docs/kuberay.yaml: what they name exists, and the file is a RayJob."""
+"""Everything that docs/cluster.md and docs/kuberay.yaml name exists, and the latter is a RayJob."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from components.params import load_params
 from components.training.settings import ExecutionSettings, TrainingSettings
 
 ROOT = Path(__file__).resolve().parents[1]
-# The fields of KubeRay's v1 resources (ray-operator/config/crd/bases/ray.io_rayjobs.yaml); others would be dropped.
+# The fields of KubeRay's v1 resources (ray-operator/config/crd/bases/ray.io_rayjobs.yaml). Others would be dropped.
 FIELDS = {
     "job": """
         activeDeadlineSeconds backoffLimit clusterSelector deletionStrategy entrypoint entrypointNumCpus
@@ -82,7 +82,7 @@ def test_it_runs_the_ray_that_is_tested(job: Any) -> None:
 
 
 def commands() -> list[list[str]]:
-    """The training commands of the two files, without what stands before ``python``."""
+    """The training commands of the two files, from ``python`` on."""
     entry = YAML(typ="safe").load((ROOT / "docs" / "kuberay.yaml").read_text(encoding="utf-8"))["spec"]["entrypoint"]
     text = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").replace("\\\n", " ")
     shown = re.findall(r"^ +.*-- +(python .*)$", text, re.MULTILINE)
@@ -102,7 +102,7 @@ def test_its_command_exists(command: list[str]) -> None:
 
 
 def gpus() -> int:
-    """Of all worker pods."""
+    """The GPUs of all worker pods."""
     job = YAML(typ="safe").load((ROOT / "docs" / "kuberay.yaml").read_text(encoding="utf-8"))
     limits = [group["template"]["spec"]["containers"][0]["resources"]["limits"] for group in groups(job)]
     counts = [group.get("replicas", 1) for group in groups(job)]

@@ -61,7 +61,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def expanded(path: str) -> list[str]:
-    """The paths behind one with variables of the matrix."""
+    """Every path that a path with matrix variables means."""
     return sorted(
         path.replace("${item.task}", task).replace("${item.method}", method).replace("${item.seed}", "0")
         for task in TASKS

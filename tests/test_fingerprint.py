@@ -65,10 +65,12 @@ def test_a_plug_in_from_outside_counts_with_its_package(tmp_path: Path, monkeypa
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "method.py").write_text("from outside_fingerprint.help import VALUE\n")
-    (package / "help.py").write_text("VALUE = 1\n")
+    (package / "help.py").write_text("from .deeper import MORE\n\nVALUE = MORE\n")
+    (package / "deeper.py").write_text("MORE = 1\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     code = code_of("train", ["outside_fingerprint.method:Toy"])
-    assert {"outside_fingerprint/method.py", "outside_fingerprint/help.py"} <= set(code.files)
+    names = {"method.py", "help.py", "deeper.py"}
+    assert {f"outside_fingerprint/{name}" for name in names} <= set(code.files)
     assert "outside_fingerprint" not in sys.modules, "nothing is imported"
     with pytest.raises(ConfigError, match=r"not_there\.method.*not installed"):
         code_of("train", ["not_there.method:Toy"])

@@ -47,7 +47,8 @@ LIMITS = (
     word("own", "own", 8),
     word("behind", "behind", 2),
     word("beside", "beside", 2),
-    word("stand(s)", "stands?", 1),
+    # A name may stand for something.
+    word("stand(s)", "stands?(?! for)", 1),
     word("lies", "lies", 1),
     word("figures", "figures", 2),
 )

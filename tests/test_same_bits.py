@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import tiny_world
 import torch
-from components.methods.build import build
 
 from components.backbones.clip import load_backbone
 from components.frames.store import FrameStore
 from components.layout import Layout
+from components.methods.build import build
 from components.training.loop import fit
 
 MADE = json.loads((Path(__file__).parent / "golden" / "adapter_hashes.json").read_text())

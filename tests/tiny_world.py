@@ -1,4 +1,4 @@
-"""A project in miniature for tests: random mini backbone, a frame store of coloured squares, settings."""
+"""A miniature project for tests: a random mini backbone, a frame store of coloured squares, and settings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MOTIONS = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}
 
 
 def write_project(root: Path, train: int = 24, val: int = 8, test: int = 8, failed_test: int = 0) -> None:
-    """params.yaml, backbone weights and the frame store of one task under ``root``."""
+    """Writes params.yaml, backbone weights and the frame store of one task under ``root``."""
     write_params(root)
     write_backbone(root)
     write_store(root, videos(train, val, test), failed_test)
@@ -59,7 +59,7 @@ def params(root: Path, *overrides: str) -> Params:
 
 
 def write_backbone(root: Path) -> None:
-    """Random weights of the mini CLIP, where params.yaml expects the trained ones."""
+    """Writes random weights of the mini CLIP where params.yaml expects the trained ones."""
     raw, _ = model_config(mini.NAME, root)
     torch.manual_seed(0)
     clip = create(mini.NAME, raw)
@@ -68,7 +68,10 @@ def write_backbone(root: Path) -> None:
 
 
 def videos(train: int, val: int, test: int) -> tuple[Video, ...]:
-    """Every colour in every motion in turn; two captions in train, one elsewhere; each fourth test video `late`."""
+    """Videos of every colour in every motion, in turn.
+
+    Training videos have two captions, the others one. Every fourth test video is in the subset ``late``.
+    """
     made = []
     kinds = [(colour, motion) for colour in COLOURS for motion in MOTIONS]
     for split, count in (("train", train), ("val", val), ("test", test)):
@@ -88,7 +91,11 @@ def videos(train: int, val: int, test: int) -> tuple[Video, ...]:
 
 
 def draw(video: Video, frames: int) -> np.ndarray:
-    """uint8[frames, 32, 32, 3]: the square of the caption on its way, shifted by the video's name."""
+    """Draws the caption's moving square. The video's id sets where it starts.
+
+    Returns:
+        uint8[frames, 32, 32, 3].
+    """
     words = video.captions[0].split()
     step = MOTIONS[words[-1]]
     rng = np.random.default_rng(list(video.video_id.encode()))
@@ -101,7 +108,7 @@ def draw(video: Video, frames: int) -> np.ndarray:
 
 
 def write_store(root: Path, made: tuple[Video, ...], failed_test: int = 0) -> None:
-    """A frame store as ingest publishes it; each fifth video is short, the last test videos have failed."""
+    """Writes a frame store as ingest publishes it. Every fifth video is short, and the last test videos have failed."""
     folder = root / "outputs" / "frames" / TASK
     folder.mkdir(parents=True)
     manifest = Manifest(TASK, Protocol("msrvtt", "tiny", "one caption per test video", "listed"), made)

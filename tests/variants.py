@@ -1,4 +1,4 @@
-"""Every registered method and the variants that have code of their own: the rows of the test matrix."""
+"""The rows of the test matrix: every registered method, and every variant that runs other code."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tiny_backbone import FRAMES, WORDS, make_backbone
 from components.backbones.clip import Backbone
 from components.methods import METHODS
 from components.methods.base import Method
-from components.methods.build import build
+from components.methods.build import build, method_class
 
-# Learned positions, so that a full fine-tuning trains everything.
+# With learned positions, full fine-tuning trains everything.
 BACKBONE = make_backbone(learned_positions=True)
 
-# What the defaults of a method need on a tower this small.
+# Changes that fit the defaults of a method to so small a tower.
 NEEDED: dict[str, dict[str, Any]] = {
     "seq_transf": {"start": "random"},
     "coop": {"prompts": 4},
@@ -28,7 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bias and logit scale": {"method": "bias", "train_logit_scale": True},
     "st_adapter 3x3x3": {"method": "st_adapter", "kernel": [3, 3, 3], "bottleneck": 8},
     "st_adapter without text": {"method": "st_adapter", "text_bottleneck": 0},
-    "convpass beside the mlp": {"method": "convpass", "places": ["mlp"], "bottleneck": 4},
+    "convpass next to the mlp": {"method": "convpass", "places": ["mlp"], "bottleneck": 4},
     "adapter_ffn some layers": {"method": "adapter_ffn", "vision_layers": [-1], "text_layers": [0, 2]},
     "cm_adapter unshared": {"method": "cm_adapter", "shared": 0},
     "lora everywhere": {"method": "lora", "targets": ["qkv", "out", "fc", "proj"], "rank": 2, "alpha": 4.0},
@@ -70,15 +70,15 @@ TRAINED = [name for name in NAMES if name != "zero_shot"]
 
 
 def raw_settings(name: str) -> dict[str, Any]:
-    """An entry of ``methods`` as in params.yaml; the learning rate has no default."""
+    """An entry of ``methods`` as in params.yaml, with a learning rate, which has no default."""
     raw = dict(RAW[name])
     method = raw.get("method", name)
-    trains = not isinstance(method, str) or "lr" in {field.name for field in fields(METHODS.get(method).Settings)}
+    trains = not isinstance(method, str) or "lr" in {field.name for field in fields(method_class(method).Settings)}
     return {"lr": 1e-2, **raw} if trains else raw
 
 
 def make(name: str, backbone: Backbone = BACKBONE, moved: bool = True, **changes: Any) -> Method:
-    """A method on the tiny backbone; ``moved`` shakes its parameters, so that zeros at the start hide nothing."""
+    """Builds a method on the tiny backbone. ``moved`` adds noise, so that parameters that start at zero take part."""
     torch.manual_seed(11)
     method = build(name, {**raw_settings(name), **changes}, backbone, frames=FRAMES, words=WORDS)
     if moved:

@@ -1,4 +1,4 @@
-"""Real MP4 files and small collections of them, in published annotation formats, for tests."""
+"""Real MP4 files, and small collections of them in published annotation formats, for tests."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SHARED = REPOSITORY.parent / "shared"
 
 
 def grey_of(index: int) -> int:
-    """Brightness of frame ``index`` of a test video: tells frames apart after two lossy codings."""
+    """Returns the brightness of frame ``index`` of a test video. It identifies the frame after two lossy codings."""
     return 20 + 9 * (index % 24)
 
 
 def write_mp4(path: Path, frames: int = 24, width: int = 64, height: int = 48, fps: int = 12, hue: int = 0) -> None:
-    """H.264 whose left part is grey, brighter from frame to frame, and whose right part has one colour."""
+    """Writes H.264 with a grey left part, brighter from frame to frame, and a right part of one colour."""
     picture = np.zeros((height, width, 3), np.uint8)
     picture[:, width // 2 :] = (40 * hue % 256, 90, 255 - 40 * hue % 256)
 
@@ -36,7 +36,7 @@ def write_mp4(path: Path, frames: int = 24, width: int = 64, height: int = 48, f
 
 
 def write_frames(path: Path, frames: Iterable[NDArray[np.uint8]], fps: int) -> None:
-    """H.264 of RGB pictures ``uint8[H, W, 3]``."""
+    """Writes RGB pictures ``uint8[H, W, 3]`` as H.264."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": "18", "g": "12"})
@@ -52,7 +52,7 @@ def write_frames(path: Path, frames: Iterable[NDArray[np.uint8]], fps: int) -> N
 
 
 def write_audio_mp4(path: Path) -> None:
-    """A media file without pictures."""
+    """Writes a media file without pictures."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=44100)
         for index in range(20):
@@ -65,7 +65,7 @@ def write_audio_mp4(path: Path) -> None:
 
 
 def write_msrvtt(folder: Path, train: Sequence[str], val: Sequence[str], test: Sequence[str]) -> None:
-    """Annotations in MSR-VTT's files; two captions per training video."""
+    """Writes annotations in MSR-VTT's files, with two captions per training video."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_csv(folder / "MSRVTT_train.9k.csv", ["video_id"], [[name] for name in train])
     if val:
@@ -79,7 +79,7 @@ def write_msrvtt(folder: Path, train: Sequence[str], val: Sequence[str], test: S
 
 
 def write_collection(folder: Path, train: int = 8, val: int = 2, test: int = 4) -> list[str]:
-    """A collection in MSR-VTT's format with all its videos; returns their ids, training first."""
+    """Writes a collection in MSR-VTT's format with all its videos. Returns their ids, training first."""
     names = [f"video{number}" for number in range(train + val + test)]
     write_msrvtt(folder, names[:train], names[train : train + val], names[train + val :])
     for number, name in enumerate(names):
@@ -88,7 +88,7 @@ def write_collection(folder: Path, train: int = 8, val: int = 2, test: int = 4) 
 
 
 def small_params(root: Path, *overrides: str) -> Params:
-    """The project's own params.yaml, copied to ``root``, with one task ``small`` of 4 frames in ``data/small``."""
+    """Copies the project's params.yaml to ``root``, and loads it with one task ``small`` in ``data/small``."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "params.yaml").write_bytes((REPOSITORY / "params.yaml").read_bytes())
     return load_params(root / "params.yaml", [*SMALL, *overrides])
@@ -104,7 +104,7 @@ SMALL = (
 
 
 def tree_bytes(folder: Path) -> dict[str, bytes]:
-    """Content of every file of a folder."""
+    """Reads every file of a folder."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 

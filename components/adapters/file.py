@@ -79,6 +79,7 @@ def load_adapter(folder: Path, backbone: Backbone) -> Method:
     Raises:
         AdapterError: The files are missing or damaged, the adapter is bound to another backbone (the message holds both
             specs), or its parameters are not exactly those of the method.
+        ConfigError: The adapter's method is not installed. The message says what to install.
     """
     folder = Path(folder)
     card = read_card(folder)
@@ -91,7 +92,7 @@ def load_adapter(folder: Path, backbone: Backbone) -> Method:
             cure="load the backbone that the adapter was trained on",
         )
     tensors = _read_weights(folder / WEIGHTS, card.sha256)
-    method = build(card.method, card.settings, backbone, frames=card.frames, words=card.words)
+    method = build(card.method, card.settings, backbone, frames=card.frames, words=card.words, where=str(folder))
     _fill(method, tensors, folder / WEIGHTS)
     return method.eval()
 

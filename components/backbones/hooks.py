@@ -6,12 +6,13 @@ A method gives each tower a :class:`Hooks` object. By default, every hook return
     h = ln_1(x);  qkv = project(i, "qkv", h, W h + b)         LoRA
     a = project(i, "out", o, W o + b), o = attention(qkv)     LoRA;  flow.attention masks the keys of padding
     x = x + after_attention(i, x, h, a)                       adapters next to attention (from x or h) or after it
-    h = ln_2(x);  u = after_activation(i, gelu(project(i, "fc", h, W h + b)))    IA3
-    m = project(i, "proj", u, W u + b)                       LoRA
+    h = ln_2(x);  f = project(i, "fc", h, W h + b)            LoRA
+    u = after_activation(i, act(f))                           IA3
+    m = project(i, "proj", u, W u + b)                        LoRA
     x = x + after_mlp(i, x, h, m)                             adapters next to the MLP (from x or h) or after it
     x = after_layer(i, x)                                     adapters between layers
 
-``before_positions`` and ``after_positions`` come before the first layer and, in the vision tower, before ``ln_pre``.
+``before_positions`` and ``after_positions`` come before the first layer; in the vision tower, also before ``ln_pre``.
 
 A hook that changes the layout of the sequence writes it into :class:`Flow`. Prompts move ``flow.readout`` and set
 ``flow.own``. A joint space-time layout (:meth:`Flow.join`) folds the frames of a video into one sequence. Hooks that
@@ -38,13 +39,13 @@ class Flow:
     """What is known about the sequences in one pass of a tower. Hooks that change the layout write it.
 
     Attributes:
-        frames: T, frames per video. Texts have 1.
-        mask: ``bool[B, T]``, valid frames. Texts and single images have None.
+        frames: T, frames per video; 1 for texts.
+        mask: ``bool[B, T]``, valid frames; None for texts and single images.
         readout: ``int64[n]`` or ``int64[n, R]``, the columns of each sequence that are read out; None for the first
             column (class token).
-        own: ``int64[...]``, the columns of CLIP's tokens in order. It is None while the sequence holds no others.
+        own: ``int64[...]``, the columns of CLIP's tokens in order; None while the sequence holds no others.
         attention: Boolean or additive mask with 4 dimensions, broadcastable to ``[n, heads, L, L]``. It replaces the
-            tower's mask. None keeps that one.
+            tower's mask; None keeps that one.
         joint: Whether a sequence is a whole video, its frames one after the other.
         pooled_only: Whether the sequence has been cut to the read-out columns (in the last layer).
     """
@@ -68,7 +69,7 @@ class Flow:
         return x.reshape(x.shape[0] * self.frames, -1, x.shape[-1]) if self.joint else x
 
     def add_own(self, x: Tensor, delta: Tensor) -> Tensor:
-        """``x`` with ``delta`` added to CLIP's tokens. ``delta`` has the shape that :meth:`own_tokens` returns."""
+        """``x`` with ``delta`` added to CLIP's tokens; ``delta`` has the shape that :meth:`own_tokens` returns."""
         if not self.pooled_only:
             delta = delta.reshape(x.shape[0], -1, x.shape[-1]) if self.joint else delta
             if self.own is not None:
@@ -108,7 +109,7 @@ class Hooks:
         return x
 
     def after_positions(self, x: Tensor, flow: Flow) -> Tensor:
-        """Embedded tokens with positions. In the vision tower, this is before ``ln_pre``."""
+        """Embedded tokens with positions; in the vision tower, before ``ln_pre``."""
         return x
 
     def before_layer(self, i: int, x: Tensor, flow: Flow) -> Tensor:
@@ -124,7 +125,7 @@ class Hooks:
         return a
 
     def after_activation(self, i: int, u: Tensor, flow: Flow) -> Tensor:
-        """The MLP's hidden units after their activation, ``float[n, L, 4D]``: the input of its second map."""
+        """``u: float[n, L, W]``, the MLP's activations (W hidden units) before its second linear map."""
         return u
 
     def after_mlp(self, i: int, x: Tensor, h: Tensor, m: Tensor, flow: Flow) -> Tensor:
@@ -140,7 +141,7 @@ PLAIN = Hooks()
 
 
 class Chain(Hooks):
-    """Several methods' hooks in one tower. The first acts first. Around a layer, the first is the outermost."""
+    """Several methods' hooks in one tower. The first acts first; around a layer, the first is the outermost."""
 
     def __init__(self, links: Sequence[Hooks]) -> None:
         self.links = list(links)

@@ -9,8 +9,8 @@ from typing import Any
 from components.evaluation.card import DIRECTIONS, WHOLE, Direction, Intervals, Metrics, ScorecardHead, Ties
 
 SELECTED_ON_TEST = (
-    "the epoch was chosen by these test metrics: they are better than the adapter would do on videos not yet seen, and "
-    "compare only with metrics chosen the same way"
+    "the epoch was chosen by these test figures: they are better than the adapter would do on videos not yet seen, and "
+    "compare only with figures chosen the same way"
 )
 
 
@@ -31,7 +31,7 @@ def describe(card: ScorecardHead) -> str:
         title = "all queries" if part == WHOLE else f"queries of the part {part!r}, against the whole gallery"
         lines += [*_metric_lines(title, metrics, card.intervals.get(part)), ""]
     for name, block in card.rescored.items():
-        title = f"RE-SCORED by {name}, which uses {block.uses}; not comparable with the metrics above"
+        title = f"RE-SCORED by {name}, which uses {block.uses}; not comparable with the figures above"
         lines += [*_metric_lines(title, block.metrics, None), f"  settings: {_pairs(block.settings)}", ""]
     facts = list(_facts(card))
     width = max(len(name) for name, _ in facts)

@@ -1,21 +1,22 @@
-"""Vectors of videos and texts under a method. Each video and each text is encoded once."""
+"""Vectors of videos and texts under a method: once per video, once per text."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from components import heartbeat
-from components.errors import ConfigError, EvaluationError
+from components.errors import EvaluationError
 from components.frames.reader import FrameReader
+from components.frames.staging import Staging
 from components.frames.store import FrameStore
 from components.manifest import Video
 from components.methods.base import Method
+from components.precision import Precision, autocast, numerics
 from components.processes import share_out
 
 
@@ -24,13 +25,13 @@ class EncodedSplit:
     """A split as vectors.
 
     Attributes:
-        videos: The gallery in manifest order, with the videos that failed to decode.
-        present: bool[N], false for videos that failed. Their vectors are zero.
+        videos: the gallery in manifest order, videos that failed to decode included.
+        present: bool[N], false for those that failed; their vectors are zero.
         video_vectors: float32[N, D], L2-normalised.
-        texts: Every caption of every video.
+        texts: every caption of every video.
         owner: int64[Q], the row of each text's video.
         text_vectors: float32[Q, D], L2-normalised.
-        seconds: Wall time of the two encodings.
+        seconds: wall time of the two encodings.
     """
 
     videos: tuple[Video, ...]
@@ -42,68 +43,75 @@ class EncodedSplit:
     seconds: dict[str, float]
 
 
-def pick_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The device that ``evaluation.device`` names.
-
-    Raises:
-        ConfigError: The name is ``cuda`` and there is no GPU.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("no GPU", where="params.yaml evaluation.device", found=name, expected="auto or cpu")
-    return torch.device(name)
-
-
 @torch.no_grad()
-def encode_videos(method: Method, reader: FrameReader, ids: Sequence[str], batch_size: int) -> Tensor:
-    """Encodes videos. The processes of the group share the work.
+def encode_videos(
+    method: Method, reader: FrameReader, ids: Sequence[str], batch_size: int, precision: Precision = "float32"
+) -> Tensor:
+    """Vectors of videos. A thread reads and copies the next batch while this one is encoded.
 
     Args:
-        method: The method, on the device to use.
-        reader: Reads the frames.
+        method: On the device that encodes.
+        reader: Gives the frames.
         ids: At least one video.
         batch_size: Videos per forward pass.
+        precision: What the towers compute in.
 
     Returns:
-        float32[N, D] on the CPU, in the order of ``ids``.
+        ``float32[N, D]`` on the CPU, in the order of ``ids``; shared out over the process group.
     """
-    device = _device(method)
+    device = device_of(method)
+    staging = Staging(3) if device.type == "cuda" else Staging()
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def encode(rows: slice) -> Tensor:
+    def fetch(rows: slice) -> tuple[Tensor, Tensor, torch.cuda.Event | None]:
+        frames, mask = reader.batch(ids[rows], staging=staging)
+        if stream is None:
+            return frames, mask, None
+        with torch.cuda.stream(stream):
+            copies = staging.upload(frames, device), mask.to(device)
+            copied = torch.cuda.Event()
+            copied.record(stream)
+        return *copies, copied
+
+    def encode(found: tuple[Tensor, Tensor, torch.cuda.Event | None]) -> Tensor:
         heartbeat.mark()
-        frames, mask = reader.batch(ids[rows])
-        return method.encode_video(method.backbone.normalize(frames.to(device)), mask.to(device))
+        frames, mask, copied = found
+        if copied is not None:
+            current = torch.cuda.current_stream(device)
+            current.wait_event(copied)
+            frames.record_stream(current)
+            mask.record_stream(current)
+        with numerics(precision), autocast(precision, device):
+            return method.encode_video(method.backbone.normalize(frames), mask)
 
-    return share_out(len(ids), batch_size, encode)
+    return share_out(len(ids), batch_size, encode, fetch)
 
 
 @torch.no_grad()
-def encode_texts(method: Method, texts: Sequence[str], batch_size: int) -> Tensor:
-    """Encodes texts. The processes of the group share the work.
+def encode_texts(method: Method, texts: Sequence[str], batch_size: int, precision: Precision = "float32") -> Tensor:
+    """``float32[Q, D]`` on the CPU, in the order of ``texts`` (at least one); shared out over the process group."""
+    device = device_of(method)
 
-    Args:
-        method: The method, on the device to use.
-        texts: At least one text.
-        batch_size: Texts per forward pass.
-
-    Returns:
-        float32[Q, D] on the CPU, in the order of ``texts``.
-    """
-    device = _device(method)
-
-    def encode(rows: slice) -> Tensor:
+    def encode(tokens: Tensor) -> Tensor:
         heartbeat.mark()
-        return method.encode_text(method.backbone.tokenize(texts[rows], method.words).to(device))
+        with numerics(precision), autocast(precision, device):
+            return method.encode_text(tokens.to(device))
 
-    return share_out(len(texts), batch_size, encode)
+    return share_out(len(texts), batch_size, encode, lambda rows: method.backbone.tokenize(texts[rows], method.words))
 
 
-def encode_split(method: Method, store: FrameStore, reader: FrameReader, split: str, batch_size: int) -> EncodedSplit:
+def encode_split(
+    method: Method,
+    store: FrameStore,
+    reader: FrameReader,
+    split: str,
+    batch_size: int,
+    precision: Precision = "float32",
+) -> EncodedSplit:
     """Encodes each video and each caption of a split once.
 
     Raises:
-        EvaluationError: No video of the split was decoded.
+        EvaluationError: no video of the split was decoded.
     """
     videos = tuple(store.manifest.split(split))
     decoded = store.ids(split)
@@ -111,17 +119,18 @@ def encode_split(method: Method, store: FrameStore, reader: FrameReader, split: 
         raise EvaluationError("no decoded videos", where=f"split {split} of {store.uri}", expected="at least one")
     row_of = {video.video_id: row for row, video in enumerate(videos)}
     started = time.perf_counter()
-    vectors = encode_videos(method, reader, decoded, batch_size)
+    vectors = encode_videos(method, reader, decoded, batch_size, precision)
     rows = torch.tensor([row_of[name] for name in decoded])
     gallery = vectors.new_zeros(len(videos), vectors.shape[1]).index_copy_(0, rows, vectors)
     present = torch.zeros(len(videos), dtype=torch.bool).index_fill_(0, rows, True)
     video_seconds = time.perf_counter() - started
     texts = tuple(caption for video in videos for caption in video.captions)
     owner = torch.tensor([row for row, video in enumerate(videos) for _ in video.captions])
-    text_vectors = encode_texts(method, texts, batch_size)
+    text_vectors = encode_texts(method, texts, batch_size, precision)
     seconds = {"videos": video_seconds, "texts": time.perf_counter() - started - video_seconds}
     return EncodedSplit(videos, present, gallery, texts, owner, text_vectors, seconds)
 
 
-def _device(method: Method) -> torch.device:
+def device_of(method: Method) -> torch.device:
+    """Where a method's towers are."""
     return next(method.backbone.parameters()).device

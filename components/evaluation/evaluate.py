@@ -1,4 +1,4 @@
-"""From an adapter and a frame store to the scorecard of one split."""
+"""An adapter and a frame store to the scorecard of one split."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from components.methods.base import Method
 def evaluate(
     method: Method, store: FrameStore, split: str, adapter: AdapterCard, seed: int, settings: EvaluationSettings
 ) -> Scorecard:
-    """Encodes the split once and ranks every query in both directions. Re-scored metrics stay separate.
+    """Encodes the split once and ranks every query in both directions. Re-scored metrics are kept in a separate block.
 
     Args:
-        method: The method with the adapter's parameters.
+        method: The backbone with the adapter.
         store: The task's frames.
-        split: The split to evaluate.
+        split: The videos to rank.
         adapter: The adapter's card.
-        seed: The training's seed.
+        seed: The seed of the training.
         settings: The ``evaluation`` block of params.yaml.
 
     Raises:
-        EvaluationError: No video was decoded, or a vector has NaN or Inf.
+        EvaluationError: No video was decoded, or a vector contains NaN or Inf.
         DataError: The store's frames do not fit the adapter.
     """
     method.eval()
-    # There is one pass over the videos, so a cache would not be used.
+    # Every video is read once, so a cache of decoded frames would not help.
     reader = FrameReader(store, method.backbone.resize, method.frames, cache_mib=0)
     encoded = encode_split(method, store, reader, split, settings.batch_size)
     scorecard = make_scorecard(encoded, store.manifest, split, _identity(adapter, store, seed), settings.bootstrap)
@@ -42,7 +42,7 @@ def evaluate(
 
 
 def _identity(adapter: AdapterCard, store: FrameStore, seed: int) -> Identity:
-    """Everything that the metrics depend on, for the head of the scorecard."""
+    """Everything that the metrics depend on, for the head of the card."""
     settings = store.card.settings
     return Identity(
         task=adapter.task,

@@ -1,4 +1,4 @@
-"""Recall at K, median rank and mean rank. The directions are called t2v and v2t throughout."""
+"""Recall at K, median rank and mean rank. The directions are called t2v and v2t everywhere."""
 
 from __future__ import annotations
 
@@ -10,20 +10,15 @@ from components.evaluation.ranks import Ranks
 
 RECALLS = (1, 5, 10)
 
-# Six decimals: far below the weight of one query, above the noise of the order of a sum.
+# One query changes a metric by far more than this, and the order of summation by less.
 DECIMALS = 6
 
 
 def summary(ranks: NDArray[np.floating] | NDArray[np.integer]) -> Metrics:
-    """R@1, R@5 and R@10 in percent, MdR and MnR.
-
-    The median of an even number of ranks is the mean of the middle two.
+    """R@1, R@5 and R@10 in percent, MdR and MnR. The median of an even number of ranks is the mean of the middle two.
 
     Args:
-        ranks: float[Q] or int[Q], from 1. At least one.
-
-    Raises:
-        ValueError: There are no ranks.
+        ranks: float[Q] or int[Q], the ranks from 1. There is at least one.
     """
     if len(ranks) == 0:
         raise ValueError("no queries")

@@ -1,15 +1,15 @@
-"""Exactly one rank per query, with ties settled by a named rule.
+"""Exactly one rank per query, with a stated rule for ties.
 
-The rank of a query is the expected rank of its right answer if equal scores were shuffled:
-``1 + #{better} + #{equal others} / 2``. Each query also has an optimistic rank (``1 + #{better}``) and a pessimistic
-rank (``1 + #{better} + #{equal others}``). Released evaluation code counts every tie as another query, or lets a sort
-decide.
+The rank of a query is the expected rank of its right item if equal scores were shuffled:
+``1 + #{better} + #{equal others} / 2``. The optimistic rank (``1 + #{better}``) and the pessimistic rank
+(``1 + #{better} + #{equal others}``) are returned with it. Released evaluation code counts every tie as a separate
+query, or lets a sort decide.
 
-Text to video: each caption is a query over all videos. Video to text: each video is a query, and a candidate video
-scores with the best of its captions (the published rule where videos have several captions).
+Text-to-video: each caption is a query over all videos. Video-to-text: each video is a query, and the score of a
+candidate video is that of its best caption (the published rule where videos have several captions).
 
-Videos without a vector, which could not be decoded, stay in the gallery in last place, and queries for them get the
-last rank. They count as wrong, not as absent.
+Videos without a vector (those that could not be decoded) stay in the gallery in last place. Queries for them get the
+last rank, so they count as wrong.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from torch import Tensor
 
 from components.errors import EvaluationError
 
-# Similarities in memory at a time. This bounds memory for a gallery of any size, and a value near the size of a cache
-# is fastest.
+# The similarities held at a time. This bounds the memory for any size of gallery. Sizes near the cache's are fastest.
 CHUNK_BYTES = 64 * 2**20
+
 
 # The scores of some queries (a slice of rows) against every candidate.
 Scores = Callable[[slice], Tensor]
@@ -34,13 +34,7 @@ Scores = Callable[[slice], Tensor]
 
 @dataclass(frozen=True)
 class Ranks:
-    """Ranks from 1, one per query.
-
-    Attributes:
-        expected: float64[Q].
-        optimistic: int64[Q].
-        pessimistic: int64[Q].
-    """
+    """Ranks from 1, one per query: float64[Q] expected, int64[Q] optimistic and pessimistic."""
 
     expected: NDArray[np.float64]
     optimistic: NDArray[np.int64]
@@ -63,14 +57,14 @@ def text_to_video(
 
     Args:
         texts: float[Q, D].
-        videos: float[N, D]. Rows of absent videos are ignored.
+        videos: float[N, D]. The rows of absent videos are ignored.
         owner: int[Q], the row of each text's video.
         present: bool[N], false for videos without a vector. None means that all have one.
-        ids: The ids of the videos, for messages.
-        chunk_bytes: The size of the similarities in memory at a time. It does not change results.
+        ids: Names of the videos, for messages.
+        chunk_bytes: Size of the similarities held at a time. It changes memory, not results.
 
     Raises:
-        EvaluationError: A vector has NaN or Inf. The message names the ids.
+        EvaluationError: A vector contains NaN or Inf. The message names the ids.
     """
     present = _checked(texts, videos, owner, present, ids)
     return rank(text_scores(texts, videos, present), owner, len(videos), present[owner], chunk_bytes)
@@ -84,26 +78,27 @@ def video_to_text(
     ids: Sequence[str] | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Ranks:
-    """The rank of each video's captions among the captions of all videos. A video scores with its best caption.
+    """The rank of each video's captions among the captions of all videos.
 
-    There is one rank per row of ``videos``. Arguments and errors are those of :func:`text_to_video`.
+    The score of a video is that of its best caption. The arguments and errors are those of :func:`text_to_video`. There
+    is one rank per row of ``videos``.
     """
     present = _checked(texts, videos, owner, present, ids)
-    target, width = torch.arange(len(videos), device=videos.device), max(len(texts), len(videos))
-    return rank(video_scores(videos, texts, owner, len(videos)), target, width, present, chunk_bytes)
+    own, width = torch.arange(len(videos), device=videos.device), max(len(texts), len(videos))
+    return rank(video_scores(videos, texts, owner, len(videos)), own, width, present, chunk_bytes)
 
 
 def text_scores(texts: Tensor, videos: Tensor, present: Tensor) -> Scores:
-    """Scores of texts against videos, float32[n, N]. Absent videos have -inf."""
+    """The scores of texts, float32[n, N], with -inf for absent videos."""
     gallery = videos.double()
     return lambda rows: _similarity(texts[rows], gallery).masked_fill_(~present, -torch.inf)
 
 
 def video_scores(queries: Tensor, texts: Tensor, owner: Tensor, videos: int) -> Scores:
-    """Scores of videos against videos, float32[n, N]. A candidate video scores with its best caption.
+    """The scores of videos, float32[n, N]. The score of a candidate video is that of its best caption.
 
     Args:
-        queries: float[M, D], the videos that are queries.
+        queries: float[M, D], the videos that are the queries.
         texts: float[Q, D], the captions that are searched.
         owner: int[Q], the candidate video of each caption.
         videos: N, the number of candidates.
@@ -118,24 +113,24 @@ def video_scores(queries: Tensor, texts: Tensor, owner: Tensor, videos: int) -> 
     return scores
 
 
-def rank(scores: Scores, target: Tensor, width: int, answerable: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Ranks:
+def rank(scores: Scores, own: Tensor, width: int, answerable: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Ranks:
     """Counts better and equal candidates, some queries at a time. Unanswerable queries get the last rank.
 
     Args:
-        scores: Scores of the queries against all candidates.
-        target: int[Q], the right candidate of each query.
-        width: The most numbers that ``scores`` has in memory per query, for the size of the chunks.
-        answerable: bool[Q], false for queries whose right candidate has no vector.
-        chunk_bytes: The size of the similarities in memory at a time. It does not change results.
+        scores: A function from some queries to their scores against all candidates.
+        own: int[Q], the right candidate of each query.
+        width: The most numbers that ``scores`` holds per query. It decides the size of the chunks.
+        answerable: bool[Q], false for queries without a right candidate that has a vector.
+        chunk_bytes: Size of the similarities held at a time. It changes memory, not results.
     """
-    queries = len(target)
+    queries = len(own)
     better = torch.empty(queries, dtype=torch.int64)
     equal = torch.empty(queries, dtype=torch.int64)
     for rows in chunks(queries, width, chunk_bytes):
         similarity = scores(rows)
-        right = similarity.gather(1, target[rows, None])
-        better[rows] = _count(similarity > right)
-        equal[rows] = _count(similarity == right) - 1
+        target = similarity.gather(1, own[rows, None])
+        better[rows] = _count(similarity > target)
+        equal[rows] = _count(similarity == target) - 1
         wrong = ~answerable[rows].cpu()
         better[rows] = torch.where(wrong, similarity.shape[1] - 1, better[rows])
         equal[rows] = torch.where(wrong, 0, equal[rows])
@@ -145,8 +140,8 @@ def rank(scores: Scores, target: Tensor, width: int, answerable: Tensor, chunk_b
 
 
 def chunks(queries: int, width: int, chunk_bytes: int = CHUNK_BYTES) -> list[slice]:
-    """Rows that are ranked together, so that about ``chunk_bytes`` are in memory."""
-    # Per number: four bytes of similarity, eight of the float64 product, two of comparisons.
+    """Splits the queries into chunks that hold about ``chunk_bytes`` each."""
+    # Four bytes of similarity, eight of float64 product, two of comparisons.
     step = max(1, chunk_bytes // (16 * width))
     return [slice(start, min(start + step, queries)) for start in range(0, queries, step)]
 
@@ -157,16 +152,15 @@ def _best_caption(similarity: Tensor, owner: Tensor, videos: int) -> Tensor:
 
 
 def _count(marks: Tensor) -> Tensor:
-    """The number of true values in each row, int64 on the CPU."""
-    # On the CPU, NumPy counts booleans several times faster than torch.
-    if marks.device.type == "cpu":
+    """The number of true values per row, int64 on the CPU."""
+    if marks.device.type == "cpu":  # NumPy counts booleans several times faster than torch
         return torch.from_numpy(np.count_nonzero(marks.numpy(), axis=1))
     return torch.count_nonzero(marks, dim=1).cpu()
 
 
 def _similarity(queries: Tensor, gallery: Tensor) -> Tensor:
     # A float32 product of equal vectors may differ in the last bit from column to column. That would hide ties, or make
-    # them depend on the chunk. A float64 product that is rounded to float32 has no such differences.
+    # them depend on the chunk. A product in float64 that is then rounded to float32 has no such differences.
     return (queries.double() @ gallery.T).float()
 
 
@@ -176,17 +170,18 @@ def _checked(texts: Tensor, videos: Tensor, owner: Tensor, present: Tensor | Non
     if present is None:
         present = torch.ones(len(videos), dtype=torch.bool, device=videos.device)
     names = [str(i) for i in range(len(videos))] if ids is None else list(ids)
-    rows = present.nonzero().flatten().tolist()
-    _require_finite(videos[present], "video vector", [names[i] for i in rows])
-    _require_finite(texts, "text vector", [names[i] for i in owner.tolist()])
+    there = present.nonzero().flatten().tolist()
+    _finite(videos[present], "video vector", [names[i] for i in there])
+    _finite(texts, "text vector", [names[i] for i in owner.tolist()])
     return present
 
 
-def _require_finite(values: Tensor, what: str, names: Sequence[str]) -> None:
+def _finite(values: Tensor, what: str, names: Sequence[str]) -> None:
     bad = (~torch.isfinite(values)).any(dim=1).nonzero().flatten().tolist()
     if bad:
+        shown = [names[i] for i in bad[:10]]
         raise EvaluationError(
             f"{len(bad)} {what}(s) with NaN or Inf",
-            where=", ".join(names[i] for i in bad[:10]) + (" ..." if len(bad) > 10 else ""),
+            where=", ".join(shown) + (" ..." if len(bad) > 10 else ""),
             expected="finite numbers",
         )

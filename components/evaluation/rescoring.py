@@ -1,15 +1,17 @@
-"""Re-scoring: metrics that use more than the query itself. They never replace plain metrics.
+"""Re-scoring: metrics that use more than the query itself. They have separate names and never replace the plain ones.
 
 Dual softmax (Cheng et al., CAMoE, 2021) multiplies each score by its candidate's softmax over *all test queries*,
-``s'(q, c) = s(q, c) exp(s(q, c) / t) / sum_p exp(s(p, c) / t)``. A system that answers query by query cannot do it.
+``s'(q, c) = s(q, c) exp(s(q, c) / t) / sum_p exp(s(p, c) / t)``. A system that answers one query at a time
+cannot do this.
 
 QB-Norm (Bogolin et al., CVPR 2022, "Cross Modal Retrieval with Querybank Normalisation", section 3) takes the sum over
-a bank of *training* queries: ``s'(q, c) = exp(b s(q, c)) / sum_p exp(b s(p, c))``. Its dynamic form applies this only
-to queries whose best candidate is among the best ``k`` of some query of the bank. The other queries keep their scores.
+a bank of *training* queries: ``s'(q, c) = exp(b s(q, c)) / sum_p exp(b s(p, c))``. Its dynamic form does so only for
+queries with a best candidate that is among the best ``k`` of some query in the bank. The other queries keep their
+scores.
 
-Both act on the matrix that the plain ranks come from. Text to video has captions against videos. Video to text has
-videos against videos, each candidate by its best caption. The banks are training captions and training videos. Videos
-without a vector stay last and are in no sum.
+Both change the matrix that the plain ranks come from. For text-to-video, it has captions against videos. For
+video-to-text, it has videos against videos, each with its best caption. The banks are training captions and training
+videos. Videos without a vector stay last and are left out of every sum.
 """
 
 from __future__ import annotations
@@ -34,13 +36,13 @@ USES = {
     "qb_norm": "a bank of training queries",
 }
 
-# The sums are rounded to this step, so that equal candidates still tie if they were summed in another order.
+# The sums are rounded to this step. Otherwise, equal candidates would not tie if they were summed in another order.
 _STEP = 2.0**-30
 
 
 @dataclass(frozen=True)
 class Bank:
-    """Training queries of both directions, never from the split under test.
+    """Training queries of both directions. None of them is in the split under test.
 
     Attributes:
         texts: float32[B, D], captions.
@@ -56,19 +58,19 @@ class _Side:
     """The queries and candidates of one direction.
 
     Attributes:
-        scores: Scores of the split's queries.
-        bank: Scores of the bank's queries against the same candidates, None without a bank.
+        scores: The scores of the split's queries.
+        bank: The scores of the bank's queries against the same candidates, None without a bank.
         bank_size: The number of queries in the bank.
-        target: int[Q], the right candidate of each query.
-        answerable: bool[Q], false for queries whose right video has no vector.
-        asking: bool[Q], false for queries that have no vector.
-        width: The most numbers in memory per query.
+        own: int[Q], the right candidate.
+        answerable: bool[Q], false for queries with a right candidate that has no vector.
+        asking: bool[Q], false for queries that have no vector themselves.
+        width: The most numbers held per query.
     """
 
     scores: Scores
     bank: Scores | None
     bank_size: int
-    target: Tensor
+    own: Tensor
     answerable: Tensor
     asking: Tensor
     width: int
@@ -85,22 +87,17 @@ def encode_bank(method: Method, store: FrameStore, reader: FrameReader, settings
 
 
 def rescored(encoded: EncodedSplit, settings: EvaluationSettings, bank: Bank | None) -> dict[str, Rescored]:
-    """The metrics after each re-scoring in ``settings.rescoring``, by its name.
+    """For each name in ``settings.rescoring``: the metrics of both directions, what they use, and the settings.
 
     Args:
-        encoded: The split. Its vectors must be finite, which the plain ranks check.
+        encoded: The split. All of its vectors are finite, which the plain ranks have checked.
         settings: The names and their settings.
-        bank: The bank for ``qb_norm``.
-
-    Raises:
-        ValueError: ``qb_norm`` without a bank.
+        bank: The training queries, which ``qb_norm`` needs.
     """
     blocks: dict[str, Rescored] = {}
     for name in settings.rescoring:
-        metrics = {
-            direction: summary(ranks.expected)
-            for direction, ranks in rescored_ranks(name, encoded, settings, bank).items()
-        }
+        ranks = rescored_ranks(name, encoded, settings, bank)
+        metrics = {direction: summary(both.expected) for direction, both in ranks.items()}
         blocks[name] = Rescored(
             uses=USES[name], settings=asdict(getattr(settings, name)), t2v=metrics["t2v"], v2t=metrics["v2t"]
         )
@@ -110,10 +107,10 @@ def rescored(encoded: EncodedSplit, settings: EvaluationSettings, bank: Bank | N
 def rescored_ranks(
     name: str, encoded: EncodedSplit, settings: EvaluationSettings, bank: Bank | None, chunk_bytes: int = CHUNK_BYTES
 ) -> Mapping[Direction, Ranks]:
-    """Ranks of both directions after the re-scoring ``name``.
+    """The ranks of both directions after the re-scoring ``name``.
 
     Raises:
-        ValueError: ``qb_norm`` without a bank.
+        ValueError: ``qb_norm`` has no bank.
     """
     ranks: dict[Direction, Ranks] = {}
     for direction, side in _directions(encoded, bank).items():
@@ -124,21 +121,21 @@ def rescored_ranks(
         else:
             beta, top = settings.qb_norm.beta, settings.qb_norm.top
             scores = qb_norm(side.scores, side.bank, side.bank_size, side.width, beta, top, chunk_bytes)
-        ranks[direction] = rank(scores, side.target, 3 * side.width, side.answerable, chunk_bytes)
+        ranks[direction] = rank(scores, side.own, 3 * side.width, side.answerable, chunk_bytes)
     return ranks
 
 
 def dual_softmax(
     scores: Scores, asking: Tensor, width: int, temperature: float, chunk_bytes: int = CHUNK_BYTES
 ) -> Scores:
-    """Scores times their softmax over the queries, float64[n, N].
+    """The scores times their softmax over the queries, float64[n, N].
 
     Args:
-        scores: Scores of the split's queries.
-        asking: bool[Q], the queries in the sum.
-        width: The most numbers in memory per query.
+        scores: The scores of the split's queries.
+        asking: bool[Q], the queries that belong to the sum.
+        width: The most numbers held per query.
         temperature: t of the module's equation.
-        chunk_bytes: The size of the scores in memory at a time.
+        chunk_bytes: Size of the similarities held at a time.
     """
     total: Tensor | None = None
     for rows in chunks(len(asking), 3 * width, chunk_bytes):
@@ -148,8 +145,8 @@ def dual_softmax(
     sums = _rounded(total)
 
     def multiplied(rows: slice) -> Tensor:
-        plain = scores(rows).double()
-        return _keep_absent(plain, plain * torch.exp(plain / temperature - sums))
+        own = scores(rows).double()
+        return _keep_absent(own, own * torch.exp(own / temperature - sums))
 
     return multiplied
 
@@ -157,23 +154,22 @@ def dual_softmax(
 def qb_norm(
     scores: Scores, bank: Scores, size: int, width: int, beta: float, top: int, chunk_bytes: int = CHUNK_BYTES
 ) -> Scores:
-    """Logarithms of the dynamic inverted softmax, float64[n, N], which give the same ranks as the softmax itself.
+    """The logarithms of the dynamic inverted softmax, float64[n, N]. They give the same ranks as the softmax.
 
     Args:
-        scores: Scores of the split's queries.
-        bank: Scores of the bank's queries against the same candidates.
-        size: The number of queries in the bank, at least one.
-        width: The most numbers in memory per query.
-        beta: b of the module's equation.
-        top: k of the module's equation.
-        chunk_bytes: The size of the scores in memory at a time.
+        scores: The scores of the split's queries.
+        bank: The scores of the bank's queries against the same candidates.
+        size: The number of queries in the bank, at least 1.
+        width: The most numbers held per query.
+        beta, top: b and k of the module's equation.
+        chunk_bytes: Size of the similarities held at a time.
     """
     total: Tensor | None = None
     active: Tensor | None = None
     for rows in chunks(size, 3 * width, chunk_bytes):
         theirs = bank(rows).double()
         part = torch.logsumexp(beta * theirs, dim=0)
-        # All candidates that tie for the k-th place count. Their order must not decide.
+        # All candidates that tie for the k-th place count, so their order does not matter.
         last = theirs.topk(min(top, theirs.shape[1]), dim=1).values[:, -1:]
         reached = ((theirs >= last) & (theirs > -torch.inf)).any(dim=0)
         total = part if total is None else torch.logaddexp(total, part)
@@ -183,9 +179,9 @@ def qb_norm(
     sums, hubs = _rounded(total), active
 
     def normalised(rows: slice) -> Tensor:
-        plain = scores(rows).double()
-        near_hub = ((plain == plain.amax(dim=1, keepdim=True)) & hubs).any(dim=1, keepdim=True)
-        return _keep_absent(plain, torch.where(near_hub, beta * plain - sums, plain))
+        own = scores(rows).double()
+        drawn = ((own == own.amax(dim=1, keepdim=True)) & hubs).any(dim=1, keepdim=True)
+        return _keep_absent(own, torch.where(drawn, beta * own - sums, own))
 
     return normalised
 

@@ -1,4 +1,4 @@
-"""The measurement between epochs. The training loop is given it as an argument and does not know the metrics."""
+"""The measurement between epochs. The training loop gets it as an argument and knows no metrics itself."""
 
 from __future__ import annotations
 
@@ -14,32 +14,30 @@ from components.methods.base import Method
 
 @dataclass(frozen=True)
 class Validation:
-    """Metrics of both directions on the validation split, under names such as ``t2v_R@1``.
+    """Metrics of both directions on the validation split, as ``t2v_R@1`` and so on.
 
     Args:
-        batch_size: Videos, or texts, per forward pass.
-        on_test: True to measure the test split instead, for ``training.select_on: test``. Scorecards of such an adapter
-            have a warning.
+        batch_size: Videos or texts per forward pass.
+        on_test: Whether to measure the test split instead (``training.select_on: test``). Scorecards then carry a
+            warning.
     """
 
     batch_size: int
     on_test: bool = False
 
     def __call__(self, method: Method, store: FrameStore, reader: FrameReader) -> dict[str, float]:
-        """Measures, with the same result in every process of the group.
-
-        Returns:
-            The metrics, or an empty dict if no video of the split was decoded.
-        """
+        """Returns the metrics, the same in every process of the group. They are empty if no video was decoded."""
         split = store.manifest.protocol.test_split if self.on_test else "val"
         if not store.ids(split):
             return {}
-        encoded = encode_split(method, store, reader, split, self.batch_size)
-        names = [video.video_id for video in encoded.videos]
-        arguments = (encoded.text_vectors, encoded.video_vectors, encoded.owner, encoded.present, names)
-        directions = {"t2v": text_to_video(*arguments), "v2t": video_to_text(*arguments)}
+        done = encode_split(method, store, reader, split, self.batch_size)
+        names = [video.video_id for video in done.videos]
+        both = {
+            "t2v": text_to_video(done.text_vectors, done.video_vectors, done.owner, done.present, names),
+            "v2t": video_to_text(done.text_vectors, done.video_vectors, done.owner, done.present, names),
+        }
         return {
             f"{direction}_{name}": value
-            for direction, ranks in directions.items()
+            for direction, ranks in both.items()
             for name, value in summary(ranks.expected).items()
         }

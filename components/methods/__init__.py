@@ -1,4 +1,4 @@
-"""The registry of methods; a new one is a file here and a line below."""
+"""The registry of methods. A new method is a file in this folder and a line below."""
 
 from __future__ import annotations
 
@@ -22,11 +22,7 @@ METHODS.register("seq_transf", "components.methods.seq_transf:SeqTransf")
 METHODS.register("vpt", "components.methods.vpt:VPT")
 METHODS.register("coop", "components.methods.coop:CoOp")
 METHODS.register("vop", "components.methods.vop:VoP")
-METHODS.register("vop_p", "components.methods.vop:VoP")
-METHODS.register("vop_c", "components.methods.vop:VoP")
-METHODS.register("vop_f", "components.methods.vop:VoP")
-METHODS.register("vop_fp", "components.methods.vop:VoP")
-METHODS.register("vop_fc", "components.methods.vop:VoP")
-METHODS.register("vop_pc", "components.methods.vop:VoP")
-METHODS.register("vop_fpc", "components.methods.vop:VoP")
+# VoP's variants. components.methods.vop:PRESETS says what each name stands for.
+for variant in ("vop_p", "vop_c", "vop_f", "vop_fp", "vop_fc", "vop_pc", "vop_fpc"):
+    METHODS.register(variant, "components.methods.vop:VoP")
 METHODS.register("mv_adapter", "components.methods.mv_adapter:MVAdapter")

@@ -1,7 +1,7 @@
 """Adapter^FFN: bottleneck adapters in parallel with every feed-forward network of both encoders (VoP, section 4.1).
 
-``x + MLP(h) + s * ReLU(h W_down) W_up`` with ``h = LN_2(x)``; sizes and what is not sourced as for Adapter^ATTN
-(:mod:`components.methods.adapter_attn`).
+``x + MLP(h) + s * ReLU(h W_down) W_up`` with ``h = LN_2(x)``. The sizes, and the choices that are ours, are those of
+Adapter^ATTN (:mod:`components.methods.adapter_attn`).
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from components.backbones.towers import Flow
+from components.backbones.hooks import Flow
 from components.methods.adapter_attn import AdapterHooks, ParallelAdapters
 
 
-class _BesideMLP(AdapterHooks):
+class _NextToMLP(AdapterHooks):
     def after_mlp(self, i: int, x: Tensor, h: Tensor, m: Tensor, flow: Flow) -> Tensor:
         return self.added(i, h, m, flow)
 
 
 class AdapterFFN(ParallelAdapters):
-    """Adapters beside the MLP."""
+    """Adapters in parallel with the MLP."""
 
-    name: ClassVar[str] = "adapter_ffn"
-    hooks: ClassVar[type[AdapterHooks]] = _BesideMLP
+    hooks: ClassVar[type[AdapterHooks]] = _NextToMLP

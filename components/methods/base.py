@@ -1,10 +1,10 @@
-"""What every method is: a module over a frozen backbone that knows its parameters and embeds videos and texts."""
+"""What every method is: a module over a frozen backbone. It knows its parameters and embeds videos and texts."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
 import torch
 from pydantic import Field
@@ -12,43 +12,48 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components import config
 from components.backbones.clip import Backbone
+from components.backbones.hooks import PLAIN, Flow, Hooks
 from components.backbones.spec import BackboneSpec
-from components.backbones.towers import PLAIN, Flow, Hooks
+from components.config import STRICT
 from components.errors import ConfigError
 
-# exp(logit_scale) is never above this, as in CLIP's own training.
+# The upper limit of exp(logit_scale), as in CLIP's training.
 MAX_SCALE = 100.0
 
-# The largest float32 whose exponential, in float32, is not above it: a trained logarithm kept to this has a gradient.
+# The largest float32 with an exponential (in float32) of at most MAX_SCALE. At this limit the gradient is not zero.
 MAX_LOG_SCALE = 4.6051697
 
 
-@dataclass(frozen=True, config=config.STRICT)
+@dataclass(frozen=True, config=STRICT)
 class MethodSettings:
-    """Settings of a method; each has its own subclass."""
+    """Settings of a method. Each method has its subclass."""
 
     @classmethod
-    def expand(cls, raw: dict[str, Any], where: str) -> dict[str, Any]:
-        """``raw`` with what a named preset in it stands for; most methods have none.
+    def expand(cls, name: str, raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """``raw`` with the values of presets filled in. Most methods have no presets.
+
+        Args:
+            name: The name of the method, which can stand for a preset.
+            raw: The settings as in params.yaml.
+            where: Their place, for messages.
 
         Raises:
-            ConfigError: no such preset.
+            ConfigError: The preset does not exist.
         """
-        return raw
+        return dict(raw)
 
 
-@dataclass(frozen=True, config=config.STRICT)
+@dataclass(frozen=True, config=STRICT)
 class TrainedSettings(MethodSettings):
-    """What all methods that train have in common.
+    """Settings of all methods that train.
 
     Attributes:
-        lr: peak learning rate.
-        train_logit_scale: whether the factor on the cosine trains too; both papers leave it frozen.
-        train_biases: whether CLIP's own biases train beside the method, as in MV-Adapter's released code and, by the
-            printed shares, in every row of that paper's tables.
-        bias_lr: their peak learning rate; None for ``lr`` (MV-Adapter's release: 1e-7).
+        lr: Peak learning rate.
+        train_logit_scale: Whether the logit scale trains too. Both papers freeze it.
+        train_biases: Whether CLIP's biases train too. They do in MV-Adapter's released code and, judging by the printed
+            parameter ratios, in every row of that paper's tables.
+        bias_lr: Peak learning rate of these biases; None for ``lr`` (MV-Adapter's release: 1e-7).
     """
 
     lr: Annotated[float, Field(gt=0)]
@@ -57,59 +62,76 @@ class TrainedSettings(MethodSettings):
     bias_lr: Annotated[float, Field(gt=0)] | None = None
 
 
-class Method(nn.Module):
-    """A method on a backbone.
+S = TypeVar("S", bound=MethodSettings)
 
-    The base class is CLIP itself with mean pooling; a method overrides the hooks of a tower, ``pool`` or both.
+
+class Method(nn.Module, Generic[S]):
+    """A method on a backbone, with settings of the class S.
+
+    The base class is CLIP with mean pooling. A method makes its parameters in :meth:`setup` and overrides the hooks of
+    a tower, :meth:`pool`, or both::
+
+        class Gain(Method[GainSettings]):
+            def setup(self) -> None:
+                self.gain = nn.Parameter(torch.ones(self.spec.embed_dim))
 
     Args:
-        backbone: shared and left as it is; what trains of it is copied.
-        settings: an instance of ``Settings``.
-        frames: T, the most frames a video may have.
-        words: L, the most tokens a text may have, start and end included.
+        backbone: The frozen CLIP. It is shared and does not change: parameters of it that train are copied.
+        settings: An instance of ``Settings``.
+        frames: T, the most frames per video.
+        words: L, the most tokens per text, start and end tokens included.
+        name: The name that the method was asked for under. An adapter's card holds it.
 
     Raises:
-        ConfigError: settings that do not fit the backbone, the frames or the words.
+        ConfigError: The settings do not fit the backbone, ``frames`` or ``words``.
 
     Attributes:
-        name: The name under which the method is registered. The registry sets it.
-        Settings: The class of ``settings``.
-        presets: Registered name to the settings that this name stands for. Settings that are given replace them.
-        temporal: whether the order of the frames can change a video's embedding.
-        starts_as_identity: whether the untrained method embeds exactly as CLIP does.
-        pools_itself: whether frames become a video otherwise than by the mean of normalised features.
+        Settings: S. Subclassing ``Method[S]`` sets it.
+        temporal: Whether the order of the frames can change a video's embedding.
+        starts_as_identity: Whether the untrained method embeds exactly as CLIP does.
+        pools_itself: Whether frames are pooled in another way than by the mean of their normalised features.
     """
 
-    name: ClassVar[str]
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    Settings: ClassVar[type[MethodSettings]]
+    Settings: ClassVar[type[MethodSettings]] = MethodSettings
     temporal: bool = False
     starts_as_identity: bool = True
     pools_itself: bool = False
 
-    def __init__(self, backbone: Backbone, settings: Any, *, frames: int, words: int) -> None:
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for base in cls.__dict__.get("__orig_bases__", ()):
+            origin, arguments = get_origin(base), get_args(base)
+            if isinstance(origin, type) and issubclass(origin, Method) and isinstance(arguments[0], type):
+                cls.Settings = arguments[0]
+
+    def __init__(self, backbone: Backbone, settings: S, *, frames: int, words: int, name: str) -> None:
         super().__init__()
         if not isinstance(settings, self.Settings):
             raise ConfigError(
-                "settings are another method's",
-                where=self.name,
+                "settings belong to another method",
+                where=name,
                 found=type(settings).__name__,
                 expected=self.Settings.__name__,
             )
         if words > backbone.spec.context_length:
             raise ConfigError(
                 "more words than the text tower takes",
-                where=f"{self.name} on {backbone.spec.model}",
+                where=f"{name} on {backbone.spec.model}",
                 found=words,
                 expected=f"words <= {backbone.spec.context_length}",
             )
-        self.settings: Any = settings
+        self.name = name
+        self.settings: S = settings
         self.frames, self.words = frames, words
         tuned = self.tuned(backbone)
         self.backbone = trainable_copy(backbone, tuned) if tuned else backbone
         self.log_scale: nn.Parameter | None = None
-        if getattr(settings, "train_logit_scale", False):
-            self.log_scale = nn.Parameter(backbone.logit_scale.detach().clone())
+        if isinstance(settings, TrainedSettings) and settings.train_logit_scale:
+            self.train_logit_scale()
+        self.setup()
+
+    def setup(self) -> None:
+        """Makes the method's parameters. ``spec``, ``settings``, ``frames``, ``words`` and ``backbone`` are set."""
 
     @property
     def spec(self) -> BackboneSpec:
@@ -117,20 +139,37 @@ class Method(nn.Module):
         return self.backbone.spec
 
     def tuned(self, backbone: Backbone) -> set[str]:
-        """Names of the backbone's own parameters that train."""
-        return biases(backbone) if getattr(self.settings, "train_biases", False) else set()
+        """Names of the backbone's parameters that train."""
+        settings = self.settings
+        return biases(backbone) if isinstance(settings, TrainedSettings) and settings.train_biases else set()
+
+    def train_logit_scale(self) -> None:
+        """Gives the method a trainable logit scale that starts at the backbone's."""
+        self.log_scale = nn.Parameter(self.backbone.logit_scale.detach().clone())
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Name to parameter for all that trains, sorted: exactly what an adapter file holds."""
+        """Everything that trains, by name and sorted. An adapter file holds exactly these parameters."""
         return {name: p for name, p in sorted(self.named_parameters()) if p.requires_grad}
 
     def learning_rates(self) -> dict[str, float]:
-        """Name to peak learning rate, with the names of :meth:`trainable`."""
-        if not self.trainable():
+        """Peak learning rates, with the names of :meth:`trainable`.
+
+        Raises:
+            ConfigError: Parameters train, but the settings have no learning rate.
+        """
+        names, settings = list(self.trainable()), self.settings
+        if not names:
             return {}
-        lr, of_biases = self.settings.lr, self.settings.bias_lr or self.settings.lr
-        bias = {f"backbone.{name}" for name in biases(self.backbone)}
-        return {name: of_biases if name in bias else lr for name in self.trainable()}
+        if not isinstance(settings, TrainedSettings):
+            raise ConfigError(
+                "a method that trains has no learning rate",
+                where=self.name,
+                found=type(settings).__name__,
+                expected="a subclass of TrainedSettings",
+            )
+        bias_names = {f"backbone.{name}" for name in biases(self.backbone)}
+        bias_lr = settings.bias_lr or settings.lr
+        return {name: bias_lr if name in bias_names else settings.lr for name in names}
 
     def vision_hooks(self) -> Hooks:
         """Where the method acts in the vision tower."""
@@ -141,17 +180,17 @@ class Method(nn.Module):
         return PLAIN
 
     def frame_features(self, frames: Tensor, mask: Tensor) -> Tensor:
-        """Features per frame, not normalised; those of padding frames mean nothing.
+        """Features per frame, not normalised. The features of padding frames have no meaning.
 
         Args:
             frames: ``float[B, T, 3, S, S]``, normalised pixels.
-            mask: ``bool[B, T]``, True for frames that are not padding; padding stands at the end.
+            mask: ``bool[B, T]``, False for padding frames, which come last.
 
         Returns:
             ``float[B, T, E]``.
 
         Raises:
-            ConfigError: more frames than the method was built for.
+            ConfigError: The videos have more frames than the method was built for.
         """
         videos, length = mask.shape
         if length > self.frames:
@@ -165,7 +204,7 @@ class Method(nn.Module):
         return self.backbone.vision(frames.flatten(0, 1), self.vision_hooks(), flow).view(videos, length, -1)
 
     def pool(self, features: Tensor, mask: Tensor) -> Tensor:
-        """Frames to video: ``float[B, T, E], bool[B, T] -> float[B, E]``, L2-normalised."""
+        """Pools frames into a video: ``float[B, T, E], bool[B, T] -> float[B, E]``, L2-normalised."""
         return mean_pool(features, mask)
 
     def encode_video(self, frames: Tensor, mask: Tensor) -> Tensor:
@@ -176,7 +215,7 @@ class Method(nn.Module):
         """Text embeddings, L2-normalised: ``int64[B, L] -> float[B, E]``.
 
         Raises:
-            ConfigError: more tokens than the method was built for.
+            ConfigError: The texts have more tokens than the method was built for.
         """
         if tokens.shape[1] > self.words:
             raise ConfigError(
@@ -188,7 +227,7 @@ class Method(nn.Module):
         return F.normalize(self.backbone.text(tokens, self.text_hooks()), dim=-1)
 
     def forward(self, frames: Tensor, mask: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Both embeddings in one call, ``(video[B, E], text[B', E])``: what distributed training wraps."""
+        """Both embeddings, ``(video[B, E], text[B', E])``, in one call that distributed training can wrap."""
         return self.encode_video(frames, mask), self.encode_text(tokens)
 
     @property
@@ -199,36 +238,37 @@ class Method(nn.Module):
 
     @torch.no_grad()
     def clamp_scale(self) -> None:
-        """Brings a trained logit scale back to its limit. Behind it there is no gradient, and CLIP's own lies there."""
+        """Clamps a trained logit scale to its limit. Above the limit the gradient is zero, and CLIP starts there."""
         if self.log_scale is not None:
             self.log_scale.clamp_(max=MAX_LOG_SCALE)
 
 
 def mean_pool(features: Tensor, mask: Tensor, normalize: bool = True) -> Tensor:
-    """Frames averaged over those that are not padding, L2-normalised.
+    """The L2-normalised mean of the frames that are not padding.
 
     Args:
         features: ``float[B, T, E]``.
         mask: ``bool[B, T]``.
-        normalize: whether frames are L2-normalised before the average too (CLIP4Clip, MV-Adapter's and VoP's releases).
+        normalize: Whether frames are L2-normalised before the mean too (CLIP4Clip, MV-Adapter's and VoP's releases).
 
     Returns:
         ``float[B, E]``.
     """
     frames = F.normalize(features, dim=-1) if normalize else features
-    # A sum points where the mean does.
+    # The sum has the direction of the mean.
     return F.normalize(torch.where(mask.unsqueeze(-1), frames, frames.new_zeros(())).sum(dim=1), dim=-1)
 
 
 def biases(backbone: Backbone) -> set[str]:
-    """Names of all biases of a backbone, attention's ``in_proj_bias`` among them (171,008 scalars in ViT-B)."""
+    """Names of all biases of a backbone, including attention's ``in_proj_bias`` (171,008 scalars in ViT-B)."""
     return {name for name, _ in backbone.named_parameters() if name.endswith("bias")}
 
 
 def trainable_copy(backbone: Backbone, names: Collection[str]) -> Backbone:
-    """A backbone whose parameters ``names`` are copies that train; all others are shared with ``backbone``."""
-    own = dict(backbone.named_parameters())
-    shared = [*backbone.buffers(), *(own[name] for name in own.keys() - set(names)), backbone.tokenizer]
+    """A backbone in which the parameters ``names`` are trainable copies. It shares all others with ``backbone``."""
+    parameters = dict(backbone.named_parameters())
+    frozen = [parameters[name] for name in parameters.keys() - set(names)]
+    shared = [*backbone.buffers(), *frozen, backbone.tokenizer]
     copied = copy.deepcopy(backbone, {id(item): item for item in shared})
     for name, parameter in copied.named_parameters():
         if name in names:

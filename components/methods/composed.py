@@ -1,33 +1,34 @@
-"""Several methods in one model, such as VoP's prompts and MV-Adapter: they act on different places of a block.
+"""Several methods in one model, such as VoP's prompts and MV-Adapter. They act on different places of a block.
 
-``method: [vop, mv_adapter]`` in params.yaml. Hooks act in the order of the list. Each part has its own settings and
-learning rate; what a part trains of the backbone no other part may train, and at most one may pool frames its own way.
+``method: [vop, mv_adapter]`` in params.yaml. Hooks act in the order of the list. Each part has its settings and its
+learning rate. Two parts cannot train the same parameters of the backbone, and at most one can pool frames in its way.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components import config
-from components.backbones.clip import Backbone
-from components.backbones.towers import Chain, Hooks
+from components.backbones.hooks import Chain, Hooks
+from components.config import STRICT
 from components.errors import ConfigError
 from components.methods.base import Method, MethodSettings
 from components.methods.build import build, read_settings
 
 
-@dataclass(frozen=True, config=config.STRICT)
+@dataclass(frozen=True, config=STRICT)
 class ComposedSettings(MethodSettings):
-    """The parts and what belongs to the whole.
+    """The settings of the parts and of the whole model.
 
     Attributes:
-        parts: registered name to the settings of that method.
-        train_logit_scale: whether the factor on the cosine trains too, at the first part's learning rate.
+        parts: The settings of each method, by name.
+        train_logit_scale: Whether the logit scale trains too, at the first part's learning rate.
+        lr: The learning rate of parts that set none.
     """
 
     parts: dict[str, dict[str, Any]]
@@ -35,39 +36,36 @@ class ComposedSettings(MethodSettings):
     lr: float | None = Field(default=None, gt=0)
 
     @classmethod
-    def expand(cls, raw: dict[str, Any], where: str) -> dict[str, Any]:
-        """Checks each part; ``lr`` beside the parts is the default of all."""
+    def expand(cls, name: str, raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Checks the settings of each part and fills in their defaults, ``lr`` among them."""
         parts, lr = raw.get("parts"), raw.get("lr")
         if not isinstance(parts, dict) or not all(isinstance(part, dict) for part in parts.values()):
             raise ConfigError("parts are not settings by method", where=where, found=parts)
         shared = {} if lr is None else {"lr": lr}
         checked = {
-            name: asdict(read_settings(name, {**shared, **own}, f"{where}.{name}")) for name, own in parts.items()
+            name: asdict(read_settings(name, {**shared, **part}, f"{where}.{name}")) for name, part in parts.items()
         }
         return {**raw, "parts": checked}
 
 
-class Composed(Method):
+class Composed(Method[ComposedSettings]):
     """Methods on one backbone."""
 
-    name = "composed"
-    Settings: ClassVar[type[MethodSettings]] = ComposedSettings
-
-    def __init__(self, backbone: Backbone, settings: ComposedSettings, *, frames: int, words: int) -> None:
-        super().__init__(backbone, settings, frames=frames, words=words)
-        self.name = "+".join(settings.parts)  # type: ignore[misc]
-        self._check(settings)
+    def setup(self) -> None:
+        if self.settings.train_logit_scale:
+            self.train_logit_scale()
+        self._check_scale()
         parts: dict[str, Method] = {}
         trained: set[str] = set()
-        for name, raw in settings.parts.items():
-            part = build(name, raw, self.backbone, frames=frames, words=words)
+        for name, raw in self.settings.parts.items():
+            part = build(name, raw, self.backbone, frames=self.frames, words=self.words, where=f"{self.name}.{name}")
             both = trained & part.tuned(self.backbone)
             if both:
                 raise ConfigError(
                     "two parts train the same weights of the backbone", where=self.name, found=sorted(both)[:3]
                 )
             trained |= part.tuned(self.backbone)
-            # Registered first here, so names in an adapter file do not depend on which part trains what.
+            # The backbone belongs to the whole model, so names in an adapter file do not depend on the part.
             self.backbone = part.backbone
             parts[_key(name)] = part
         self.parts = nn.ModuleDict(parts)
@@ -75,18 +73,19 @@ class Composed(Method):
             part.backbone = self.backbone
         self.temporal = any(part.temporal for part in parts.values())
         self.starts_as_identity = all(part.starts_as_identity for part in parts.values())
-        pooling = [name for name, part in parts.items() if part.pools_itself]
+        pooling = [part for part in parts.values() if part.pools_itself]
         if len(pooling) > 1:
-            raise ConfigError("two parts pool frames their own way", where=self.name, found=pooling)
-        self._pooling = pooling[0] if pooling else None
+            raise ConfigError(
+                "two parts pool frames in their way", where=self.name, found=[part.name for part in pooling]
+            )
 
-    def _check(self, settings: ComposedSettings) -> None:
-        for name, raw in settings.parts.items():
+    def _check_scale(self) -> None:
+        for name, raw in self.settings.parts.items():
             if raw.get("train_logit_scale"):
                 raise ConfigError(
-                    "the factor on the cosine is the whole model's",
+                    "the logit scale belongs to the whole model",
                     where=f"{self.name}.{name}.train_logit_scale",
-                    cure="set train_logit_scale beside the parts",
+                    cure="set train_logit_scale next to the parts",
                 )
 
     def members(self) -> list[Method]:
@@ -94,15 +93,18 @@ class Composed(Method):
         return [part for part in self.parts.values() if isinstance(part, Method)]
 
     def learning_rates(self) -> dict[str, float]:
-        members = list(zip(self.settings.parts, self.members(), strict=True))
-        own = {f"parts.{_key(name)}.{key}": lr for name, part in members for key, lr in part.learning_rates().items()}
-        # Weights of the backbone stand under its name, whichever part trains them.
-        own |= {
-            key: lr for _, part in members for key, lr in part.learning_rates().items()
-            if key.removeprefix("backbone.") in part.tuned(self.backbone)
-        }  # fmt: skip
-        first = next((lr for _, part in members for lr in part.learning_rates().values()), 0.0)
-        return {name: own.get(name, first) for name in self.trainable()}
+        rates: dict[str, float] = {}
+        of_backbone: dict[str, float] = {}
+        for key, part in zip(self.parts, self.members(), strict=True):
+            tuned = {f"backbone.{name}" for name in part.tuned(self.backbone)}
+            for name, lr in part.learning_rates().items():
+                rates[f"parts.{key}.{name}"] = lr
+                if name in tuned:
+                    of_backbone[name] = lr
+        # Only the logit scale belongs to no part.
+        first = next(iter(rates.values()), 0.0)
+        rates |= of_backbone
+        return {name: rates.get(name, first) for name in self.trainable()}
 
     def vision_hooks(self) -> Hooks:
         return Chain([part.vision_hooks() for part in self.members()])
@@ -111,11 +113,12 @@ class Composed(Method):
         return Chain([part.text_hooks() for part in self.members()])
 
     def pool(self, features: Tensor, mask: Tensor) -> Tensor:
-        if self._pooling is None:
-            return super().pool(features, mask)
-        return self.members()[list(self.parts).index(self._pooling)].pool(features, mask)
+        for part in self.members():
+            if part.pools_itself:
+                return part.pool(features, mask)
+        return super().pool(features, mask)
 
 
 def _key(name: str) -> str:
-    """A part's name in the names of its parameters, where a dot would separate modules."""
-    return name.replace(".", "_")
+    """A part's name inside parameter names. Dots separate modules there, so a slash replaces them."""
+    return name.replace(".", "/")

@@ -1,4 +1,4 @@
-"""Context prompts of VoP^C: class tokens of a video's frames to prompts per frame (VoP, section 3.3, equation 6)."""
+"""Context prompts of VoP^C: prompts per frame, made from the class tokens of a video (VoP, section 3.3, equation 6)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from components.backbones.towers import Flow, all_valid
+from components.backbones.hooks import Flow, all_valid
 from components.errors import ConfigError
 from components.methods.parts import Block, float32
 
@@ -16,18 +16,18 @@ ContextKind = Literal["bilstm", "lstm", "transformer"]
 
 
 class ContextPrompts(nn.Module):
-    """``split(FC(CMM(C)))``: one context module along the frames and one linear map, the same in every layer.
+    """``split(FC(CMM(C)))``: a context module along the frames and a linear map. All layers share both.
 
     Args:
         width: D_v.
-        count: prompts per frame.
-        frames: T, for a transformer's positions.
+        count: The number of prompts per frame.
+        frames: T, the number of a transformer's positions.
         kind: The context module, which reads the class tokens along the frames.
         hidden: Its width, per direction; None for D_v.
-        depth: Its layers; None for 1, or 4 of a transformer.
+        depth: The number of its layers; None for 1, or for 4 with a transformer.
 
     Raises:
-        ConfigError: A transformer with another width than the tower's.
+        ConfigError: A transformer has another width than the tower.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class ContextPrompts(nn.Module):
         if kind == "transformer":
             if hidden != width:
                 raise ConfigError(
-                    "a transformer keeps the tower's width",
+                    "a transformer must have the tower's width",
                     where="methods.vop.context_width",
                     found=hidden,
                     expected=width,
@@ -55,10 +55,10 @@ class ContextPrompts(nn.Module):
         self.fc = nn.Linear(out, count * width)
 
     def forward(self, classes: Tensor, flow: Flow) -> Tensor:
-        """Class tokens ``float[B*T, D]`` that enter a layer to prompts ``float[B*T, count, D]``."""
+        """The class tokens that enter a layer, ``float[B*T, D]``, to prompts, ``float[B*T, count, D]``."""
         assert flow.mask is not None, "the vision tower passes the frame mask"
         tokens = classes.view(*flow.mask.shape, -1)
-        # LSTM kernels know no mixed precision; the module is small, so it stays in float32.
+        # LSTM kernels have no mixed precision. The module is small, so it stays in float32.
         with float32(tokens.device):
             context = self._context(tokens.float(), flow.mask)
             prompts: Tensor = self.fc(context)
@@ -70,13 +70,13 @@ class ContextPrompts(nn.Module):
             return module(tokens, mask)
         if all_valid(mask):
             return module(tokens)[0]
-        # The backward direction must start at a video's last frame and not in its padding.
+        # The backward direction must start at a video's last frame, not in its padding.
         packed = pack_padded_sequence(tokens, mask.sum(dim=1).cpu(), batch_first=True, enforce_sorted=False)
         return pad_packed_sequence(module(packed)[0], batch_first=True, total_length=mask.shape[1])[0]
 
 
 class _Transformer(nn.Module):
-    """Pre-norm blocks over the frames, which carry learned positions."""
+    """Pre-norm blocks over frames with learned positions."""
 
     def __init__(self, width: int, depth: int, frames: int) -> None:
         super().__init__()

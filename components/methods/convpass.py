@@ -1,39 +1,41 @@
-"""Convpass: convolutional by-passes beside attention and MLP of the vision tower (Jie and Deng, arXiv 2207.07039).
+"""Convpass: convolutional bypasses next to attention and MLP of the vision tower (Jie and Deng, arXiv 2207.07039).
 
-``x + MHA(h) + s * act(Conv3x3(act(h W_down))) W_up`` and the same beside the MLP. Patches are convolved on their 2-D
-grid, the class token as a grid of one by itself. The text tower gets sequential AdaptMLPs, as in MV-Adapter's
-comparison (section 4.1, equation of the Convpass row). QuickGELU, the identity start of the convolution and the zero
-start of W_up are the authors' code's. Its dropout of 0.1 is left out. The bottleneck behind MV-Adapter's printed 2.80 %
-is not published: 48 gives 2.71 % with CLIP's biases, 51 would give 2.82 %.
+``x + MHA(h) + s * act(Conv3x3(act(h W_down))) W_up``, and the same next to the MLP. Patches are convolved on their 2-D
+grid. The class token is a grid of one token. The text tower gets sequential AdaptMLPs, as in MV-Adapter's comparison
+(section 4.1, equation of the Convpass row).
+
+QuickGELU, the identity start of the convolution and the zero start of W_up come from the authors' code. Its dropout of
+0.1 is left out. MV-Adapter prints 2.80 % without the bottleneck's width: with CLIP's biases, 48 gives 2.71 % and 51
+would give 2.82 %.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components import config
-from components.backbones.clip import Backbone
-from components.backbones.towers import Flow, Hooks, quick_gelu
-from components.methods.adaptformer import Behind, adapt_mlps
-from components.methods.base import Method, MethodSettings, TrainedSettings
+from components.backbones.hooks import Flow, Hooks
+from components.backbones.towers import quick_gelu
+from components.config import STRICT
+from components.methods.adaptformer import SequentialHooks, adapt_mlps
+from components.methods.base import Method, TrainedSettings
 
 Place = Literal["attention", "mlp"]
 
 
-@dataclass(frozen=True, config=config.STRICT)
+@dataclass(frozen=True, config=STRICT)
 class ConvpassSettings(TrainedSettings):
     """Sizes and places.
 
     Attributes:
-        bottleneck: channels of the convolution.
-        scale: s, factor on the output.
-        places: beside what the by-passes stand.
-        text_bottleneck: hidden width of the text tower's AdaptMLPs; 0 for none.
+        bottleneck: Channels of the convolution.
+        scale: s, the factor on the output.
+        places: What the bypasses are next to.
+        text_bottleneck: Hidden width of the text tower's AdaptMLPs; 0 for no adapters there.
     """
 
     bottleneck: Annotated[int, Field(ge=1)] = 48
@@ -46,41 +48,37 @@ class ConvpassSettings(TrainedSettings):
             raise ValueError("places is empty: nothing would train in the vision tower")
 
 
-class Convpass(Method):
-    """Convolutional by-passes in the vision tower, AdaptMLPs in the text tower."""
+class Convpass(Method[ConvpassSettings]):
+    """Convolutional bypasses in the vision tower, AdaptMLPs in the text tower."""
 
-    name: ClassVar[str] = "convpass"
-    Settings: ClassVar[type[MethodSettings]] = ConvpassSettings
-
-    def __init__(self, backbone: Backbone, settings: ConvpassSettings, *, frames: int, words: int) -> None:
-        super().__init__(backbone, settings, frames=frames, words=words)
-        spec, places = backbone.spec, sorted(set(settings.places))
+    def setup(self) -> None:
+        spec, settings = self.spec, self.settings
         self.video = nn.ModuleDict(
             {
-                place: nn.ModuleList([ByPass(spec.vision_width, settings) for _ in range(spec.vision_layers)])
-                for place in places
+                place: nn.ModuleList([Bypass(spec.vision_width, settings) for _ in range(spec.vision_layers)])
+                for place in sorted(set(settings.places))
             }
         )
         self.text = adapt_mlps(spec.text_layers, spec.text_width, settings.text_bottleneck)
 
     def vision_hooks(self) -> Hooks:
-        return _ByPasses(self.video)
+        return _Bypasses(self.video)
 
     def text_hooks(self) -> Hooks:
-        return Behind(self.text)
+        return SequentialHooks(self.text)
 
 
-class _ByPasses(Hooks):
-    # The read-out class token of the last layer is convolved alone, so the patches there are not needed.
-    def __init__(self, by_passes: nn.ModuleDict) -> None:
-        self.by_passes: dict[str, Any] = dict(by_passes.items())
+class _Bypasses(Hooks):
+    # The class token that the last layer reads out is convolved alone, so that layer needs no patches.
+    def __init__(self, bypasses: nn.ModuleDict) -> None:
+        self.bypasses: dict[str, Any] = dict(bypasses.items())
 
     def _added(self, place: Place, i: int, h: Tensor, to: Tensor, flow: Flow) -> Tensor:
-        if place not in self.by_passes:
+        if place not in self.bypasses:
             return to
         if flow.pooled_only:
-            return to + self.by_passes[place][i].of_class_tokens(h)
-        return flow.add_own(to, self.by_passes[place][i](flow.own_tokens(h)))
+            return to + self.bypasses[place][i].of_class_tokens(h)
+        return flow.add_own(to, self.bypasses[place][i](flow.own_tokens(h)))
 
     def after_attention(self, i: int, x: Tensor, h: Tensor, a: Tensor, flow: Flow) -> Tensor:
         return self._added("attention", i, h, a, flow)
@@ -89,7 +87,7 @@ class _ByPasses(Hooks):
         return self._added("mlp", i, h, m, flow)
 
 
-class ByPass(nn.Module):
+class Bypass(nn.Module):
     """``s * act(Conv3x3(act(h W_down))) W_up``."""
 
     def __init__(self, width: int, settings: ConvpassSettings) -> None:
@@ -110,14 +108,15 @@ class ByPass(nn.Module):
         side = round((h.shape[1] - 1) ** 0.5)
         u = quick_gelu(self.down(h))
         grid = u[:, 1:].transpose(1, 2).unflatten(2, (side, side))
-        return self._up(torch.cat([self._alone(u[:, :1]), self.conv(grid).flatten(2).transpose(1, 2)], dim=1))
+        classes = self._class_convolution(u[:, :1])
+        return self._up(torch.cat([classes, self.conv(grid).flatten(2).transpose(1, 2)], dim=1))
 
     def of_class_tokens(self, h: Tensor) -> Tensor:
-        """``float[n, R, D] -> float[n, R, D]``, each token a grid by itself."""
-        return self._up(self._alone(quick_gelu(self.down(h))))
+        """``float[n, R, D] -> float[n, R, D]``. Each token is a grid of one token."""
+        return self._up(self._class_convolution(quick_gelu(self.down(h))))
 
-    def _alone(self, u: Tensor) -> Tensor:
-        # Around a grid of one there is only zero padding: the centre of the kernel is all that acts.
+    def _class_convolution(self, u: Tensor) -> Tensor:
+        # Zero padding surrounds a grid of one token, so only the centre of the kernel acts.
         return nn.functional.linear(u, self.conv.weight[:, :, 1, 1], self.conv.bias)
 
     def _up(self, u: Tensor) -> Tensor:

@@ -1,16 +1,17 @@
-"""LoRA: low-rank updates of frozen linear maps (Hu et al., ICLR 2022), in both towers.
+"""LoRA: low-rank updates of frozen linear maps in both towers (Hu et al., ICLR 2022).
 
-``y = W x + b + (alpha / r) B A x``, A random, B zero at the start. The default is the baseline of TempMe (ICLR 2025),
-rank 8 on attention's fused query, key and value map of all layers: one A and one B for the three, 491,520 scalars in
-ViT-B/32. The update stands in the towers' own hook, and a merged ``W + (alpha / r) B A`` gives the same embeddings,
-which is tested. peft's LoRA on the same towers gives the same embeddings for the MLP's two maps (0.21.2, to the bit),
-but its wrapper of attention changes nothing: the towers read the fused weights, and never call the module that it
-replaces.
+``y = W x + b + (alpha / r) B A x``. A starts at random, B at zero. The default is the baseline of TempMe (ICLR 2025):
+rank 8 on attention's fused query, key and value map of all layers. One A and one B serve the three maps, 491,520
+scalars in ViT-B/32.
+
+A test shows that merged weights, ``W + (alpha / r) B A``, give the same embeddings. peft 0.21.2 gives the same
+embeddings to the bit for the MLP's two maps. Its wrapper of attention has no effect here: the towers read the fused
+weights and never call the module that peft replaces.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -18,23 +19,22 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components import config
-from components.backbones.clip import Backbone
-from components.backbones.towers import Flow, Hooks, Part
-from components.methods.base import Method, MethodSettings, TrainedSettings
+from components.backbones.hooks import Flow, Hooks, Part
+from components.config import STRICT
+from components.methods.base import Method, TrainedSettings
 from components.methods.parts import chosen_layers
 
 
-@dataclass(frozen=True, config=config.STRICT)
+@dataclass(frozen=True, config=STRICT)
 class LoRASettings(TrainedSettings):
     """Rank and places.
 
     Attributes:
         rank: r.
-        alpha: numerator of the factor alpha / r; None for r, a factor of one.
-        targets: linear maps with an update: attention's ``qkv`` and ``out``, the MLP's ``fc`` and ``proj``.
-        vision_layers: layers with updates, from 0; None for all.
-        text_layers: the same of the text tower.
+        alpha: Numerator of the factor alpha / r; None for r, which makes the factor one.
+        targets: Linear maps with an update: ``qkv`` and ``out`` of attention, ``fc`` and ``proj`` of the MLP.
+        vision_layers: Layers of the vision tower with updates, from 0; None for all.
+        text_layers: Layers of the text tower with updates, from 0; None for all.
     """
 
     rank: Annotated[int, Field(ge=1)] = 8
@@ -48,17 +48,14 @@ class LoRASettings(TrainedSettings):
             raise ValueError("targets is empty: nothing would train")
 
 
-class LoRA(Method):
+class LoRA(Method[LoRASettings]):
     """Low-rank updates by layer and target."""
 
-    name: ClassVar[str] = "lora"
-    Settings: ClassVar[type[MethodSettings]] = LoRASettings
-
-    def __init__(self, backbone: Backbone, settings: LoRASettings, *, frames: int, words: int) -> None:
-        super().__init__(backbone, settings, frames=frames, words=words)
-        spec = backbone.spec
-        vision = chosen_layers("methods.lora.vision_layers", settings.vision_layers, spec.vision_layers)
-        text = chosen_layers("methods.lora.text_layers", settings.text_layers, spec.text_layers)
+    def setup(self) -> None:
+        spec, settings = self.spec, self.settings
+        where = f"methods.{self.name}"
+        vision = chosen_layers(f"{where}.vision_layers", settings.vision_layers, spec.vision_layers)
+        text = chosen_layers(f"{where}.text_layers", settings.text_layers, spec.text_layers)
         self.video = self._updates(vision, spec.vision_width)
         self.text = self._updates(text, spec.text_width)
 
@@ -84,11 +81,11 @@ class LoRA(Method):
 
 
 class Update(nn.Module):
-    """``B A x``: ``float[..., wide] -> float[..., out]``."""
+    """``B A x``: ``float[..., inputs] -> float[..., outputs]``."""
 
-    def __init__(self, wide: int, out: int, rank: int) -> None:
+    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
         super().__init__()
-        self.a, self.b = nn.Parameter(torch.empty(rank, wide)), nn.Parameter(torch.zeros(out, rank))
+        self.a, self.b = nn.Parameter(torch.empty(rank, inputs)), nn.Parameter(torch.zeros(outputs, rank))
         nn.init.kaiming_uniform_(self.a, a=5**0.5)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,25 +1,25 @@
-"""MV-Adapter: a bottleneck with a small transformer behind every MLP of a frozen CLIP (CVPR 2024, arXiv 2301.07868).
+"""MV-Adapter: a bottleneck with a small transformer after every MLP of a frozen CLIP (CVPR 2024, arXiv 2301.07868).
 
-With h the output of an MLP, a layer becomes ``x + h + s * A(h)``, in the text tower (section 3.2, equation 1) with
-``A(h) = TRM(h W_down) W_up`` and in the vision tower with temporal adaptation (section 3.3):
+Let h be the output of an MLP. A layer becomes ``x + h + s * A(h)``. In the text tower (section 3.2, equation 1),
+``A(h) = TRM(h W_down) W_up``. In the vision tower, A is temporal adaptation (section 3.3):
 
-1. ``u = act(h W_down)`` for all tokens; per frame, the class token and the mean of the patches are kept.
-2. ``[CC, class_1..class_T, patch_1..patch_T]`` plus positions goes through a layer norm and TRM over the whole video;
-   the keys of padding frames are masked. CC is a learned token that gathers the video's global context.
-3. Calibration: ``alpha_t = 1 + FC2(ReLU(FC1([class'_t + patch'_t ; g(CC')])))``, in effect a W_up of its own per frame.
+1. ``u = act(h W_down)`` for all tokens. Each frame keeps the class token and the mean of the patches.
+2. ``[CC, class_1..class_T, patch_1..patch_T]`` plus positions goes through a layer norm and TRM over the whole video.
+   The keys of padding frames are masked. CC is a learned token that gathers the video's global context.
+3. Calibration: ``alpha_t = 1 + FC2(ReLU(FC1([class'_t + patch'_t ; g(CC')])))``. In effect, each frame gets its W_up.
 4. Class tokens leave as ``(alpha_t * class'_t) W_up``, patches as ``u W_up`` without temporal mixing.
 
-Cross-modality tying (section 3.4): in chosen layers one shared factor f per layer, through a projection per tower,
-multiplies W_down or W_up, along its input or its output side. W_up starts at zero, so the method starts as CLIP itself.
+Cross-modality tying (section 3.4): in chosen layers, a shared factor f per layer goes through a projection per tower.
+The result multiplies W_down or W_up along its input or output side. W_up starts at zero, so the method starts as CLIP.
 
-Where paper and released code differ there is a switch each (:mod:`components.methods.mv_settings`), and ``form`` sets
-those that change the arithmetic:
+Each difference between the paper and the released code has a switch (:mod:`components.methods.mv_settings`). ``form``
+sets the switches that change the arithmetic:
 
 ==================================  =======================  ==============================  ======================
 place                               setting                  ``form: released``              ``form: paper``
 ==================================  =======================  ==============================  ======================
-behind W_down, vision               ``down_activation``      class tokens and patches        patches' own way up
-behind TRM                          ``block_activation``     QuickGELU                       none
+after W_down, vision                ``down_activation``      class tokens and patches        only patches to W_up
+after TRM                           ``block_activation``     QuickGELU                       none
 calibration                         ``calibration_start``    1 + FC2(...), FC2 at zero       FC2(...), at random
 frames before their mean            ``normalize_frames``     L2-normalised                   as they are
 positions and norm before TRM       ``positions``            yes                             yes (not in Algorithm 1)
@@ -32,60 +32,56 @@ CLIP's biases                       ``train_biases``         in presets, at 1e-7
 tie, its layers, input norm         presets                  by benchmark                    down-in, by benchmark
 ==================================  =======================  ==============================  ======================
 
-The paper's printed parameter shares contain positions, g and the tie's biases, so its form keeps them; without
-positions the order of frames would be invisible. Position rows belong to frame numbers (row 0 CC, then ``frames`` class
-rows, then ``frames`` patch rows), so more padding changes nothing. The release draws a random PCA; here it is exact.
+The paper's printed parameter ratios contain positions, g and the tie's biases, so its form keeps them. Without
+positions, the order of frames would be invisible. Position rows belong to frame numbers: row 0 for CC, then ``frames``
+class rows, then ``frames`` patch rows. More padding therefore changes nothing. The release draws a random PCA. Here it
+is exact.
 """
 
 from __future__ import annotations
-
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components.backbones.clip import Backbone
-from components.backbones.towers import Flow, Hooks, quick_gelu
+from components.backbones.hooks import Flow, Hooks
+from components.backbones.towers import quick_gelu
 from components.errors import ConfigError
-from components.methods.base import Method, MethodSettings, mean_pool
+from components.methods.base import Method, mean_pool
 from components.methods.mv_settings import MVAdapterSettings
 from components.methods.parts import Block, chosen_layers
 from components.methods.principal import first_principal_axis
 
 
-class MVAdapter(Method):
+class MVAdapter(Method[MVAdapterSettings]):
     """Adapters in both towers and the factors that tie them."""
 
-    name: ClassVar[str] = "mv_adapter"
-    Settings: ClassVar[type[MethodSettings]] = MVAdapterSettings
-
-    def __init__(self, backbone: Backbone, settings: MVAdapterSettings, *, frames: int, words: int) -> None:
-        super().__init__(backbone, settings, frames=frames, words=words)
-        spec = backbone.spec
+    def setup(self) -> None:
+        spec, settings, where = self.spec, self.settings, f"methods.{self.name}"
         self.starts_as_identity = bool(settings.normalize_frames)
         self.pools_itself = not settings.normalize_frames
         # Without positions TRM cannot tell the frames apart.
         self.temporal = settings.positions
-        vision = chosen_layers("methods.mv_adapter.vision_layers", settings.vision_layers, spec.vision_layers)
-        text = chosen_layers("methods.mv_adapter.text_layers", settings.text_layers, spec.text_layers)
-        tied = _tied_layers(settings.tied_layers, spec.vision_layers, spec.text_layers)
+        vision = chosen_layers(f"{where}.vision_layers", settings.vision_layers, spec.vision_layers)
+        text = chosen_layers(f"{where}.text_layers", settings.text_layers, spec.text_layers)
+        tied = _tied_layers(f"{where}.tied_layers", settings.tied_layers, spec.vision_layers, spec.text_layers)
         self._tied = {"vision": tied_to(tied, spec.vision_layers), "text": tied_to(tied, spec.text_layers)}
         if not (set(self._tied["vision"]) <= set(vision) and set(self._tied["text"]) <= set(text)):
             raise ConfigError(
                 "tied layers have no adapter",
-                where="methods.mv_adapter.tied_layers",
+                where=f"{where}.tied_layers",
                 found=settings.tied_layers,
                 expected=f"layers among vision_layers {vision} and text_layers {text}",
             )
         start = torch.zeros if settings.tie_bias else torch.randn
         self.factors = nn.ParameterList([nn.Parameter(start(settings.factor)) for _ in tied])
+        width, vision_tied = spec.vision_width, set(self._tied["vision"])
         self.video = nn.ModuleDict(
-            {str(i): VideoAdapter(spec.vision_width, settings, frames, tied=i in self._tied["vision"]) for i in vision}
+            {str(i): VideoAdapter(width, settings, self.frames, tied=i in vision_tied) for i in vision}
         )
         text_tied = set() if settings.tie.endswith("_class") else set(self._tied["text"])
         self.text = nn.ModuleDict(
-            {str(i): TextAdapter(spec.text_width, settings, words, tied=i in text_tied) for i in text}
+            {str(i): TextAdapter(spec.text_width, settings, self.words, tied=i in text_tied) for i in text}
         )
 
     def vision_hooks(self) -> Hooks:
@@ -95,21 +91,21 @@ class MVAdapter(Method):
         return _AdapterHooks(self.text, self._factors("text"), self.settings.placement)
 
     def pool(self, features: Tensor, mask: Tensor) -> Tensor:
-        return mean_pool(features, mask, normalize=self.settings.normalize_frames)
+        return mean_pool(features, mask, normalize=bool(self.settings.normalize_frames))
 
     def _factors(self, side: str) -> dict[int, Tensor]:
         return {i: self.factors[k] for i, k in self._tied[side].items()}
 
 
-def _tied_layers(wanted: int | tuple[int, ...], vision: int, text: int) -> list[int]:
-    """Tied layers as steps back from the last one (0), ascending; the same step in both towers shares a factor."""
+def _tied_layers(where: str, wanted: int | tuple[int, ...], vision: int, text: int) -> list[int]:
+    """Tied layers as steps back from the last layer (0), ascending. The same step in both towers shares a factor."""
     if isinstance(wanted, int):
         steps = list(range(wanted))
     else:
         if vision != text and any(i >= 0 for i in wanted):
             raise ConfigError(
-                "layers of towers of different depth cannot be paired by number",
-                where="methods.mv_adapter.tied_layers",
+                "towers of different depth cannot be paired by layer number",
+                where=where,
                 found=list(wanted),
                 expected=f"negative numbers from the end ({vision} vision and {text} text layers)",
             )
@@ -117,7 +113,7 @@ def _tied_layers(wanted: int | tuple[int, ...], vision: int, text: int) -> list[
     if any(not 0 <= k < min(vision, text) for k in steps):
         raise ConfigError(
             "layer index out of range",
-            where="methods.mv_adapter.tied_layers",
+            where=where,
             found=wanted if isinstance(wanted, int) else list(wanted),
             expected=f"at most {min(vision, text)} layers, 0 to {min(vision, text) - 1}",
         )
@@ -125,14 +121,14 @@ def _tied_layers(wanted: int | tuple[int, ...], vision: int, text: int) -> list[
 
 
 def tied_to(steps: list[int], depth: int) -> dict[int, int]:
-    """Layer of a tower to the row of its shared factor."""
+    """The row of the shared factor, by layer of a tower."""
     return {depth - 1 - k: row for row, k in enumerate(steps)}
 
 
 class _AdapterHooks(Hooks):
-    """Adds an adapter's output to the MLP's in the layers that have one; prompts of another method get none."""
+    """Adds an adapter's output to the MLP's in layers that have an adapter. Prompts of another method get nothing."""
 
-    # The temporal block reads the patches, and the causal block the tokens before the end, of the last layer too.
+    # In the last layer too, the temporal block reads the patches and the causal block the tokens before the end.
     whole_last_layer = True
 
     def __init__(self, adapters: nn.ModuleDict, factors: dict[int, Tensor], placement: str) -> None:
@@ -147,14 +143,14 @@ class _AdapterHooks(Hooks):
 
 
 class Adapter(nn.Module):
-    """What both towers' adapters share: the two projections, the positions, TRM and the tie.
+    """The common part of both towers' adapters: the two projections, the positions, TRM and the tie.
 
     Args:
-        width: D, of the tower.
+        width: D, the tower's width.
         bottleneck: d'.
-        rows: position rows.
-        tied: whether a shared factor scales a matrix here.
-        class_only: whether the tie leaves other tokens than the class token alone.
+        rows: The number of position rows.
+        settings: The method's settings.
+        tied: Whether a shared factor scales a matrix here.
     """
 
     def __init__(self, width: int, bottleneck: int, rows: int, settings: MVAdapterSettings, tied: bool) -> None:
@@ -175,7 +171,7 @@ class Adapter(nn.Module):
             nn.init.constant_(self.tie.bias, settings.factor_bias_init)
 
     def tied_weights(self, factor: Tensor | None) -> tuple[Tensor, Tensor]:
-        """``W_down float[d', D]`` and ``W_up float[D, d']`` as the tie with the shared factor leaves them."""
+        """``W_down float[d', D]`` and ``W_up float[D, d']``, scaled by the tie with the shared factor."""
         down, up = self.down.weight, self.up.weight
         if self.tie is None or factor is None:
             return down, up
@@ -188,14 +184,14 @@ class Adapter(nn.Module):
 
 
 class TextAdapter(Adapter):
-    """``s * TRM(h W_down + positions) W_up`` over the tokens of a text, causal."""
+    """``s * TRM(h W_down + positions) W_up`` over the tokens of a text."""
 
     def __init__(self, width: int, settings: MVAdapterSettings, words: int, *, tied: bool) -> None:
         super().__init__(width, settings.text_bottleneck or settings.bottleneck, words, settings, tied)
         nn.init.normal_(self.down.weight, std=(2 * width) ** -0.5)
 
     def forward(self, h: Tensor, flow: Flow, factor: Tensor | None) -> Tensor:
-        """What is added: ``float[B, L, D] -> float[B, L, D]``."""
+        """What is added to the MLP's output: ``float[B, L, D] -> float[B, L, D]``."""
         down, up = self.tied_weights(factor)
         s = F.linear(self.input_norm(h), down, self.down.bias)
         s = s if self.positions is None else s + self.positions[: h.shape[1]]
@@ -206,14 +202,14 @@ class TextAdapter(Adapter):
 
 
 def _up_to_the_end(s: Tensor, flow: Flow) -> Tensor:
-    """``bool[B, L]``: which of CLIP's own tokens are not behind the one that is read out."""
-    assert flow.readout is not None, "a text tower reads out the end token"
+    """``bool[B, L]``: which of CLIP's tokens come no later than the token that is read out."""
+    assert flow.readout is not None, "the text tower passes the column of the end token"
     columns = torch.arange(s.shape[1], device=s.device) if flow.own is None else flow.own
     return columns <= flow.readout[:, None]
 
 
 class VideoAdapter(Adapter):
-    """Temporal adaptation, steps 1 to 4 of the module."""
+    """Temporal adaptation, steps 1 to 4 in the module's docstring."""
 
     def __init__(self, width: int, settings: MVAdapterSettings, frames: int, *, tied: bool) -> None:
         super().__init__(width, settings.bottleneck, 2 * frames + settings.cc, settings, tied)
@@ -224,7 +220,7 @@ class VideoAdapter(Adapter):
         self.calibration = nn.ModuleDict({kind: Calibration(settings) for kind in sorted(set(settings.calibrate))})
 
     def forward(self, h: Tensor, flow: Flow, factor: Tensor | None) -> Tensor:
-        """What is added: ``float[B*T, 1+N, D] -> float[B*T, 1+N, D]``."""
+        """What is added to the MLP's output: ``float[B*T, 1+N, D] -> float[B*T, 1+N, D]``."""
         assert flow.mask is not None, "the vision tower passes the frame mask"
         down, up = self.tied_weights(factor)
         raw, u = self._down(self.input_norm(h), down)
@@ -245,7 +241,7 @@ class VideoAdapter(Adapter):
         return torch.cat([F.linear(classes, up * scale, bias), F.linear(u, self.up.weight * scale, bias)], dim=1)
 
     def _down(self, h: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """The bottleneck as the temporal block reads it and as patches go up: both ``float[B*T, 1+N, d']``."""
+        """The bottleneck for the temporal block and the bottleneck for W_up: both ``float[B*T, 1+N, d']``."""
         if self.settings.tie.endswith("_class") and weight is not self.down.weight:
             first = F.linear(h[:, :1], weight, self.down.bias)
             raw = torch.cat([first, F.linear(h[:, 1:], self.down.weight, self.down.bias)], dim=1)
@@ -255,14 +251,14 @@ class VideoAdapter(Adapter):
         return (active, active) if self.settings.down_activation == "all" else (raw, active)
 
     def _pooled(self, patches: Tensor) -> Tensor:
-        """Patches of a frame to one vector: ``float[n, N, d'] -> float[n, d']``."""
+        """One vector for the patches of a frame: ``float[n, N, d'] -> float[n, d']``."""
         if self.settings.patch_pooling == "mean":
             return patches.mean(dim=1)
         axis = first_principal_axis(patches.transpose(1, 2))
         return torch.einsum("npd,np->nd", patches, axis.to(patches.dtype))
 
     def _mix(self, first: Tensor, patches: Tensor, mask: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        """TRM over ``[CC, class tokens, patches]``: the outputs ``[B, d']``, ``[B, T, d']`` and ``[B, T, d']``."""
+        """TRM over ``[CC, class tokens, patches]``. The outputs are ``[B, d']``, ``[B, T, d']`` and ``[B, T, d']``."""
         videos, length, _ = first.shape
         start = 0 if self.cc is None else 1
         s, keys = [first, patches], [mask, mask]
@@ -280,7 +276,7 @@ class VideoAdapter(Adapter):
 
 
 class Calibration(nn.Module):
-    """Factors on the bottleneck per frame, from the frame's local and the video's global context (equation 2)."""
+    """Factors on each frame's bottleneck, from the frame's local and the video's global context (equation 2)."""
 
     def __init__(self, settings: MVAdapterSettings) -> None:
         super().__init__()
@@ -293,7 +289,7 @@ class Calibration(nn.Module):
             nn.init.zeros_(self.fc2.weight)
 
     def forward(self, context: Tensor, cc: Tensor | None, mask: Tensor) -> Tensor:
-        """``float[B, T, d'], float[B, d'], bool[B, T] -> float[B, T, d']``; of padding frames FC1 reads zeros."""
+        """``float[B, T, d'], float[B, d'], bool[B, T] -> float[B, T, d']``. For padding frames, FC1 reads zeros."""
         if cc is not None:
             cc = cc if self.g is None else self.g(cc)
             context = torch.cat([context, cc.unsqueeze(1).expand_as(context)], dim=-1)

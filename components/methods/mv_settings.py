@@ -1,13 +1,14 @@
-"""MV-Adapter's settings: its sizes, the switches in which the paper and the released code differ, and presets."""
+"""MV-Adapter's settings: its sizes, presets, and switches for the differences between the paper and the release."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from components import config
+from components.config import STRICT
 from components.errors import ConfigError
 from components.methods.base import TrainedSettings
 
@@ -15,7 +16,7 @@ Form = Literal["released", "paper"]
 Tie = Literal["down_in", "down_out", "up_in", "up_out", "down_in_class", "down_out_class"]
 Width = Annotated[int, Field(ge=1)]
 
-# What `form` sets where a setting is left out.
+# The values that `form` gives to settings that are left out.
 FORMS: dict[Form, dict[str, Any]] = {
     "released": {
         "down_activation": "all",
@@ -34,7 +35,7 @@ FORMS: dict[Form, dict[str, Any]] = {
 _RELEASED = {"lr": 5.0e-6, "train_biases": True, "bias_lr": 1.0e-7}
 _PAPER = {"lr": 5.0e-6, "tie": "down_in", "tied_layers": 2}
 
-# The published settings of each benchmark (ViT-B); frames, words, epochs and batch stand in the task's recipe.
+# The published settings of each benchmark (ViT-B). Frames, words, epochs and batch size are in the recipe of the task.
 PRESETS: dict[Form, dict[str, dict[str, Any]]] = {
     "released": {
         "msrvtt": {**_RELEASED, "tie": "down_out", "tied_layers": [10, 11]},
@@ -43,7 +44,7 @@ PRESETS: dict[Form, dict[str, dict[str, Any]]] = {
         "didemo": {**_RELEASED, "tie": "down_out", "tied_layers": [10, 11]},
         "activitynet": {**_RELEASED, "tie": "down_in", "tied_layers": [11], "input_norm": True},
     },
-    # The text says two tied layers everywhere; the printed shares of LSMDC and ActivityNet fit three and one.
+    # The text says two tied layers everywhere. The printed ratios fit three for LSMDC and one for ActivityNet.
     "paper": {
         "msrvtt": _PAPER,
         "msvd": _PAPER,
@@ -54,42 +55,44 @@ PRESETS: dict[Form, dict[str, dict[str, Any]]] = {
 }
 
 
-@dataclass(frozen=True, config=config.STRICT)
+@dataclass(frozen=True, config=STRICT)
 class MVAdapterSettings(TrainedSettings):
-    """Sizes and forms; the defaults are the paper's for ViT-B (bottleneck 128 for ViT-L/14).
+    """Sizes and forms. The defaults are the paper's for ViT-B (bottleneck 128 for ViT-L/14).
 
     Attributes:
-        preset: a benchmark whose published settings, in this ``form``, are the defaults of all others.
-        form: the released code's arithmetic or the paper's, where a switch below is left out.
-        bottleneck: d', width of the bottleneck in the vision tower, and in the text tower unless ``text_bottleneck``.
-        scale: s, factor on the adapter's output.
+        preset: A benchmark. Its published settings, in this ``form``, replace the defaults of all other settings.
+        form: The arithmetic of the released code or of the paper. It decides the switches below that are left out.
+        bottleneck: d', width of the bottleneck in the vision tower. The text tower has the same width unless
+            ``text_bottleneck`` is set.
+        scale: s, the factor on the adapter's output.
         factor: d_m, size of the factor that both towers share in a tied layer.
-        tied_layers: layers that are tied across modalities: how many of the last ones of each tower, or their numbers,
-            from 0 where both towers are equally deep, or negative from the end.
-        tie: which side of which matrix the tie scales. ``down_*_class`` ties the vision tower's class tokens alone.
-            Ties on W_up touch class tokens only; biases are never scaled.
-        tie_bias: whether the projection of the shared factor has a bias. With one, the factor starts at zero and so the
-            tie at the bias; without, the factor starts from a normal distribution.
-        factor_bias_init: start of that bias; "default" is the release's (uniform in +-1/sqrt(factor)).
-        heads: attention heads of TRM.
-        placement: what the adapter reads: the MLP's output (``seq``), the MLP's input before (``par``) or behind its
-            layer norm (``ln_par``). Its output is added to the MLP's in all three.
-        cc: whether the CC token takes part.
-        calibrate: which tokens are calibrated.
-        calibration_width: width between FC1 and FC2.
-        input_norm: whether a layer norm stands before W_down.
-        positions: whether learned positions and a layer norm stand before TRM.
-        patch_pooling: patches of a frame to one vector: their mean, or their sum along the first principal axis.
-        cc_map: whether CC passes a linear map g before calibration.
-        text_attention: whether TRM in the text tower is causal, or sees all tokens up to the end token.
-        down_activation: QuickGELU behind W_down in the vision tower: on ``all`` that follows, or on the
-            ``patches``' own way up alone. Left out, ``form`` decides.
-        block_activation: whether QuickGELU stands behind TRM. Left out, ``form`` decides.
-        calibration_start: ``identity``: 1 + FC2(...), FC2 at zero; ``random``: FC2(...). Left out, ``form`` decides.
-        normalize_frames: whether frames are L2-normalised before their mean. Left out, ``form`` decides.
-        text_bottleneck: width of the bottleneck in the text tower, if another one.
-        vision_layers: layers with an adapter, from 0; None for all.
-        text_layers: the same of the text tower.
+        tied_layers: Layers that are tied across modalities. A number counts the last layers of each tower. A list holds
+            their numbers: from 0 if both towers have the same depth, or negative from the end.
+        tie: The matrix, and its side, that the tie scales. ``down_*_class`` ties only the vision tower's class tokens.
+            Ties on W_up act only on class tokens. Biases are never scaled.
+        tie_bias: Whether the projection of the shared factor has a bias. With a bias, the factor starts at zero and the
+            tie starts at the bias. Without one, the factor starts from a normal distribution.
+        factor_bias_init: Start of that bias. "default" is the release's (uniform in +-1/sqrt(factor)).
+        heads: Attention heads of TRM.
+        placement: What the adapter reads: the MLP's output (``seq``), or the MLP's input before (``par``) or after
+            (``ln_par``) its layer norm. In all three, the adapter's output is added to the MLP's.
+        cc: Whether the CC token takes part.
+        calibrate: The tokens that are calibrated.
+        calibration_width: Width between FC1 and FC2.
+        input_norm: Whether a layer norm comes before W_down.
+        positions: Whether learned positions and a layer norm come before TRM.
+        patch_pooling: How the patches of a frame become one vector: by their mean, or by their sum along the first
+            principal axis.
+        cc_map: Whether CC passes a linear map g before calibration.
+        text_attention: Whether TRM in the text tower is causal, or sees all tokens up to the end token.
+        down_activation: QuickGELU after W_down in the vision tower: for all uses (``all``), or only for the patches'
+            path to W_up (``patches``). If left out, ``form`` decides.
+        block_activation: Whether QuickGELU follows TRM. If left out, ``form`` decides.
+        calibration_start: ``identity``: 1 + FC2(...), FC2 at zero. ``random``: FC2(...). If left out, ``form`` decides.
+        normalize_frames: Whether frames are L2-normalised before their mean. If left out, ``form`` decides.
+        text_bottleneck: Width of the bottleneck in the text tower; None for ``bottleneck``.
+        vision_layers: Layers of the vision tower with an adapter, from 0; None for all.
+        text_layers: Layers of the text tower with an adapter, from 0; None for all.
     """
 
     preset: Literal["msrvtt", "msvd", "lsmdc", "didemo", "activitynet"] | None = None
@@ -120,11 +123,11 @@ class MVAdapterSettings(TrainedSettings):
     text_layers: tuple[int, ...] | None = None
 
     @classmethod
-    def expand(cls, raw: dict[str, Any], where: str) -> dict[str, Any]:
-        """The preset's settings under those that are given."""
+    def expand(cls, name: str, raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """The settings of ``preset``, with ``raw`` on top."""
         preset, form = raw.get("preset"), raw.get("form", "released")
         if preset is None or form not in PRESETS:
-            return raw
+            return dict(raw)
         if preset not in PRESETS[form]:
             known = ", ".join(PRESETS[form])
             raise ConfigError("no such preset", where=f"{where}.preset", found=preset, expected=f"one of {known}")

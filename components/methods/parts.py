@@ -1,4 +1,4 @@
-"""Pieces that several methods are built of: bottleneck adapters, a small transformer block, choices of layers."""
+"""Modules that several methods use: bottleneck adapters, a small transformer block, choices of layers."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ Activation = Literal["relu", "gelu", "quick_gelu"]
 
 
 def activate(name: Activation, x: Tensor) -> Tensor:
-    """The activation called ``name``."""
+    """Applies the activation ``name`` to ``x``."""
     functions: dict[Activation, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "quick_gelu": quick_gelu}
     return functions[name](x)
 
 
 def chosen_layers(where: str, layers: Sequence[int] | None, depth: int) -> list[int]:
-    """Numbers of layers, sorted; all of them for None.
+    """Sorted numbers of layers; all layers for None.
 
     Args:
-        where: the setting's key, for the message.
-        layers: numbers from 0; negative ones count from the end.
-        depth: layers of the tower.
+        where: The key of the setting, for messages.
+        layers: Numbers from 0. Negative numbers count from the end.
+        depth: The number of layers in the tower.
 
     Raises:
-        ConfigError: a number out of range.
+        ConfigError: A number is out of range.
     """
     wanted = range(depth) if layers is None else layers
     if any(not -depth <= i < depth for i in wanted):
@@ -45,19 +45,19 @@ def chosen_layers(where: str, layers: Sequence[int] | None, depth: int) -> list[
 
 
 def float32(device: torch.device) -> AbstractContextManager[Any]:
-    """No mixed precision inside; on the meta device there is none to turn off."""
+    """Turns mixed precision off. The meta device has no mixed precision."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 class Bottleneck(nn.Module):
-    """``scale * act(LN(x) W_down) W_up``, zero at the start.
+    """``scale * act(LN(x) W_down) W_up``. The output is zero at the start.
 
     Args:
-        width: D, of the tower.
-        hidden: width of the bottleneck.
-        scale: factor on the output.
-        activation: between the two projections.
-        norm: whether a layer norm stands before.
+        width: D, the tower's width.
+        hidden: Width of the bottleneck.
+        scale: Factor on the output.
+        activation: The function between the two projections.
+        norm: Whether a layer norm comes before W_down.
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class Block(nn.Module):
 
     Args:
         width: D.
-        heads: attention heads.
-        outer: width from which the standard deviations of the initialisation are taken (MV-Adapter's release uses the
-            tower's); None for D.
+        heads: The number of attention heads.
+        outer: The width that sets the standard deviations of the initialisation; None for D. MV-Adapter's release uses
+            the tower's width.
     """
 
     def __init__(self, width: int, heads: int, outer: int | None = None) -> None:
@@ -100,7 +100,13 @@ class Block(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor, keys: Tensor | None = None, causal: bool = False) -> Tensor:
-        """``float[B, L, D] -> float[B, L, D]``; ``keys: bool[B, L]`` says which tokens may be attended to."""
+        """``float[B, L, D] -> float[B, L, D]``.
+
+        Args:
+            x: The tokens.
+            keys: ``bool[B, L]``, the tokens that can be attended to; None for all.
+            causal: Whether a token attends only to itself and to the tokens before it.
+        """
         rows, length, width = x.shape
         qkv = self.qkv(self.norm1(x)).view(rows, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)

@@ -1,4 +1,4 @@
-"""The first principal axis, exact, deterministic and differentiable."""
+"""The first principal axis: exact, deterministic and differentiable."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from components.methods.parts import float32
 
 
 def first_principal_axis(x: Tensor) -> Tensor:
-    """The unit vector along which the centred rows of ``x`` vary most, of the sign that gives it a positive sum.
+    """The unit vector along which the centred rows of ``x`` vary most, with the sign that makes its sum positive.
 
-    What ``torch.pca_lowrank(x, 1)`` approximates from random starts. Computed in float32 from the smaller of the two
-    Gram matrices; a matrix without variance has the zero vector.
+    ``torch.pca_lowrank(x, 1)`` approximates this vector from random starts. Here it is computed in float32 from the
+    smaller of the two Gram matrices. A matrix without variance gets the zero vector.
 
     Args:
         x: ``float[n, rows, columns]``.
@@ -38,8 +38,8 @@ def first_principal_axis(x: Tensor) -> Tensor:
 class _TopEigenvector(torch.autograd.Function):
     """Eigenvector of the largest eigenvalue of symmetric matrices, ``float[n, k, k] -> float[n, k]``.
 
-    ``torch.linalg.eigh`` gives NaN gradients where any two eigenvalues agree, as those of a Gram matrix of low rank do;
-    the gradient of the first eigenvector only needs that the first differs from the others.
+    The gradient of ``torch.linalg.eigh`` is NaN where any two eigenvalues are equal, as in a Gram matrix of low rank.
+    The gradient of the first eigenvector only needs the first eigenvalue to differ from the others.
     """
 
     @staticmethod
@@ -52,7 +52,7 @@ class _TopEigenvector(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         values, vectors = ctx.saved_tensors
         gap = values[..., -1:] - values[..., :-1]
-        # Where the first is not the only one, the axis is arbitrary and has no gradient.
+        # Where another eigenvalue equals the first, the axis is arbitrary and gets no gradient.
         inverse = torch.where(gap > 1e-7 * values[..., -1:].abs(), 1 / gap, gap.new_zeros(()))
         inverse = torch.where(torch.isfinite(inverse), inverse, gap.new_zeros(()))
         others = vectors[..., :-1]

@@ -5,25 +5,20 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from pydantic.dataclasses import dataclass
 
-from components import config
 from components.backbones.clip import Backbone
-from components.methods.base import Method, MethodSettings, TrainedSettings
+from components.config import STRICT
+from components.methods.base import Method, TrainedSettings
 
 
-@dataclass(frozen=True, config=config.STRICT)
+@dataclass(frozen=True, config=STRICT)
 class ProjSettings(TrainedSettings):
-    """A learning rate only."""
+    """Only the learning rate must be set."""
 
 
-class Proj(Method):
+class Proj(Method[ProjSettings]):
     """CLIP with trainable output projections."""
-
-    name: ClassVar[str] = "proj"
-    Settings: ClassVar[type[MethodSettings]] = ProjSettings
 
     def tuned(self, backbone: Backbone) -> set[str]:
         return super().tuned(backbone) | {"vision.proj", "text.text_projection"}

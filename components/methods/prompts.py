@@ -1,7 +1,7 @@
-"""Prompts in a tower's sequences: put in before a layer, exchanged or taken out before the next.
+"""Prompts in a tower's sequences. They are inserted before a layer and replaced or removed before the next one.
 
-Used by VoP, VPT and CoOp. ``own`` columns and read-out are kept right in :class:`Flow`, so that other hooks find CLIP's
-tokens.
+VoP, VPT and CoOp use these hooks. They keep ``Flow.own`` and ``Flow.readout`` up to date, so that other hooks find
+CLIP's tokens.
 """
 
 from __future__ import annotations
@@ -11,27 +11,33 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from components.backbones.towers import Flow, Hooks
+from components.backbones.hooks import Flow, Hooks
 
 
 def normal_prompts(*shape: int, std: float) -> nn.Parameter | None:
-    """Prompts from N(0, std), None where there are none: ``float[shape]``."""
+    """Prompts drawn from N(0, std): ``float[shape]``, or None if a size is 0."""
     return nn.Parameter(torch.randn(shape) * std) if all(shape) else None
 
 
 def repeated(prompts: Tensor, rows: int) -> Tensor:
-    """``float[P, D] -> float[rows, P, D]``, the same for every sequence."""
+    """The same prompts for every sequence: ``float[P, D] -> float[rows, P, D]``."""
     return prompts.expand(rows, -1, -1)
 
 
-class Run(Hooks):
-    """A run of prompts behind the first token, fresh in every layer that has some.
+def columns_around(tokens: int, count: int, device: torch.device) -> Tensor:
+    """Columns of CLIP's ``tokens`` with ``count`` prompts after the first: ``int64[tokens]``."""
+    columns = torch.arange(tokens + count, device=device)
+    return torch.cat([columns[:1], columns[1 + count :]])
 
-    Layer 0's prompts come in before the first layer norm, without positions; what comes out at the places of prompts is
-    thrown away. A subclass gives the prompts of a layer.
+
+class FreshPrompts(Hooks):
+    """Prompts after the first token, fresh in every layer that has some.
+
+    Layer 0's prompts are inserted before the first layer norm and get no positions. The outputs at the places of
+    prompts are discarded. A subclass gives the prompts of a layer.
 
     Args:
-        counts: prompts of each layer that has any.
+        counts: The number of prompts of each layer that has any.
     """
 
     def __init__(self, counts: Mapping[int, int]) -> None:
@@ -42,7 +48,7 @@ class Run(Hooks):
         raise NotImplementedError
 
     def count(self, i: int) -> int:
-        """Prompts in layer ``i``."""
+        """The number of prompts in layer ``i``."""
         return self.counts.get(i, 0)
 
     def after_positions(self, x: Tensor, flow: Flow) -> Tensor:
@@ -52,7 +58,7 @@ class Run(Hooks):
         return x if i == 0 else self.exchange(i, x, flow, held=self.count(i - 1))
 
     def exchange(self, i: int, x: Tensor, flow: Flow, held: int) -> Tensor:
-        """Layer ``i``'s prompts in place of the ``held`` ones behind the first token."""
+        """Replaces the ``held`` prompts after the first token with those of layer ``i``."""
         count = self.count(i)
         if not count and not held:
             return x
@@ -60,23 +66,17 @@ class Run(Hooks):
         if count != held:
             if flow.readout is not None:
                 flow.readout = flow.readout + count - held
-            flow.own = behind_first(x.shape[1] - held, count, x.device) if count else None
+            flow.own = columns_around(x.shape[1] - held, count, x.device) if count else None
         fresh = [self.fresh(i, x, flow).to(x.dtype)] if count else []
         return torch.cat([x[:, :1], *fresh, rest], dim=1)
 
 
-def behind_first(own: int, count: int, device: torch.device) -> Tensor:
-    """Columns of ``own`` tokens with ``count`` others behind the first: ``int64[own]``."""
-    columns = torch.arange(own + count, device=device)
-    return torch.cat([columns[:1], columns[1 + count :]])
-
-
-class LayerPrompts(Run):
+class LayerPrompts(FreshPrompts):
     """The same prompts for every sequence.
 
     Args:
         prompts: ``float[len(layers), P, D]``.
-        layers: numbers of the layers that have them.
+        layers: Numbers of the layers that have prompts.
     """
 
     def __init__(self, prompts: Tensor, layers: Sequence[int]) -> None:
@@ -88,27 +88,28 @@ class LayerPrompts(Run):
 
 
 class KeptPrompts(Hooks):
-    """Prompts behind the first token that stay in the sequence through all layers (shallow prompting).
+    """Prompts after the first token that stay in the sequence through all layers (shallow prompting).
 
     Args:
         prompts: ``float[P, D]``.
-        positions: whether they come in before the position embedding is added and so take places of the context.
+        positions: Whether prompts are inserted before the position embedding is added. They then take places of the
+            context.
     """
 
     def __init__(self, prompts: Tensor, *, positions: bool) -> None:
         self.prompts, self.positions = prompts, positions
 
     def before_positions(self, x: Tensor, flow: Flow) -> Tensor:
-        return self._put(x, flow) if self.positions else x
+        return self._insert(x, flow) if self.positions else x
 
     def after_positions(self, x: Tensor, flow: Flow) -> Tensor:
-        return x if self.positions else self._put(x, flow)
+        return x if self.positions else self._insert(x, flow)
 
-    def _put(self, x: Tensor, flow: Flow) -> Tensor:
+    def _insert(self, x: Tensor, flow: Flow) -> Tensor:
         count = self.prompts.shape[0]
         if flow.readout is not None:
             flow.readout = flow.readout + count
-        flow.own = behind_first(x.shape[1], count, x.device)
+        flow.own = columns_around(x.shape[1], count, x.device)
         return torch.cat([x[:, :1], repeated(self.prompts, x.shape[0]).to(x.dtype), x[:, 1:]], dim=1)
 
 
@@ -117,7 +118,7 @@ class ReleasedText(Hooks):
 
     Args:
         prompts: ``float[K_t, P_t, D_t]``, the prefix first.
-        suffix: how many of them stand before the last column.
+        suffix: The number of prompts before the last column.
     """
 
     whole_text = True

@@ -1,37 +1,36 @@
 """ST-Adapter: space-time bottlenecks at the start of every vision block (Pan et al., NeurIPS 2022).
 
-Patches alone: ``x + DWConv3D(x W_down) W_up`` over the ``[T, H, W]`` grid of a video; class tokens pass. The text tower
-gets sequential AdaptMLPs, as in MV-Adapter's comparison (section 4.1). Width 384 and a 3 x 1 x 1 kernel, with CLIP's
-biases (``train_biases: true``), give the printed 5.93 % of ViT-B/16. Convolution weights start at zero, as in the
-authors' code. Bottleneck features of padding frames are zeroed, so that padding a video is the convolution's own.
+Only patches change: ``x + DWConv3D(x W_down) W_up`` over the ``[T, H, W]`` grid of a video. Class tokens pass. The text
+tower gets sequential AdaptMLPs, as in MV-Adapter's comparison (section 4.1). Width 384 and a 3 x 1 x 1 kernel, with
+CLIP's biases (``train_biases: true``), give the printed 5.93 % of ViT-B/16. Convolution weights start at zero, as in
+the authors' code. The bottleneck features of padding frames are zeroed, so that a padded video gives the same result.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components import config
-from components.backbones.clip import Backbone
-from components.backbones.towers import Flow, Hooks
-from components.methods.adaptformer import Behind, adapt_mlps
-from components.methods.base import Method, MethodSettings, TrainedSettings
+from components.backbones.hooks import Flow, Hooks
+from components.config import STRICT
+from components.methods.adaptformer import SequentialHooks, adapt_mlps
+from components.methods.base import Method, TrainedSettings
 
 Width = Annotated[int, Field(ge=1)]
 
 
-@dataclass(frozen=True, config=config.STRICT)
+@dataclass(frozen=True, config=STRICT)
 class STAdapterSettings(TrainedSettings):
     """Sizes of the two towers' adapters.
 
     Attributes:
-        bottleneck: hidden width in the vision tower.
-        kernel: of the depth-wise convolution over frames, rows and columns; odd numbers.
-        text_bottleneck: hidden width of the text tower's AdaptMLPs; 0 for none.
+        bottleneck: Hidden width in the vision tower.
+        kernel: Sizes of the depth-wise convolution over frames, rows and columns. They are odd.
+        text_bottleneck: Hidden width of the text tower's AdaptMLPs; 0 for no adapters there.
     """
 
     bottleneck: Width = 384
@@ -43,15 +42,11 @@ class STAdapterSettings(TrainedSettings):
             raise ValueError(f"kernel {self.kernel} has an even size")
 
 
-class STAdapter(Method):
+class STAdapter(Method[STAdapterSettings]):
     """Space-time adapters in the vision tower, AdaptMLPs in the text tower."""
 
-    name: ClassVar[str] = "st_adapter"
-    Settings: ClassVar[type[MethodSettings]] = STAdapterSettings
-
-    def __init__(self, backbone: Backbone, settings: STAdapterSettings, *, frames: int, words: int) -> None:
-        super().__init__(backbone, settings, frames=frames, words=words)
-        spec = backbone.spec
+    def setup(self) -> None:
+        spec, settings = self.spec, self.settings
         self.temporal = settings.kernel[0] > 1
         self.video = nn.ModuleList([SpaceTime(spec.vision_width, settings) for _ in range(spec.vision_layers)])
         self.text = adapt_mlps(spec.text_layers, spec.text_width, settings.text_bottleneck)
@@ -60,7 +55,7 @@ class STAdapter(Method):
         return _AtTheStart(self.video)
 
     def text_hooks(self) -> Hooks:
-        return Behind(self.text)
+        return SequentialHooks(self.text)
 
 
 class _AtTheStart(Hooks):
@@ -85,7 +80,7 @@ class SpaceTime(nn.Module):
             nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, flow: Flow) -> Tensor:
-        """What is added: ``float[B*T, 1+N, D] -> float[B*T, 1+N, D]``, zero for class tokens."""
+        """What is added to ``x``: ``float[B*T, 1+N, D] -> float[B*T, 1+N, D]``, zero for class tokens."""
         assert flow.mask is not None, "the vision tower passes the frame mask"
         videos, length = flow.mask.shape
         side = round((x.shape[1] - 1) ** 0.5)

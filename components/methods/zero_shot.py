@@ -1,25 +1,20 @@
-"""CLIP as it is: mean-pooled frames against texts, nothing trained.
+"""CLIP without any training: the mean of a video's frames is compared with texts.
 
 The reference point of both papers, with CLIP4Clip's mean pooling.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from pydantic.dataclasses import dataclass
 
-from components import config
+from components.config import STRICT
 from components.methods.base import Method, MethodSettings
 
 
-@dataclass(frozen=True, config=config.STRICT)
+@dataclass(frozen=True, config=STRICT)
 class ZeroShotSettings(MethodSettings):
-    """Nothing to set."""
+    """Nothing can be set."""
 
 
-class ZeroShot(Method):
+class ZeroShot(Method[ZeroShotSettings]):
     """The frozen backbone."""
-
-    name: ClassVar[str] = "zero_shot"
-    Settings: ClassVar[type[MethodSettings]] = ZeroShotSettings

@@ -7,13 +7,14 @@ from pathlib import Path
 from components.adapters.card import read_card
 from components.adapters.record import CURVE
 from components.errors import DataError
+from components.evaluation.card import text_ranks
 from components.layout import Layout
 from components.params import Params
 from components.report import plots
-from components.report.gallery import shown_queries
+from components.report.gallery import make_queries
 from components.report.page import Content, TaskContent
 from components.report.results import collect_results
-from components.search.records import read_gallery, read_index_card
+from components.search.card import read_gallery, read_index_card
 from components.tracking.record import read_registry_record
 
 
@@ -52,9 +53,18 @@ def _task(layout: Layout, task: str, adapters: list[tuple[str, int]]) -> TaskCon
     path, folder = layout.champion_record(task), layout.index(task)
     registry = read_registry_record(path) if path.exists() else None
     try:
-        index = read_index_card(folder)
-        gallery, pictures = read_gallery(folder)
+        card = read_index_card(folder)
+        shown = read_gallery(folder) if card.split in ("test", "all") else None
     except DataError as error:
         return TaskContent(registry, no_queries=f"No queries are shown: {error}")
-    same_seed = [(method, seed) for method, seed in adapters if seed == index.seed]
-    return TaskContent(registry, shown_queries(gallery, pictures, layout, task, same_seed), gallery.adapter)
+    searched = f"{card.method}-{card.seed}"
+    ranks = {
+        f"{method}-{seed}": text_ranks(layout.scorecards(task, method, seed), "test")
+        for method, seed in adapters
+        if seed == card.seed
+    }
+    if shown is None or searched not in ranks:
+        return TaskContent(
+            registry, no_queries="No queries are shown: the index does not hold the test split's videos."
+        )
+    return TaskContent(registry, make_queries(shown, ranks), searched)

@@ -1,87 +1,82 @@
-"""The queries that the page shows: the gallery of an index, with the ranks of all methods."""
+"""The test queries on the page: the answers that the index stage wrote, with the rank under every method."""
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from components.evaluation.card import text_ranks
-from components.layout import Layout
-from components.search.records import Gallery, GalleryHit, GalleryQuery, Pictures
+from components.search.card import Gallery, ShownHit, ShownQuery
+
+# The rank of every test caption under one adapter, by video and caption.
+RanksByQuery = Mapping[tuple[str, str], float]
 
 
 @dataclass(frozen=True)
-class ShownVideo:
-    """A video that was found for a query.
+class PageVideo:
+    """One ranked video on the page.
 
     Attributes:
-        hit: Its rank, id and score.
-        is_right: Whether it is the query's video.
-        strip: Its frames in time order, as data URIs.
+        hit: The rank, the score and the video.
+        is_right: Whether it is the right video.
+        strip: Frames in time order, as data URIs.
     """
 
-    hit: GalleryHit
+    hit: ShownHit
     is_right: bool
     strip: list[str]
 
 
 @dataclass(frozen=True)
-class ShownQuery:
-    """A test caption and its answers.
+class PageQuery:
+    """A test caption on the page, with its answers.
 
     Attributes:
         text: The caption.
-        subsets: Named parts of the test split that its video belongs to.
-        ranks: The right video's rank by adapter.
-        best: The best videos under the adapter of the index.
+        video_id: The right video.
+        subsets: The named parts of the test set that contain the video.
+        ranks: The right video's rank under each adapter.
+        best: The best videos under the searched adapter.
         right: The right video, None if it is among the best.
     """
 
     text: str
+    video_id: str
     subsets: tuple[str, ...]
     ranks: dict[str, float]
-    best: list[ShownVideo]
-    right: ShownVideo | None
+    best: list[PageVideo]
+    right: PageVideo | None
 
 
-def shown_queries(
-    gallery: Gallery, pictures: Pictures, layout: Layout, task: str, adapters: Iterable[tuple[str, int]]
-) -> list[ShownQuery]:
-    """The queries of a gallery for the page.
+def make_queries(gallery: Gallery, ranks: Mapping[str, RanksByQuery]) -> list[PageQuery]:
+    """The queries as the page shows them.
 
     Args:
-        gallery: The gallery of the task's index.
-        pictures: Its frames.
-        layout: Where the scorecards are.
-        task: Key of the task in params.yaml.
-        adapters: Method and seed of the adapters whose ranks are shown.
-
-    Raises:
-        EvaluationError: A table of ranks is missing or damaged.
+        gallery: The queries that the index stage chose and answered.
+        ranks: The ranks under each adapter, by the adapter's name on the page.
     """
-    ranks = {f"{name}-{seed}": text_ranks(layout.scorecards(task, name, seed), "test") for name, seed in adapters}
-    return [_shown(query, pictures, gallery.adapter, ranks) for query in gallery.queries]
+    return [_query(query, gallery.strips, ranks) for query in gallery.queries]
 
 
-def _shown(
-    query: GalleryQuery, pictures: Pictures, adapter: str, ranks: dict[str, Mapping[tuple[str, str], float]]
-) -> ShownQuery:
-    key = (query.video_id, query.text)
-    not_in_report = {} if adapter in ranks else {adapter: query.rank}
-    return ShownQuery(
+def _query(query: ShownQuery, strips: Mapping[str, Sequence[str]], ranks: Mapping[str, RanksByQuery]) -> PageQuery:
+    key = query.video_id, query.text
+
+    def show(hit: ShownHit) -> PageVideo:
+        return PageVideo(hit, hit.video_id == query.video_id, [jpeg_uri(frame) for frame in strips[hit.video_id]])
+
+    return PageQuery(
         text=query.text,
+        video_id=query.video_id,
         subsets=query.subsets,
-        ranks=not_in_report | {name: table[key] for name, table in ranks.items() if key in table},
-        best=[_video(hit, query, pictures) for hit in query.best],
-        right=_video(query.right, query, pictures) if query.right else None,
+        ranks={name: table[key] for name, table in ranks.items() if key in table},
+        best=[show(hit) for hit in query.best],
+        right=show(query.right) if query.right.rank > len(query.best) else None,
     )
 
 
-def _video(hit: GalleryHit, query: GalleryQuery, pictures: Pictures) -> ShownVideo:
-    return ShownVideo(hit, hit.video_id == query.video_id, [jpeg_uri(frame) for frame in pictures[hit.video_id]])
+def jpeg_uri(content: str) -> str:
+    """An address for an ``img`` element.
 
-
-def jpeg_uri(content: bytes) -> str:
-    """JPEG bytes for an ``img`` element."""
-    return "data:image/jpeg;base64," + base64.b64encode(content).decode()
+    Args:
+        content: The bytes of a JPEG file as base64.
+    """
+    return "data:image/jpeg;base64," + content

@@ -14,8 +14,8 @@ import jinja2
 from components import storage
 from components.backbones.spec import BackboneSpec
 from components.report import plots, tables
-from components.report.gallery import ShownQuery
-from components.report.results import Result, write_results
+from components.report.gallery import PageQuery
+from components.report.results import AdapterResult, write_results
 from components.report.tables import Row, Table
 from components.tracking.record import Champion, Outcome, RegistryRecord
 
@@ -32,7 +32,7 @@ class TaskContent:
     """
 
     registry: RegistryRecord | None = None
-    queries: Sequence[ShownQuery] = ()
+    queries: Sequence[PageQuery] = ()
     searched: str = ""
     no_queries: str = ""
 
@@ -51,7 +51,7 @@ class Content:
         tasks: What is shown besides the tables, by task.
     """
 
-    results: list[Result]
+    results: list[AdapterResult]
     missing: list[str]
     curves: dict[tuple[str, str, int], plots.Curve]
     backbone: BackboneSpec
@@ -68,7 +68,7 @@ class _Section:
     tables: list[Table]
     champion: Champion | None
     decisions: Sequence[Outcome]
-    queries: Sequence[ShownQuery]
+    queries: Sequence[PageQuery]
     searched: str
     no_queries: str
 

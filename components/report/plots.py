@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from components.evaluation.card import DIRECTIONS, WHOLE, Direction
-from components.report.results import Result
+from components.report.results import AdapterResult
 from components.report.tables import Row, parts_in_order
 
 # Colour-blind readers can distinguish these, and so can readers of a grey print.
@@ -48,7 +48,7 @@ def read_curve(path: Path) -> Curve:
         return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)]
 
 
-def recall_bars(results: Sequence[Result], metric: str = "R@1", direction: Direction = "t2v") -> Figure:
+def recall_bars(results: Sequence[AdapterResult], metric: str = "R@1", direction: Direction = "t2v") -> Figure:
     """Bars per method, one panel per task: the whole test split and each of its parts, with a dot per seed."""
     tasks = list(dict.fromkeys(result.task for result in results))
     with matplotlib.rc_context(STYLE):
@@ -62,7 +62,7 @@ def recall_bars(results: Sequence[Result], metric: str = "R@1", direction: Direc
     return canvas
 
 
-def _bars(panel: Axes, results: Sequence[Result], metric: str, direction: Direction) -> None:
+def _bars(panel: Axes, results: Sequence[AdapterResult], metric: str, direction: Direction) -> None:
     methods = list(dict.fromkeys(result.method for result in results))
     parts = parts_in_order({part for result in results for part in result.metrics})
     width = 0.8 / len(parts)

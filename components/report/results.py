@@ -21,7 +21,7 @@ from components.layout import Layout
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Result:
+class AdapterResult:
     """One adapter on the test split. results.json is a list of these.
 
     Attributes:
@@ -49,7 +49,7 @@ class Result:
     training_seconds: float
 
 
-def collect_results(root: Path, wanted: Iterable[tuple[str, str, int]]) -> tuple[list[Result], list[str]]:
+def collect_results(root: Path, wanted: Iterable[tuple[str, str, int]]) -> tuple[list[AdapterResult], list[str]]:
     """The results of what has been evaluated, and the names of what has not.
 
     Args:
@@ -73,9 +73,9 @@ def collect_results(root: Path, wanted: Iterable[tuple[str, str, int]]) -> tuple
     return results, missing
 
 
-def _result(folder: Path, scorecards: Path) -> Result:
+def _result(folder: Path, scorecards: Path) -> AdapterResult:
     scorecard, adapter = read_scorecard(scorecards, "test"), read_card(folder)
-    return Result(
+    return AdapterResult(
         task=scorecard.task,
         method=scorecard.method,
         seed=scorecard.seed,
@@ -89,13 +89,13 @@ def _result(folder: Path, scorecards: Path) -> Result:
     )
 
 
-def write_results(path: Path, results: Sequence[Result]) -> None:
+def write_results(path: Path, results: Sequence[AdapterResult]) -> None:
     """Writes results.json. The file appears whole or not at all."""
     text = json.dumps([asdict(result) for result in results], indent=1)
     storage.write_bytes(path, (text + "\n").encode())
 
 
-def read_results(path: Path) -> list[Result]:
+def read_results(path: Path) -> list[AdapterResult]:
     """Reads results.json.
 
     Raises:
@@ -104,7 +104,7 @@ def read_results(path: Path) -> list[Result]:
     if not path.exists():
         raise DataError("no report yet", where=path, cure="dvc repro")
     try:
-        return TypeAdapter(list[Result]).validate_json(path.read_bytes())
+        return TypeAdapter(list[AdapterResult]).validate_json(path.read_bytes())
     except ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(map(str, fault["loc"])) or "(top level)"

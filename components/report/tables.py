@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 from components.evaluation.card import DIRECTIONS, METRICS, WHOLE, Direction
-from components.report.results import Result
+from components.report.results import AdapterResult
 
 # The last columns of the table of the whole test split.
 SIZES = ("trainable", "share", "size", "seconds")
@@ -39,13 +39,13 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
-def tables_of(results: Sequence[Result], task: str) -> list[Table]:
+def tables_of(results: Sequence[AdapterResult], task: str) -> list[Table]:
     """The tables of one task: the whole test split with sizes, then each named part, then each re-scoring."""
     selected = [result for result in results if result.task == task]
     return [*(_table(selected, task, part) for part in _common_parts(selected)), *_rescored_tables(selected, task)]
 
 
-def _common_parts(results: Sequence[Result]) -> list[str]:
+def _common_parts(results: Sequence[AdapterResult]) -> list[str]:
     """The parts that all results have, the whole first."""
     return parts_in_order(set.intersection(*(set(result.metrics) for result in results)))
 
@@ -55,7 +55,7 @@ def parts_in_order(parts: set[str]) -> list[str]:
     return sorted(parts, key=lambda part: (part != WHOLE, part))
 
 
-def _rescored_tables(results: Sequence[Result], task: str) -> list[Table]:
+def _rescored_tables(results: Sequence[AdapterResult], task: str) -> list[Table]:
     """One table per re-scoring, with the results that have it. It is never a column next to plain metrics."""
     names = list(dict.fromkeys(name for result in results for name in result.rescored))
     tables = []
@@ -64,12 +64,12 @@ def _rescored_tables(results: Sequence[Result], task: str) -> list[Table]:
         shown = [dataclasses.replace(result, metrics={name: result.rescored[name].metrics}) for result in having]
         table = _table(shown, task, name)
         title = f"{task}: whole test set, RE-SCORED by {name}"
-        note = f"uses {having[0].rescored[name].uses}: not comparable with plain metrics"
+        note = f"uses {having[0].rescored[name].uses}: not comparable with plain figures"
         tables.append(dataclasses.replace(table, title=title + _spread(shown), notes=(note, *table.notes)))
     return tables
 
 
-def _table(results: Sequence[Result], task: str, part: str) -> Table:
+def _table(results: Sequence[AdapterResult], task: str, part: str) -> Table:
     methods = list(dict.fromkeys(result.method for result in results))
     values = [_values(results, method, part) for method in methods]
     groups, head = [("", 1)], ["method"]
@@ -87,7 +87,7 @@ def _table(results: Sequence[Result], task: str, part: str) -> Table:
     return Table(f"{task}: {name}{_spread(results)}", groups, head, rows, best, _warnings(results))
 
 
-def _values(results: Sequence[Result], method: str, part: str) -> list[list[float]]:
+def _values(results: Sequence[AdapterResult], method: str, part: str) -> list[list[float]]:
     """A method's values by column of a table, one per seed."""
     return [
         _over_seeds(results, method, _metric(part, direction, name)) for direction in DIRECTIONS for name in METRICS
@@ -105,12 +105,12 @@ def _best(values: Sequence[Sequence[Sequence[float]]]) -> list[list[bool]]:
     return marks
 
 
-def _spread(results: Sequence[Result]) -> str:
+def _spread(results: Sequence[AdapterResult]) -> str:
     seeds = sorted({result.seed for result in results})
     return f", mean and standard deviation over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""
 
 
-def _warnings(results: Sequence[Result]) -> tuple[str, ...]:
+def _warnings(results: Sequence[AdapterResult]) -> tuple[str, ...]:
     """Each warning of the results once, with the methods that it is about."""
     about: dict[str, list[str]] = {}
     for result in results:
@@ -119,11 +119,11 @@ def _warnings(results: Sequence[Result]) -> tuple[str, ...]:
     return tuple(f"WARNING ({', '.join(dict.fromkeys(methods))}): {text}" for text, methods in about.items())
 
 
-def _metric(part: str, direction: Direction, name: str) -> Callable[[Result], float]:
+def _metric(part: str, direction: Direction, name: str) -> Callable[[AdapterResult], float]:
     return lambda result: result.metrics[part][direction][name]
 
 
-def _over_seeds(results: Sequence[Result], method: str, value: Callable[[Result], float]) -> list[float]:
+def _over_seeds(results: Sequence[AdapterResult], method: str, value: Callable[[AdapterResult], float]) -> list[float]:
     return [value(result) for result in results if result.method == method]
 
 
@@ -132,7 +132,7 @@ def _cell(values: Sequence[float]) -> str:
     return f"{text}±{stdev(values):.1f}" if len(values) > 1 else text
 
 
-def _sizes(results: Sequence[Result], method: str) -> list[str]:
+def _sizes(results: Sequence[AdapterResult], method: str) -> list[str]:
     first = next(result for result in results if result.method == method)
     seconds = mean(_over_seeds(results, method, lambda result: result.training_seconds))
     share = 100 * first.backbone_share
@@ -177,27 +177,27 @@ def markdown(table: Table) -> str:
     return "\n".join([f"### {table.title}", "", *notes, *("| " + " | ".join(line) + " |" for line in lines)])
 
 
-def task_names(results: Sequence[Result]) -> list[str]:
+def task_names(results: Sequence[AdapterResult]) -> list[str]:
     """The tasks of the results, in their order."""
     return list(dict.fromkeys(result.task for result in results))
 
 
-def all_tables(results: Sequence[Result]) -> list[Table]:
+def all_tables(results: Sequence[AdapterResult]) -> list[Table]:
     """The tables of every task."""
     return [table for task in task_names(results) for table in tables_of(results, task)]
 
 
-def plain_all(results: Sequence[Result]) -> str:
+def plain_all(results: Sequence[AdapterResult]) -> str:
     """All tables as text for a terminal."""
     return "\n\n".join(plain(table) for table in all_tables(results))
 
 
-def markdown_all(results: Sequence[Result]) -> str:
+def markdown_all(results: Sequence[AdapterResult]) -> str:
     """All tables in Markdown."""
     return "\n\n".join(markdown(table) for table in all_tables(results)) + "\n"
 
 
-def recall_rows(results: Sequence[Result]) -> list[Row]:
+def recall_rows(results: Sequence[AdapterResult]) -> list[Row]:
     """One flat row per result, part of the test split and direction, for plots."""
     return [
         {
@@ -215,7 +215,7 @@ def recall_rows(results: Sequence[Result]) -> list[Row]:
     ]
 
 
-def mean_metrics(results: Sequence[Result]) -> dict[str, dict[str, dict[str, float]]]:
+def mean_metrics(results: Sequence[AdapterResult]) -> dict[str, dict[str, dict[str, float]]]:
     """Task, method and metric to the mean over the seeds. This is what ``dvc metrics diff`` compares."""
     values: dict[str, dict[str, dict[str, list[float]]]] = {}
     for result in results:

@@ -1,128 +1,120 @@
-"""The gallery of an index: test queries with what was found for them, right and wrong, chosen by a fixed rule."""
+"""Test queries with what an index finds for them, right and wrong. A stated rule chooses the queries."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from components.evaluation.card import read_ranks, read_scorecard
+import numpy as np
+import torch
+
+from components.evaluation.encode import encode_texts
+from components.evaluation.ranks import text_to_video
 from components.frames.store import FrameStore
+from components.manifest import Video
+from components.methods.base import Method
+from components.search.card import Gallery, ShownHit, ShownQuery
+from components.search.index import Index
 from components.search.query import Hit, Searcher
-from components.search.records import WITH_TEST, Gallery, GalleryHit, GalleryQuery, Pictures, Source
 
-# Frames shown of each video. The first, the middle and the last show most motions.
+# Frames shown of each video. The first, the middle and the last make most motions visible.
 STRIP = 3
-BEST = 5
+TOP = 5
+SPLIT = "test"
 
 
 @dataclass(frozen=True)
 class RankedCaption:
-    """A text-to-video query of the test split with its rank.
+    """A test caption with its rank.
 
     Attributes:
-        video_id: The caption's video.
         caption: The query.
-        rank: The rank of the video, from 1.
-        decoded: False if the video has no frames.
-        subsets: Named parts of the test split that the video belongs to.
+        video: The right video.
+        decoded: Whether the right video has frames.
+        rank: The right video's rank among the test videos. Ties count half.
     """
 
-    video_id: str
     caption: str
-    rank: float
+    video: Video
     decoded: bool
-    subsets: tuple[str, ...]
+    rank: float
 
 
-def ranked_captions(folder: Path) -> list[RankedCaption]:
-    """The test captions of an adapter's scorecard.
+def make_gallery(method: Method, store: FrameStore, index: Index, batch_size: int) -> Gallery | None:
+    """The chosen test queries of a task with their answers.
 
     Args:
-        folder: The adapter's scorecards.
+        method: The backbone with the adapter that made the index.
+        store: The task's frames.
+        index: An index that was made with ``method``.
+        batch_size: Texts per forward pass.
 
-    Raises:
-        EvaluationError: The table of ranks is missing or damaged.
+    Returns:
+        The queries, None if the collection has no test captions or the index does not hold the test videos.
     """
-    rows = read_ranks(folder, "test").select(["direction", "video_id", "caption", "rank", "decoded", "subsets"])
+    held = {row["video_id"] for row in index.rows}
+    videos = store.manifest.split(SPLIT)
+    if not any(video.captions for video in videos) or not any(video.video_id in held for video in videos):
+        return None
+    chosen = choose(ranked_captions(method, store, index, batch_size))
+    answers = Searcher(method, index).search_many([query.caption for query in chosen], len(index.rows))
+    queries = tuple(_shown(query, hits) for query, hits in zip(chosen, answers, strict=True))
+    ids = dict.fromkeys(hit.video_id for query in queries for hit in (*query.best, query.right))
+    return Gallery(queries, {name: _strip(store, name) for name in ids})
+
+
+def ranked_captions(method: Method, store: FrameStore, index: Index, batch_size: int) -> list[RankedCaption]:
+    """Every caption of the test split with its rank, in the order of the scorecard's rows.
+
+    The ranks are computed as the scorecard computes them, from the vectors of the index.
+    """
+    videos = store.manifest.split(SPLIT)
+    pairs = [(row, caption) for row, video in enumerate(videos) for caption in video.captions]
+    row_of = {row["video_id"]: number for number, row in enumerate(index.rows)}
+    present = torch.tensor([video.video_id in row_of for video in videos])
+    vectors = np.zeros((len(videos), index.vectors.shape[1]), dtype=np.float32)
+    for row, video in enumerate(videos):
+        if video.video_id in row_of:
+            vectors[row] = index.vectors[row_of[video.video_id]]
+    texts = encode_texts(method.eval(), [caption for _, caption in pairs], batch_size)
+    owner = torch.tensor([row for row, _ in pairs])
+    names = [video.video_id for video in videos]
+    ranks = text_to_video(texts, torch.from_numpy(vectors), owner, present, names)
     return [
-        RankedCaption(row["video_id"], row["caption"], row["rank"], row["decoded"], tuple(row["subsets"]))
-        for row in rows.to_pylist()
-        if row["direction"] == "t2v"
+        RankedCaption(caption, videos[row], bool(present[row]), float(rank))
+        for (row, caption), rank in zip(pairs, ranks.expected, strict=True)
     ]
 
 
-def choose(captions: Sequence[RankedCaption], each: int = 2) -> list[RankedCaption]:
-    """The queries to show: ``each`` ranked first and ``each`` not, inside named parts of the test split and outside.
+def choose(queries: Sequence[RankedCaption], each: int = 2) -> list[RankedCaption]:
+    """Takes ``each`` queries with rank 1 and ``each`` others, inside named parts of the test set and outside them.
 
-    Each of these four groups takes the queries with the smallest hash of video and caption. Nobody picks them, and
-    they stay the same. Videos that failed to decode are left out.
+    Within each of these four groups, the queries with the smallest hash of video and caption are taken. Nobody chooses
+    this draw, and it stays the same.
     """
     groups: dict[tuple[bool, bool], list[RankedCaption]] = {(a, b): [] for a in (True, False) for b in (True, False)}
-    for caption in sorted(captions, key=_hash):
-        group = groups[bool(caption.subsets), caption.rank == 1]
-        if caption.decoded and len(group) < each:
-            group.append(caption)
-    return [caption for group in groups.values() for caption in group]
+    for query in sorted(queries, key=_draw):
+        group = groups[bool(query.video.subsets), query.rank == 1]
+        if query.decoded and len(group) < each:
+            group.append(query)
+    return [query for group in groups.values() for query in group]
 
 
-def _hash(caption: RankedCaption) -> str:
-    return hashlib.sha256(f"{caption.video_id}\0{caption.caption}".encode()).hexdigest()
+def _draw(query: RankedCaption) -> str:
+    return hashlib.sha256(f"{query.video.video_id}\0{query.caption}".encode()).hexdigest()
 
 
-def make_gallery(
-    searcher: Searcher, store: FrameStore, source: Source, scorecards: Path
-) -> tuple[Gallery, Pictures] | None:
-    """The chosen queries, what the index finds for them, and the frames to show.
-
-    Args:
-        searcher: The searcher of the new index.
-        store: The task's frames.
-        source: What the index was made from.
-        scorecards: The folder for the scorecards of the index's adapter.
-
-    Returns:
-        The gallery. None if the index lacks the test split, or if ``scorecards`` are not of this adapter and store.
-
-    Raises:
-        EvaluationError: The scorecard or its table of ranks is damaged.
-    """
-    if source.split not in WITH_TEST or not _fits(scorecards, searcher.index.adapter_sha256, source.store):
-        return None
-    chosen = choose(ranked_captions(scorecards))
-    found = searcher.search_many([caption.caption for caption in chosen], len(searcher.index.rows))
-    queries = tuple(_query(caption, hits) for caption, hits in zip(chosen, found, strict=True))
-    shown = [hit.video_id for query in queries for hit in (*query.best, *([query.right] if query.right else []))]
-    pictures = {video.video_id: _strip(video.frames) for video in store.read(list(dict.fromkeys(shown)))}
-    return Gallery(adapter=source.adapter, queries=queries), pictures
+def _shown(query: RankedCaption, hits: Sequence[Hit]) -> ShownQuery:
+    shown = [ShownHit(hit.rank, hit.score, hit.video_id, hit.span) for hit in hits]
+    right = next(hit for hit in shown if hit.video_id == query.video.video_id)
+    video = query.video
+    return ShownQuery(query.caption, video.video_id, tuple(video.subsets), tuple(shown[:TOP]), right)
 
 
-def _fits(scorecards: Path, adapter_sha256: str, store: str) -> bool:
-    """Whether there is a scorecard of this adapter on this frame store. A champion may be older than the scorecards."""
-    if not (scorecards / "test.json").exists():
-        return False
-    card = read_scorecard(scorecards, "test")
-    return (card.adapter_sha256, card.store) == (adapter_sha256, store)
-
-
-def _query(caption: RankedCaption, hits: Sequence[Hit]) -> GalleryQuery:
-    # All decoded videos of the test split are in the index.
-    right = next(hit for hit in hits if hit.video_id == caption.video_id)
-    return GalleryQuery(
-        text=caption.caption,
-        video_id=caption.video_id,
-        subsets=caption.subsets,
-        rank=caption.rank,
-        best=tuple(_gallery_hit(hit) for hit in hits[:BEST]),
-        right=_gallery_hit(right) if right.rank > BEST else None,
-    )
-
-
-def _gallery_hit(hit: Hit) -> GalleryHit:
-    return GalleryHit(rank=hit.rank, video_id=hit.video_id, score=hit.score)
-
-
-def _strip(frames: Sequence[bytes]) -> list[bytes]:
+def _strip(store: FrameStore, video_id: str) -> tuple[str, ...]:
+    frames = next(store.read([video_id])).frames
     last = len(frames) - 1
-    return [frames[place] for place in sorted({round(last * step / (STRIP - 1)) for step in range(STRIP)})]
+    places = sorted({round(last * step / (STRIP - 1)) for step in range(STRIP)})
+    return tuple(base64.b64encode(frames[place]).decode() for place in places)

@@ -1,17 +1,18 @@
-"""The search index of a task: one vector per video, with what an answer shows of it.
+"""The search index of a task: one vector per video, with what an answer shows of the video.
 
-An index is a folder. It contains ``index.json`` (what it was made from), ``vectors.parquet`` and the two files of the
-adapter, whose text side answers the queries. It does not contain the backbone. An index of the test split also has the
-gallery for the report, in ``gallery.json`` and ``gallery.parquet``.
+An index is a folder with ``index.json`` (what it was made from), ``vectors.parquet``, the two files of the adapter, and
+``gallery.json`` (test queries for the report). The text side of the adapter answers the queries. The folder does not
+contain the backbone.
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,44 +26,27 @@ from components.evaluation.encode import encode_videos
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.methods.base import Method
-from components.search.records import CARD, FORMAT, Gallery, IndexCard, Pictures, Source, read_index_card, write_gallery
+from components.records import make_record, write_record
+from components.search.card import CARD, FORMAT, GALLERY, Gallery, IndexCard, read_index_card, write_index_card
 
 VECTORS = "vectors.parquet"
 
 
-class IndexedVideo(TypedDict):
-    """What an answer shows of a video.
-
-    Attributes:
-        video_id: Its id in the collection.
-        uri: The file's path or URI. A path under the project's root is relative to it.
-        start_seconds: Where the video starts in its file.
-        end_seconds: Where the video ends in its file.
-        thumbnail: JPEG bytes of the middle frame.
-    """
-
-    video_id: str
-    uri: str
-    start_seconds: float
-    end_seconds: float
-    thumbnail: bytes
-
-
 @dataclass(frozen=True)
 class Index:
-    """Vectors and what is shown with them.
+    """Vectors and what is shown with them, one row per video.
 
     Attributes:
-        task: Key of the task in params.yaml.
-        adapter_sha256: Hash of the adapter that made the vectors.
+        task: Name of the collection.
+        adapter_sha256: Hash of the weights file of the adapter that made the vectors.
         vectors: float32[N, D], L2-normalised.
-        rows: N videos, in the order of the vectors.
+        rows: N mappings with video_id, uri, start_seconds, end_seconds and thumbnail (JPEG bytes).
     """
 
     task: str
     adapter_sha256: str
     vectors: NDArray[np.float32]
-    rows: list[IndexedVideo]
+    rows: list[dict[str, Any]]
 
 
 def build(method: Method, store: FrameStore, *, split: str, adapter_sha256: str, batch_size: int) -> Index:
@@ -72,7 +56,7 @@ def build(method: Method, store: FrameStore, *, split: str, adapter_sha256: str,
         method: The backbone with the adapter, on the device to use.
         store: The task's frames.
         split: ``train``, ``val``, ``test`` or ``all``.
-        adapter_sha256: Hash of the adapter in ``method``.
+        adapter_sha256: Hash of the weights file of the adapter in ``method``.
         batch_size: Videos per forward pass.
 
     Raises:
@@ -81,7 +65,7 @@ def build(method: Method, store: FrameStore, *, split: str, adapter_sha256: str,
     ids = store.ids(split)
     if not ids:
         raise DataError("no decoded video to index", where=store.uri, found=split)
-    # Every video is read once, so a cache would not be used.
+    # Every video is read once, so a cache of decoded frames would not help.
     reader = FrameReader(store, method.backbone.resize, method.frames, cache_mib=0)
     vectors = encode_videos(method.eval(), reader, ids, batch_size).numpy()
     videos = store.manifest.by_id()
@@ -90,49 +74,50 @@ def build(method: Method, store: FrameStore, *, split: str, adapter_sha256: str,
         video = videos[stored.video_id]
         end = stored.duration_seconds if video.end_seconds is None else video.end_seconds
         rows.append(
-            IndexedVideo(
-                video_id=stored.video_id,
-                uri=video.uri,
-                start_seconds=video.start_seconds or 0.0,
-                end_seconds=end,
-                thumbnail=stored.frames[len(stored.frames) // 2],
-            )
+            {
+                "video_id": stored.video_id,
+                "uri": video.uri,
+                "start_seconds": video.start_seconds or 0.0,
+                "end_seconds": end,
+                "thumbnail": stored.frames[len(stored.frames) // 2],
+            }
         )
     return Index(store.manifest.task, adapter_sha256, vectors.astype(np.float32), rows)
 
 
 def write(
-    index: Index, folder: Path, adapter: Path, source: Source, gallery: tuple[Gallery, Pictures] | None = None
+    index: Index, folder: Path, adapter: Path, made_from: Mapping[str, object], gallery: Gallery | None = None
 ) -> IndexCard:
-    """Publishes an index with the adapter that it needs.
+    """Publishes an index with the adapter that it needs. The folder is replaced whole, at once.
 
     Args:
         index: The index.
-        folder: Where to write. An existing folder is replaced as a whole.
-        adapter: The folder of the adapter that made the vectors.
-        source: What the index was made from.
-        gallery: The gallery for the report, None if there is none.
+        folder: Where to publish it.
+        adapter: Folder of the adapter that made the vectors.
+        made_from: Further fields of :class:`IndexCard`, such as ``version`` and ``store``.
+        gallery: Queries for the report, None if the index cannot answer test queries.
 
     Returns:
         The card of the index.
     """
-    card = IndexCard(
-        **asdict(source),
-        format=FORMAT,
-        task=index.task,
-        videos=len(index.rows),
-        dimension=index.vectors.shape[1],
-        adapter_sha256=index.adapter_sha256,
-        backbone=read_card(adapter).backbone,
-    )
+    fields = {
+        "format": FORMAT,
+        "task": index.task,
+        "videos": len(index.rows),
+        "dimension": index.vectors.shape[1],
+        "adapter_sha256": index.adapter_sha256,
+        "backbone": read_card(adapter).backbone.to_dict(),
+        **made_from,
+    }
+    card = make_record(fields, IndexCard, folder / CARD)
     with tempfile.TemporaryDirectory() as scratch:
         aside = Path(scratch)
         for name in FILES:
             shutil.copyfile(adapter / name, aside / name)
         pq.write_table(_table(index), aside / VECTORS, compression="none")
+        write_index_card(aside, card)
         if gallery is not None:
-            write_gallery(aside, *gallery)
-        storage.write_bytes(aside / CARD, card.to_json().encode())
+            write_record(aside / GALLERY, gallery)
         storage.publish_folder(aside, folder)
     return card
 
@@ -141,7 +126,7 @@ def read(folder: Path) -> Index:
     """Reads an index.
 
     Raises:
-        DataError: There is no index, or it is damaged or has another format.
+        DataError: There is no index, it has another format, or it is damaged.
     """
     card = read_index_card(folder)
     try:

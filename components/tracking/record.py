@@ -36,7 +36,7 @@ class Champion:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Candidate:
+class CandidateEntry:
     """A version that was considered.
 
     Attributes:
@@ -90,7 +90,7 @@ class RegistryRecord:
     task: str
     champion: Champion
     alias: str
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[CandidateEntry, ...]
     decisions: tuple[Outcome, ...]
 
 

@@ -7,7 +7,6 @@ A version is an adapter with its scorecards, a few tens of kilobytes. The alias 
 from __future__ import annotations
 
 import contextlib
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from components.records import read_tree
 from components.tracking import promotion
 from components.tracking.evaluated import EvaluatedAdapter, copy_adapter, metrics_of, tags_of, write_scorecards
 from components.tracking.model import ModelConfig, download_version, save_model
-from components.tracking.record import Candidate, Champion, Outcome, RegistryRecord
+from components.tracking.record import CandidateEntry, Champion, Outcome, RegistryRecord
 from components.tracking.runs import TrackedRun, find_run, start_run
 from components.tracking.settings import TrackingSettings
 from components.tracking.store import MlflowClient, MlflowException, quoted
@@ -76,12 +75,16 @@ class ModelRegistry:
             run_id = self._run(adapter, provenance)
             known = self._create(adapter, run_id, code, config)
         with tempfile.TemporaryDirectory() as scratch:
-            write_scorecards(adapter, Path(scratch) / "scorecards")
-            # The copy of an older release may import what no longer exists.
-            shutil.copyfile(code, Path(scratch) / code.name)
-            self.client.log_model_artifacts(known.tags["model_id"], scratch)
+            write_scorecards(adapter, Path(scratch))
+            self.client.log_model_artifacts(known.tags["model_id"], scratch, "scorecards")
+        self.renew_code(str(known.version), code)
         self._tag(str(known.version), tags_of(adapter))
         return RegisteredVersion(str(known.version), str(known.run_id), adapter)
+
+    def renew_code(self, number: str, code: Path) -> None:
+        """Replace a version's copy of ``code``. The copy of an older release may import what no longer exists."""
+        version = self.client.get_model_version(self.task, number)
+        self.client.log_model_artifact(version.tags["model_id"], str(code))
 
     def champion(self) -> tuple[str, dict[str, Any]] | None:
         """The number and the validation scorecard of the version that has the alias, or None."""
@@ -159,7 +162,7 @@ class ModelRegistry:
     ) -> RegistryRecord:
         """The result of the register stage, from what the other methods returned."""
         candidates = tuple(
-            Candidate(
+            CandidateEntry(
                 method=version.adapter.method,
                 seed=version.adapter.seed,
                 version=version.number,

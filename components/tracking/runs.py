@@ -62,6 +62,12 @@ class TrackedRun:
             self._logged[name] = {(point.step, point.value) for point in history}
         return self._logged[name]
 
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log nested settings as parameters ``a.b.c``. MLflow refuses to change them later."""
+        items = [entities.Param(key, _text(value)) for key, value in flatten(params).items()]
+        for start in range(0, len(items), _ENTITIES_PER_CALL):
+            self.client.log_batch(self.run_id, params=items[start : start + _ENTITIES_PER_CALL])
+
     def tag(self, tags: Mapping[str, object]) -> None:
         """Set or replace tags. Values other than strings are written as JSON."""
         items = [entities.RunTag(key, _text(value)) for key, value in tags.items()]
@@ -117,7 +123,7 @@ def start_run(
         task: The experiment's name.
         method: The first part of the run's name, which is ``<method>-<seed>``.
         seed: The second part.
-        params: Nested settings, logged as parameters ``a.b.c``.
+        params: Nested settings for :meth:`TrackedRun.log_params`.
         provenance: What :func:`components.provenance.collect` returned, logged as tags.
         tags: More tags, such as the frame store's fingerprint and the backbone's spec.
         resume: A hash of the settings and data, which identifies the work. A run with the same hash whose process was
@@ -146,9 +152,7 @@ def start_run(
         run.tag(all_tags)
         return run
     run = TrackedRun(client, client.create_run(experiment, run_name=name, tags=all_tags).info.run_id)
-    items = [entities.Param(key, _text(value)) for key, value in flatten(params).items()]
-    for start in range(0, len(items), _ENTITIES_PER_CALL):
-        client.log_batch(run.run_id, params=items[start : start + _ENTITIES_PER_CALL])
+    run.log_params(params)
     return run
 
 

@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from components.errors import RegistryError
+from components.layout import Layout
 from components.tracking.settings import TrackingSettings
 
 __all__ = ["MlflowClient", "MlflowException", "connect", "experiment_id", "quoted", "tracking_uri"]
@@ -66,7 +67,8 @@ def connect(root: Path, settings: TrackingSettings) -> MlflowClient:
         database = _database(uri)
         database.parent.mkdir(parents=True, exist_ok=True)
         # The client creates the database, and processes that do so at the same time break each other's tables.
-        with FileLock(f"{database}.lock"):
+        # The kernel releases this lock even after a kill. A soft lock would stay.
+        with FileLock(f"{database}.lock", fallback_to_soft=False):
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             client.search_experiments(max_results=1)
             return client
@@ -112,7 +114,8 @@ def experiment_id(client: MlflowClient, task: str) -> str:
     """
     location = None
     if client.tracking_uri.startswith(_SQLITE):
-        location = (_database(client.tracking_uri).parent / "mlartifacts" / task).as_uri()
+        folder = _database(client.tracking_uri).parent  # the project's root, unless `tracking.uri` names another place
+        location = (Layout(folder).tracking_artifacts / task).as_uri()
     found = client.get_experiment_by_name(task)
     if found is None:
         # Fails if another process was faster. The line after this block then finds the experiment.

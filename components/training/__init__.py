@@ -1,1 +1,1 @@
-"""Frames and captions to trained parameters."""
+"""Trains a method on frames and captions."""

@@ -1,7 +1,7 @@
-"""Random crop and flip of training videos, one draw for all frames of a video.
+"""Random crop and flip of training videos, with one draw for all frames of a video.
 
-The numbers are those of X-Pool's code, on which VoP's builds: a crop of 50 to 100 % of the area with a side ratio of
-3:4 to 4:3, resized to the input, flipped half of the time. The filter is the one of CLIP's own preprocessing.
+The numbers come from X-Pool's code, which VoP's code builds on: a crop of 50 to 100 % of the area with an aspect ratio
+from 3:4 to 4:3, resized to the input size and flipped half of the time. The filter is that of CLIP's preprocessing.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ AREA = (0.5, 1.0)
 RATIO = (3 / 4, 4 / 3)
 FLIPPED = 0.5
 
-# Draws before a crop is taken that fits for certain.
+# Draws before falling back to a crop that always fits.
 ATTEMPTS = 10
 
 
 def crop_flip(clip: Tensor, rng: np.random.Generator, side: int, interpolation: str) -> Tensor:
-    """A random part of the picture, the same in every frame, mirrored or not.
+    """Crops a random part of the picture, the same in every frame, and mirrors it or not.
 
     Args:
         clip: uint8[t, 3, H, W].
-        rng: decides.
-        side: ``S``.
-        interpolation: filter of the resize, torchvision's name.
+        rng: Draws the crop and the flip.
+        side: ``S``, the output size in pixels.
+        interpolation: The resize filter, by torchvision's name.
 
     Returns:
         uint8[t, 3, S, S].
@@ -41,7 +41,7 @@ def crop_flip(clip: Tensor, rng: np.random.Generator, side: int, interpolation: 
 
 
 def draw_crop(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a crop, in pixels; the whole picture's largest centre square if none fits."""
+    """Top, left, height and width of a crop, in pixels; the largest centre square if no draw fits."""
     for _ in range(ATTEMPTS):
         area = height * width * rng.uniform(*AREA)
         # Uniform in the logarithm, so that a ratio and its inverse are as likely.

@@ -1,7 +1,7 @@
 """Which videos and captions make up each global batch: a pure function of the seed and the epoch.
 
-Nothing is remembered between epochs, so training resumes at any step, and any number of processes sees the same
-global batches.
+No state is kept between epochs. So a training can resume at any step, and any number of processes sees the same global
+batches.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from components.errors import TrainingError
 from components.training.settings import TrainingSettings
 
-# Anchors whose neighbours are looked up with one matrix product.
+# Anchors per matrix product when neighbours are looked up.
 ANCHOR_BLOCK = 64
 
-# A pair alone has no negatives: its loss is zero whatever the method does.
+# The fewest videos in a batch. A single pair has no negatives, so its loss is always zero.
 SHORTEST = 2
 
 Ints = NDArray[np.int64]
@@ -31,9 +31,9 @@ class Epoch:
     """One epoch's batches.
 
     Attributes:
-        videos: a tuple of S arrays int[b], rows of the training split; no row occurs twice. ``b = B`` but in a short
+        videos: A tuple of S arrays int[b], rows of the training split. No row occurs twice. ``b = B`` except in a short
             last batch.
-        captions: a tuple of S arrays int[b, K], which captions of each video are its positives, no two the same; -1
+        captions: A tuple of S arrays int[b, K], the captions of each video that are its positives, all different; -1
             where a video has fewer than K.
     """
 
@@ -42,15 +42,16 @@ class Epoch:
 
 
 def check_sizes(videos: int, settings: TrainingSettings) -> None:
-    """Whether ``videos`` training videos make up a batch, and batches divide into the workers' micro_batches.
+    """Checks that ``videos`` training videos make up a batch, and that a batch has a video for each micro-batch.
 
     Raises:
-        TrainingError: fewer videos than one batch, a group larger than a batch, more micro_batches than videos in a batch.
+        TrainingError: There are fewer videos than one batch, a group is larger than a batch, or a batch has fewer
+            videos than micro-batches.
     """
     check_batches(videos, settings.batch_size, settings.batching, settings.hard_group, settings.last_batch)
     if settings.micro_batches > settings.batch_size:
         raise TrainingError(
-            "more micro_batches than videos in a batch",
+            "more micro-batches than videos in a batch",
             where="training.micro_batches",
             found=settings.micro_batches,
             expected=f"at most training.batch_size, {settings.batch_size}",
@@ -58,14 +59,14 @@ def check_sizes(videos: int, settings: TrainingSettings) -> None:
 
 
 def check_workers(workers: int, micro_batches: int) -> None:
-    """Whether every worker gets as many micro_batches.
+    """Checks that every worker gets the same number of micro-batches.
 
     Raises:
         TrainingError: ``workers`` does not divide ``micro_batches``.
     """
     if micro_batches % workers:
         raise TrainingError(
-            "micro_batches of a batch cannot be shared out evenly",
+            "the micro-batches cannot be divided evenly among the workers",
             where="execution.workers",
             found=workers,
             expected=f"a divisor of training.micro_batches, {micro_batches}",
@@ -75,11 +76,11 @@ def check_workers(workers: int, micro_batches: int) -> None:
 def check_batches(
     videos: int, batch_size: int, batching: Literal["random", "hard"], hard_group: int, last_batch: LastBatch
 ) -> None:
-    """Whether ``videos`` training videos make up a batch.
+    """Checks that ``videos`` training videos make up a batch.
 
     Raises:
-        TrainingError: fewer videos than one batch (one of two where a short one is kept), or a group larger than a
-            batch.
+        TrainingError: There are fewer videos than one batch (two if a short batch is kept), or a group is larger than
+            a batch.
     """
     if last_batch == "keep" and videos < SHORTEST:
         raise TrainingError(
@@ -104,26 +105,26 @@ def check_batches(
 class BatchPlan:
     """Batches of ``B`` videos with ``K`` random captions each, the same number of batches in every epoch.
 
-    What is left over at the end of an epoch is dropped, or kept as a short batch if it has a negative.
+    The videos left over at the end of an epoch are dropped, or kept as a short batch if there are at least two.
 
-    ``random`` batches are micro_batches of a permutation. A ``hard`` batch holds ``B // hard_group - 1`` groups (at least
-    one) of ``hard_group`` videos with similar captions and is filled up with other videos at random: negatives that
-    differ in few words are what teaches motion, and the rest keeps the appearance of the whole collection in view.
-    Grouping looks up each anchor's neighbours exactly: ``N / hard_group`` rows of an ``N x N`` similarity, in
-    blocks, so O(N^2 D / hard_group) per epoch and O(N) memory (10,000 videos: about a second).
+    ``random`` batches are consecutive parts of a permutation. A ``hard`` batch holds ``B // hard_group - 1`` groups (at
+    least one) of ``hard_group`` videos with similar captions. Random other videos fill it up. Negatives that differ in
+    few words teach motion, and the random ones keep the whole collection's appearance in view. Grouping looks up each
+    anchor's neighbours exactly: ``N / hard_group`` rows of an ``N x N`` similarity, in blocks. That takes
+    O(N^2 D / hard_group) per epoch and O(N) memory (10,000 videos: about a second).
 
     Args:
-        caption_counts: number of captions of each video, all at least 1.
+        caption_counts: The number of captions of each video, all at least 1.
         batch_size: ``B``, global.
-        seed: the run's seed.
+        seed: The run's seed.
         batching: ``random`` or ``hard``.
-        hard_group: videos per group.
-        neighbours: float[N, D], L2-normalised caption embeddings of the videos; needed for ``hard``.
-        captions_per_video: ``K``, different captions drawn per video; all of a video that has fewer.
-        last_batch: ``drop`` or ``keep`` an incomplete one.
+        hard_group: Videos per group.
+        neighbours: float[N, D], L2-normalised caption embeddings of the videos. ``hard`` needs them.
+        captions_per_video: ``K``, different captions drawn per video. A video with fewer gives all of them.
+        last_batch: ``drop`` or ``keep`` a short last batch.
 
     Raises:
-        TrainingError: as :func:`check_batches`.
+        TrainingError: As :func:`check_batches`.
     """
 
     def __init__(
@@ -153,13 +154,13 @@ class BatchPlan:
             raise ValueError("hard batching needs one caption embedding per video")
 
     def pairs(self, steps: int) -> int:
-        """Videos in the first ``steps`` steps of a training."""
+        """The number of videos in the first ``steps`` steps of a training."""
         epochs, index = divmod(steps, self.steps_per_epoch)
         # Only the last batch of an epoch is short.
         return epochs * (self.full_steps * self.batch_size + self.rest) + index * self.batch_size
 
     def epoch(self, number: int) -> Epoch:
-        """The batches of epoch ``number``, counted from 0."""
+        """The batches of epoch ``number``, from 0."""
         rng = np.random.default_rng([self.seed, number])
         order = rng.permutation(len(self.counts))
         if self.batching == "hard" and self.full_steps:
@@ -167,12 +168,12 @@ class BatchPlan:
         else:
             full, left = np.split(order, [self.full_steps * self.batch_size])
         videos = [*full.reshape(self.full_steps, self.batch_size), *([left[: self.rest]] if self.rest else [])]
-        # Drawn for every video, so that a video's captions do not depend on its place in the epoch.
+        # For every video, so that a video's captions do not depend on its place in the epoch.
         captions = draw_captions(self.counts, self.captions_per_video, rng)
         return Epoch(tuple(videos), tuple(captions[rows] for rows in videos))
 
     def _hard(self, order: Ints, rng: np.random.Generator) -> tuple[Ints, Ints]:
-        """Full batches, ``int[S, B]``, and the videos in none of them."""
+        """The full batches, int[S, B], and the videos in no full batch."""
         steps = self.full_steps
         per_batch = max(1, self.batch_size // self.hard_group - 1)
         assert self.neighbours is not None
@@ -184,19 +185,19 @@ class BatchPlan:
 
 
 def draw_captions(counts: Ints, number: int, rng: np.random.Generator) -> Ints:
-    """``K`` different captions of every video, in the order drawn.
+    """Draws ``K`` different captions of every video.
 
     Args:
-        counts: int[N], captions of each video, all at least 1.
+        counts: int[N], the number of captions of each video, all at least 1.
         number: ``K``.
-        rng: gives ``K`` numbers per video.
+        rng: Gives ``K`` numbers per video.
 
     Returns:
-        int[N, K], -1 where a video has fewer than ``K``.
+        int[N, K], in the order drawn; -1 where a video has fewer than ``K``.
     """
     drawn = np.full((len(counts), number), -1, dtype=np.int64)
     for k in range(number):
-        # Among the captions not drawn yet, then past each drawn one that stands before it.
+        # An index among the captions not drawn yet, shifted past each drawn one before it.
         chosen = rng.integers(0, np.maximum(counts - k, 1))
         for taken in np.sort(drawn[:, :k], axis=1).T:
             chosen += chosen >= taken
@@ -209,12 +210,12 @@ def similar_groups(embeddings: NDArray[np.float32], order: Ints, size: int, coun
 
     Args:
         embeddings: float[N, D], L2-normalised.
-        order: int[N], a permutation; decides who is anchor.
-        size: videos per group.
-        count: groups wanted, at most ``N // size``.
+        order: int[N], a permutation. Anchors are taken in this order.
+        size: Videos per group.
+        count: The number of groups, at most ``N // size``.
 
     Returns:
-        groups int[count, size], anchor first; the remaining rows int[N - count * size] in the given order.
+        The groups, int[count, size], anchor first, and the remaining rows, int[N - count * size], in the given order.
     """
     free = np.ones(len(order), dtype=bool)
     groups: list[Ints] = []
@@ -235,8 +236,8 @@ def similar_groups(embeddings: NDArray[np.float32], order: Ints, size: int, coun
 
 def _nearest_free(anchor: int, similarity: NDArray[np.float32], free: NDArray[np.bool_], size: int) -> Ints:
     candidates = np.flatnonzero(free & (np.arange(len(free)) != anchor))
-    # Equal similarities are settled by row number: rounding to a grid first makes the choice, and with it every
-    # batch, the same whatever order the matrix product added its terms in.
+    # The row number decides between equal similarities. Rounding to a grid first makes the choice, and so every batch,
+    # independent of the order in which the matrix product adds its terms.
     keys = np.round(similarity[candidates].astype(np.float64), 5)
     if len(candidates) > 4 * size:
         cut = -np.partition(-keys, size - 1)[size - 1]

@@ -1,9 +1,9 @@
 """The frozen layers below the first trained one, computed once per video.
 
-Where training starts at a deeper layer (an adapter in the last ones, a head on frame features), what enters that layer
-is the same in every epoch. Which layer that is shows a pass of one video: the last one whose input has no gradient and
-is still laid out as CLIP's own, a row per frame. Each video goes through the frozen layers alone, so that its
-activations are the same bits whatever it shares a batch with and whether the cache had room for it.
+If training starts at a deeper layer (an adapter in the last layers, a head on frame features), the input of that layer
+is the same in every epoch. A trial pass over one video finds the layer: the last one whose input has no gradient and
+still has CLIP's layout, one row per frame. Each video passes through the frozen layers alone. So its activations are
+the same bits whatever else is in the batch, and whether or not the cache had room for them.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from components.methods.base import Method
 
 
 class FrozenLayers:
-    """Frame features of a method, from cached activations.
+    """A method's frame features, from cached activations.
 
     Args:
-        method: with the parameters that will train marked as such.
-        cache_mib: memory for activations; once full, nothing is evicted, and the rest is computed again.
+        method: The method. Its trainable parameters require gradients already.
+        cache_mib: Memory for activations. When it is full, nothing is evicted and the rest is computed each time.
     """
 
     def __init__(self, method: Method, cache_mib: int) -> None:
@@ -32,19 +32,19 @@ class FrozenLayers:
         self._cache: dict[str, Tensor] = {}
 
     def frame_features(self, ids: Sequence[str], frames: Tensor, mask: Tensor) -> Tensor:
-        """:meth:`Method.frame_features` of the videos ``ids``, whose frames never change.
+        """:meth:`Method.frame_features` of videos with frames that never change.
 
         Args:
             ids: B video ids.
-            frames: ``float[B, T, 3, S, S]``, normalised pixels.
-            mask: ``bool[B, T]``.
+            frames: float[B, T, 3, S, S], normalised pixels.
+            mask: bool[B, T], true where a frame is real.
 
         Returns:
-            ``float[B, T, E]``.
+            float[B, T, E].
         """
         if self._depth == 0:
             return self.method.frame_features(frames, mask)
-        rows = [self._below(name, clip, own) for name, clip, own in zip(ids, frames, mask, strict=True)]
+        rows = [self._below(name, clip, real) for name, clip, real in zip(ids, frames, mask, strict=True)]
         vision, hooks, flow = self.method.backbone.vision, self.method.vision_hooks(), Flow(mask.shape[1], mask)
         x = torch.cat(rows)
         if self._depth < self.method.spec.vision_layers:
@@ -53,7 +53,7 @@ class FrozenLayers:
 
     @torch.no_grad()
     def _below(self, name: str, clip: Tensor, mask: Tensor) -> Tensor:
-        """What one video's frames are where training starts: ``float[T, L, D]``, or ``float[T, D]`` after the last."""
+        """One video's input to the first trained layer: float[T, L, D], or float[T, D] after the last layer."""
         if name in self._cache:
             return self._cache[name]
         vision, hooks, flow = self.method.backbone.vision, self.method.vision_hooks(), Flow(len(mask), mask[None])
@@ -70,7 +70,7 @@ class FrozenLayers:
 
 @torch.enable_grad()
 def first_trained_layer(method: Method) -> int:
-    """Layers of the vision tower that a training can skip; all of them where nothing before the projection trains."""
+    """The number of vision layers that a training can skip; all of them if nothing before the projection trains."""
     spec, device = method.spec, method.backbone.logit_scale.device
     frames = torch.zeros(method.frames, 3, spec.image_size, spec.image_size, device=device)
     flow = Flow(method.frames, torch.ones(1, method.frames, dtype=torch.bool, device=device))

@@ -1,8 +1,8 @@
-"""Sums of gradients that come out the same, bit by bit, however many processes add them.
+"""Sums of gradients that are the same, bit for bit, however many processes add them.
 
-Floating-point addition is not associative, and Adam makes full steps of the rounding noise of a gradient that is nearly
-zero. So the order is fixed: the gradients of the micro_batches 0, 1, 2, ... of a batch are the leaves of one binary tree. A
-process adds the subtree of its own micro_batches, then each process completes the tree from the sums of all.
+Floating-point addition is not associative, and Adam turns the rounding noise of a gradient near zero into full steps.
+So the order is fixed: the gradients of the micro-batches 0, 1, 2, ... of a batch are the leaves of one binary tree. A
+process adds the subtree of its micro-batches. Then every process completes the tree from the sums of all.
 """
 
 from __future__ import annotations
@@ -18,39 +18,41 @@ from components.processes import rank_and_world
 # Gradients are exchanged in pieces of this many bytes, which bounds the extra memory of full fine-tuning.
 BUCKET_BYTES = 64 * 2**20
 
-# A gradient per parameter; None for zero.
+# One gradient per parameter. None means zero.
 Gradients = list[Tensor | None]
 
 
 class TreeSum:
-    """Adds up what it is given pairwise, ``((0 + 1) + (2 + 3)) + ...``, as a binary counter: at most ``log2 n`` terms
-    are held. The tensors given are written to."""
+    """Adds terms pairwise, ``((0 + 1) + (2 + 3)) + ...``, like a binary counter.
+
+    It holds at most ``log2 n + 1`` terms. It writes to the tensors it is given.
+    """
 
     def __init__(self) -> None:
         self._parts: list[tuple[int, Gradients]] = []
 
     def add(self, term: Gradients) -> None:
-        """Takes the next leaf."""
+        """Adds the next leaf."""
         size = 1
         while self._parts and self._parts[-1][0] == size:
-            term = _plus(self._parts.pop()[1], term)
+            term = _add(self._parts.pop()[1], term)
             size *= 2
         self._parts.append((size, term))
 
     def total(self) -> Gradients:
-        """The sum of at least one leaf; subtrees of different size are joined from the last to the first."""
+        """The sum of all leaves, at least one. Subtrees of different size are joined from the last to the first."""
         total = self._parts.pop()[1]
         while self._parts:
-            total = _plus(self._parts.pop()[1], total)
+            total = _add(self._parts.pop()[1], total)
         return total
 
 
-def _plus(left: Gradients, right: Gradients) -> Gradients:
+def _add(left: Gradients, right: Gradients) -> Gradients:
     return [a if b is None else b if a is None else a.add_(b) for a, b in zip(left, right, strict=True)]
 
 
 def take_gradients(parameters: Sequence[nn.Parameter]) -> Gradients:
-    """The gradients that a backward pass left, which are taken off the parameters."""
+    """Takes the gradients of a backward pass off the parameters and returns them."""
     taken: Gradients = []
     for parameter in parameters:
         taken.append(parameter.grad)
@@ -58,17 +60,17 @@ def take_gradients(parameters: Sequence[nn.Parameter]) -> Gradients:
     return taken
 
 
-def sum_over_processes(parameters: Sequence[nn.Parameter], own: Gradients) -> list[Tensor]:
+def sum_over_processes(parameters: Sequence[nn.Parameter], local: Gradients) -> list[Tensor]:
     """Completes the tree over the processes.
 
     Args:
-        parameters: whose gradients they are.
-        own: this process's sum, a subtree; its tensors are written to.
+        parameters: The parameters that the gradients belong to.
+        local: This process's sum, a subtree. Its tensors are written to.
 
     Returns:
-        Sums over all processes, the same in each; zeros where none has a gradient.
+        The sums over all processes, the same in each; zeros where no process has a gradient.
     """
-    full = [torch.zeros_like(p) if grad is None else grad for p, grad in zip(parameters, own, strict=True)]
+    full = [torch.zeros_like(p) if grad is None else grad for p, grad in zip(parameters, local, strict=True)]
     world = rank_and_world()[1]
     if world == 1:
         return full

@@ -1,4 +1,4 @@
-"""The videos of a split, and how alike their captions are to the frozen text tower."""
+"""The videos of a split, and the embeddings of their captions by the frozen text tower."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from components.methods.base import Method
 from components.methods.build import build
 from components.processes import share_out
 
-# Captions per video that its embedding is the mean of; more would change little and cost a forward pass each.
+# A video's embedding is the mean of this many captions. More would change little, and each costs a forward pass.
 CAPTIONS = 4
 
 # Videos per forward pass.
@@ -29,17 +29,20 @@ def split_videos(store: FrameStore, split: str) -> list[Video]:
 
 @torch.no_grad()
 def caption_embeddings(method: Method, videos: list[Video]) -> NDArray[np.float32]:
-    """float32[N, D], L2-normalised means of each video's first captions as the backbone alone sees them."""
+    """The L2-normalised mean of each video's first captions, encoded by the backbone without the method.
+
+    Returns:
+        float32[N, D].
+    """
     plain = build("zero_shot", {}, method.backbone, frames=method.frames, words=method.words)
     device = next(method.backbone.parameters()).device
 
-    def encode(rows: slice) -> Tensor:
-        part = videos[rows]
+    def encode(part: list[Video]) -> Tensor:
         texts = [caption for video in part for caption in video.captions[:CAPTIONS]]
         owner = [index for index, video in enumerate(part) for _ in video.captions[:CAPTIONS]]
         encoded = plain.encode_text(method.backbone.tokenize(texts, method.words).to(device)).float()
         sums = encoded.new_zeros(len(part), encoded.shape[1])
         return F.normalize(sums.index_add_(0, torch.tensor(owner, device=device), encoded), dim=1)
 
-    vectors: NDArray[np.float32] = share_out(len(videos), CHUNK, encode).numpy()
+    vectors: NDArray[np.float32] = share_out(len(videos), CHUNK, encode, lambda rows: videos[rows]).numpy()
     return vectors

@@ -1,4 +1,4 @@
-"""One training as a value: what every process of it builds the same method and reads the same frames from."""
+"""One training as a value. Every process of it builds the same method and reads the same frames from this value."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from components import provenance, storage
 from components.adapters.card import TrainingFacts
 from components.adapters.file import save_adapter
+from components.adapters.record import ParameterCount
 from components.backbones.clip import load_backbone, parameter_total
 from components.backbones.settings import BackboneSettings
 from components.cluster import RaySettings
@@ -29,28 +30,30 @@ from components.task import TaskSettings
 from components.training.batches import check_workers
 from components.training.checkpoint import Checkpoints
 from components.training.loader import training_videos
-from components.training.loop import Log, Result, Validate, fit
+from components.training.loop import Result, fit
+from components.training.metrics import Log
+from components.training.selection import Validate
 from components.training.settings import ExecutionSettings, TrainingSettings
 from components.training.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is known of a training before it starts; found out once, for all machines that take part.
+    """What is known about a training before it starts. It is found once, for all machines that take part.
 
     Args:
-        key: hex SHA-256 of everything that decides about the result.
-        trains: whether the method has trainable parameters.
-        store: fingerprint of the frame store.
-        frames: path or URI of the frame store.
-        came_from: as :func:`components.provenance.collect` gives it.
+        key: Hex SHA-256 of everything that decides the result.
+        trains: Whether the method has trainable parameters.
+        store: The fingerprint of the frame store.
+        frames: The path or URI of the frame store.
+        provenance: Commit and package versions (:func:`components.provenance.collect`).
     """
 
     key: str
     trains: bool
     store: str
     frames: str
-    came_from: dict[str, Any]
+    provenance: dict[str, Any]
 
 
 class Blocks(Protocol):
@@ -66,7 +69,7 @@ class Blocks(Protocol):
 
     @property
     def execution(self) -> ExecutionSettings:
-        """What does not."""
+        """What does not decide it."""
 
     @property
     def ray(self) -> RaySettings:
@@ -84,17 +87,17 @@ class Job:
     """What is trained, and where.
 
     Args:
-        root: the project's folder, absolute. Workers only read it, and of it only the backbone's files and, unless that
-            is at a URI, the frame store.
-        task: key in params.yaml.
-        method: key in params.yaml.
-        seed: fixes the initial parameters, the batches and every other draw.
-        collection: the task's entry.
-        backbone: which CLIP.
-        raw: the method's entry, unchecked.
-        training: what decides the result.
-        execution: what does not.
-        ray: the local cluster.
+        root: The project's folder, absolute. Workers only read it: the backbone's files and, unless it is at a URI, the
+            frame store.
+        task: The task's key in params.yaml.
+        method: The method's key in params.yaml.
+        seed: Fixes the initial parameters, the batches and every other draw.
+        collection: The task's entry.
+        backbone: Which CLIP.
+        raw: The method's entry, unchecked.
+        training: What decides the result.
+        execution: What does not decide it.
+        ray: The local cluster.
     """
 
     root: Path
@@ -113,7 +116,7 @@ class Job:
         """The training of an entry of ``methods`` on an entry of ``tasks``.
 
         Raises:
-            ConfigError: unknown task or method.
+            ConfigError: There is no such task or method.
         """
         return cls(
             root=root,
@@ -130,12 +133,12 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Task, method and seed in one word."""
+        """Task, method and seed, joined by hyphens."""
         return f"{self.task}-{self.method}-{self.seed}"
 
     @property
     def adapter_folder(self) -> Path:
-        """Where the finished adapter is published."""
+        """The folder of the finished adapter."""
         return Layout(self.root).adapter(self.task, self.method, self.seed)
 
     def store(self) -> FrameStore:
@@ -146,8 +149,8 @@ class Job:
         """The method with its initial parameters, the same in every process.
 
         Raises:
-            ConfigError: unknown task or method, or settings that do not fit.
-            BackboneError: no such backbone, or no weights.
+            ConfigError: The method is unknown, or its settings do not fit.
+            BackboneError: There is no such backbone, or its weights are missing.
         """
         backbone = load_backbone(self.backbone, self.root)
         torch.manual_seed(self.seed)
@@ -165,12 +168,13 @@ class Job:
         }
 
     def plan(self) -> Plan:
-        """Builds the method once, so that every fault of the settings, the weights or the store shows at once.
+        """Builds the method once, so that a fault of settings, weights or store shows before anything starts.
 
         The key covers settings, weights, frames, code and PyTorch's version.
 
         Raises:
-            ReelTuneError: as :meth:`build`; no frame store, or too few training videos in it.
+            ReelTuneError: As :meth:`build`. Also if there is no frame store, it has too few training videos, or the
+                workers do not divide the micro-batches.
         """
         method, store = self.build(), self.store()
         trains = bool(method.trainable())
@@ -192,12 +196,25 @@ class Job:
         return Plan(key, trains, store.fingerprint, store.uri, provenance.collect(self.root))
 
     def work_folder(self, key: str) -> str:
-        """Where checkpoints and the unpublished adapter lie, as a path or URI that all processes of the training see.
+        """The folder of checkpoints and the unpublished adapter: a path or URI that all processes of the training see.
 
-        A training with other settings never finds them.
+        Its name holds the key, so a training with other settings never finds it.
         """
         place = storage.resolve(self.root, self.execution.storage or str(Layout(self.root).training_work))
         return storage.join(place, f"{self.name}-{key[:12]}")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training leaves for its record.
+
+    Attributes:
+        result: Selected epoch, curve, steps and times.
+        parameters: How many scalars trained.
+    """
+
+    result: Result
+    parameters: ParameterCount
 
 
 def run(
@@ -207,19 +224,15 @@ def run(
     validate: Validate | None,
     log: Log | None,
     report: Callable[[str], object] | None = None,
-) -> dict[str, Any]:
-    """Trains in this process (one of a group, or alone); rank 0 writes ``adapter/`` in the work folder.
+) -> Outcome:
+    """Trains in this process, alone or in a group. Rank 0 writes ``adapter/`` in the work folder.
 
     Args:
-        job: what to train.
-        plan: of the job.
-        device: to train on.
-        validate: as for :func:`components.training.loop.fit`.
-        log: the same.
-        report: as for :class:`components.training.watchdog.Watchdog`.
-
-    Returns:
-        The figures of training.json that only the training knows, and the curve.
+        job: What to train.
+        plan: The job's plan.
+        device: The device to train on.
+        validate, log: As for :func:`components.training.loop.fit`.
+        report: As for :class:`components.training.watchdog.Watchdog`.
     """
     method, folder, settings = job.build().to(device), job.work_folder(plan.key), job.training
     checkpoints = Checkpoints(storage.join(folder, "checkpoints"), job.execution.keep_checkpoints)
@@ -234,24 +247,14 @@ def run(
             seed=job.seed,
             epoch=result.epoch,
             parameters_total=total,
-            # What decides about the result: the rest says more of this machine than of the adapter.
+            # Only what decides the result. The execution settings describe this machine, not the adapter.
             training=asdict(settings),
             store=plan.store,
             training_key=plan.key,
         )
         with tempfile.TemporaryDirectory() as aside:
-            save_adapter(Path(aside), method, task=job.task, provenance=plan.came_from, label=job.method, extra=extra)
+            save_adapter(Path(aside), method, task=job.task, provenance=plan.provenance, label=job.method, extra=extra)
             for file in Path(aside).iterdir():
                 storage.upload(file, storage.join(folder, "adapter", file.name))
-    return _figures(method, result, total)
-
-
-def _figures(method: Method, result: Result, total: int) -> dict[str, Any]:
     trainable = sum(parameter.numel() for parameter in method.trainable().values())
-    return {
-        "epoch": result.epoch,
-        **result.figures,
-        "steps": int(result.figures["steps"]),
-        "parameters": {"trainable": trainable, "total": total, "share": trainable / total},
-        "curve": result.curve,
-    }
+    return Outcome(result, ParameterCount(trainable, total, trainable / total))

@@ -1,4 +1,4 @@
-"""Batches of tensors, made by a background thread in the order of the plan."""
+"""Batches of tensors, made by a background thread in the plan's order."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from components.errors import TrainingError
 from components.frames.reader import FrameReader
+from components.frames.staging import Staging
 from components.frames.store import FrameStore
 from components.manifest import Video
 from components.methods.base import Method
@@ -25,8 +26,10 @@ from components.training.settings import TrainingSettings
 
 # Batches made ahead of the training step.
 AHEAD = 2
+# Host buffers for them: those made ahead, the one in use, and the one being filled.
+BUFFERS = AHEAD + 2
 
-# Keeps the draws of crops apart from those of batches, which come from the same seed and epoch.
+# Separates the draws of crops from those of batches, which have the same seed and epoch.
 AUGMENTATION = 1
 
 Augment = Callable[[Tensor, np.random.Generator], Tensor]
@@ -37,11 +40,11 @@ class MicroBatch:
     """Pairs that are encoded in one pass.
 
     Attributes:
-        number: which slice of the global batch.
-        ids: the video ids.
+        number: The index of the micro-batch in the global batch.
+        ids: The video ids.
         frames: uint8[b, T, 3, S, S].
         mask: bool[b, T], true where a frame is real.
-        tokens: int64[c, L], the videos' captions, c at least b.
+        tokens: int64[c, L], the videos' captions; c is at least b.
     """
 
     number: int
@@ -53,47 +56,61 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Batch:
-    """A global batch of B videos and C captions, and one process's share of its tensors.
+    """A global batch of B videos and C captions, and one process's part of its tensors.
 
-    The batch is cut into V micro_batches, slice s being the videos ``s::V``; each of W processes has ``V / W`` micro_batches, one
-    after the other. In a short batch some are empty.
+    The batch is split into V micro-batches. Micro-batch v holds the videos ``v::V``. Each of W processes encodes
+    ``V / W`` consecutive micro-batches. In a short batch some micro-batches are empty.
 
     Attributes:
-        ids: the video ids of the whole global batch.
-        owner: int64[C], the video of each caption; rows stand in the order of the micro_batches.
-        videos: V numbers, the videos of each slice.
-        captions: V numbers, the captions of each slice.
-        own: this process's micro_batches.
-        frames: uint8[b, T, 3, S, S], of this process's micro_batches one after the other.
+        ids: The video ids of the whole global batch.
+        owner: int64[C], each caption's row among the videos, both in the order of the micro-batches.
+        videos: V numbers, the videos of each micro-batch.
+        captions: V numbers, the captions of each micro-batch.
+        local: The indices of this process's micro-batches.
+        frames: uint8[b, T, 3, S, S], this process's micro-batches one after the other.
         mask: bool[b, T], true where a frame is real.
         tokens: int64[c, L].
+        real_frames: frames of this process that are not padding.
     """
 
     ids: tuple[str, ...]
     owner: Tensor
     videos: tuple[int, ...]
     captions: tuple[int, ...]
-    own: range
+    local: range
     frames: Tensor
     mask: Tensor
     tokens: Tensor
+    real_frames: int = 0
 
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on ``device``."""
-        names = ("owner", "frames", "mask", "tokens")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+    def to(self, device: torch.device, staging: Staging | None = None) -> Batch:
+        """The same batch on ``device``, copied on the current stream.
+
+        Args:
+            device: Where the towers run.
+            staging: Where ``frames`` was taken from, if it was.
+        """
+        names = ("owner", "mask", "tokens")
+        small = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        frames = staging.upload(self.frames, device) if staging else self.frames.to(device, non_blocking=True)
+        return replace(self, frames=frames, **small)
+
+    def used_by(self, stream: torch.cuda.Stream) -> None:
+        """Keeps the memory of the tensors until ``stream`` has read them, where another stream copied them."""
+        for tensor in (self.owner, self.frames, self.mask, self.tokens):
+            tensor.record_stream(stream)
 
     def micro_batches(self) -> list[MicroBatch]:
-        """This process's micro_batches that are not empty."""
-        videos = [self.videos[index] for index in self.own]
-        texts = self.tokens.split([self.captions[index] for index in self.own])
-        ids = [self.ids[index :: len(self.videos)] for index in self.own]
-        parts = zip(self.own, ids, self.frames.split(videos), self.mask.split(videos), texts, strict=True)
+        """This process's micro-batches, without empty ones."""
+        videos = [self.videos[index] for index in self.local]
+        texts = self.tokens.split([self.captions[index] for index in self.local])
+        ids = [self.ids[index :: len(self.videos)] for index in self.local]
+        parts = zip(self.local, ids, self.frames.split(videos), self.mask.split(videos), texts, strict=True)
         return [MicroBatch(*part) for part in parts if part[1]]
 
-    def shares(self, sizes: tuple[int, ...]) -> list[int]:
-        """``sizes`` of micro_batches added up per process."""
-        count = len(self.own)
+    def sizes_by_process(self, sizes: tuple[int, ...]) -> list[int]:
+        """The sum of ``sizes``, one per micro-batch, for each process."""
+        count = len(self.local)
         return [sum(sizes[start : start + count]) for start in range(0, len(sizes), count)]
 
 
@@ -101,14 +118,16 @@ class Loader:
     """Turns a plan's batches into tensors.
 
     Args:
-        plan: which videos and captions.
-        videos: the training videos; the plan's rows.
-        reader: gives the frames.
-        tokenize: texts -> int64[c, L].
-        rank: this process.
-        world: number of processes; divides ``micro_batches``.
+        plan: Which videos and captions make up each batch.
+        videos: The training videos; the plan's rows index them.
+        reader: Reads the frames.
+        tokenize: Maps texts to int64[c, L].
+        rank: This process's rank.
+        world: Number of processes. It divides ``micro_batches``.
         micro_batches: ``V``, see :class:`Batch`.
-        augment: the frames as stored, and a generator -> uint8[t, 3, S, S]; None for frames as the reader gives them.
+        augment: Maps the stored frames and a generator to uint8[t, 3, S, S]. None leaves frames as the reader gives
+            them.
+        device: Where batches are copied to, ahead of the step. None leaves them in host memory.
 
     Raises:
         TrainingError: ``world`` does not divide ``micro_batches``.
@@ -124,6 +143,7 @@ class Loader:
         world: int,
         micro_batches: int = 1,
         augment: Augment | None = None,
+        device: torch.device | None = None,
     ) -> None:
         check_workers(world, micro_batches)
         self.plan = plan
@@ -131,61 +151,82 @@ class Loader:
         self.reader = reader
         self.tokenize = tokenize
         self.micro_batches = micro_batches
-        self.own = range(rank * micro_batches // world, (rank + 1) * micro_batches // world)
+        self.local = range(rank * micro_batches // world, (rank + 1) * micro_batches // world)
         self.augment = augment
+        self.device = device
+        # Copies go ahead of the step, next to its kernels.
+        self._stream = torch.cuda.Stream(device) if device is not None and device.type == "cuda" else None
+        self._staging = Staging(BUFFERS) if self._stream is not None else None
         self._current: tuple[int, Epoch] | None = None
 
     def batches(self, start: int, stop: int) -> Generator[Batch, None, None]:
-        """The batches of steps ``start`` (inclusive, from 0) to ``stop``, over epoch borders.
+        """The batches of steps ``start`` (inclusive, from 0) to ``stop`` (exclusive), across epochs.
 
         One thread works in the plan's order, so timing cannot change what a step sees.
         """
         threads = torch.get_num_threads()
-        # A new thread does not inherit the number that was set for this one.
+        # A new thread does not inherit this thread's setting.
         with ThreadPoolExecutor(1, "loader", torch.set_num_threads, (threads,)) as pool:
-            ahead: deque[Future[Batch]] = deque()
+            ahead: deque[Future[tuple[Batch, torch.cuda.Event | None]]] = deque()
             try:
                 for step in range(start, stop):
                     while len(ahead) <= AHEAD and step + len(ahead) < stop:
-                        ahead.append(pool.submit(self._make, step + len(ahead)))
-                    yield ahead.popleft().result()
+                        ahead.append(pool.submit(self._upload, step + len(ahead)))
+                    batch, copied = ahead.popleft().result()
+                    if copied is not None:
+                        stream = torch.cuda.current_stream(self.device)
+                        stream.wait_event(copied)
+                        batch.used_by(stream)
+                    yield batch
             finally:
                 for future in ahead:
                     future.cancel()
+
+    def _upload(self, step: int) -> tuple[Batch, torch.cuda.Event | None]:
+        """The batch of a step on the device, and the event after which it is there."""
+        batch = self._make(step)
+        if self._stream is None or self.device is None:
+            return batch, None
+        with torch.cuda.stream(self._stream):
+            batch = batch.to(self.device, self._staging)
+            copied = torch.cuda.Event()
+            copied.record(self._stream)
+        return batch, copied
 
     def _make(self, step: int) -> Batch:
         number, index = divmod(step, self.plan.steps_per_epoch)
         epoch = self._epoch(number)
         rows, captions = epoch.videos[index], epoch.captions[index]
-        parts = [slice(s, None, self.micro_batches) for s in range(self.micro_batches)]
+        parts = [slice(v, None, self.micro_batches) for v in range(self.micro_batches)]
         counts = np.concatenate([(captions[part] >= 0).sum(axis=1) for part in parts])
-        own = np.concatenate([np.arange(len(rows))[parts[s]] for s in self.own])
-        frames, mask = self._frames(number, rows[own])
-        texts = [self.videos[r].captions[c] for r, of_video in zip(rows[own], captions[own], strict=True)
-                 for c in of_video if c >= 0]  # fmt: skip
+        local = np.concatenate([np.arange(len(rows))[parts[v]] for v in self.local])
+        frames, mask = self._frames(number, rows[local])
+        drawn = zip(rows[local], captions[local], strict=True)
+        texts = [self.videos[row].captions[c] for row, of_video in drawn for c in of_video if c >= 0]
         return Batch(
             ids=tuple(self.videos[row].video_id for row in rows),
             owner=torch.from_numpy(np.repeat(np.arange(len(rows)), counts)),
             videos=tuple(len(rows[part]) for part in parts),
             captions=tuple(int((captions[part] >= 0).sum()) for part in parts),
-            own=self.own,
+            local=self.local,
             frames=frames,
             mask=mask,
             tokens=self.tokenize(texts),
+            real_frames=int(mask.sum()),
         )
 
     def _frames(self, epoch: int, rows: Ints) -> tuple[Tensor, Tensor]:
         ids = [self.videos[row].video_id for row in rows]
         augment, seed = self.augment, self.plan.seed
         if augment is None:
-            return self.reader.batch(ids)
-        # A draw per video and epoch: the same in whatever batch, process or attempt the video comes.
+            return self.reader.batch(ids, staging=self._staging)
+        # One draw per video and epoch, whatever batch, process or attempt the video is in.
         draws = dict(zip(ids, rows.tolist(), strict=True))
 
         def view(name: str, clip: Tensor) -> Tensor:
             return augment(clip, np.random.default_rng([seed, epoch, draws[name], AUGMENTATION]))
 
-        return self.reader.batch(ids, view)
+        return self.reader.batch(ids, view, self._staging)
 
     def _epoch(self, number: int) -> Epoch:
         if self._current is None or self._current[0] != number:
@@ -194,10 +235,11 @@ class Loader:
 
 
 def training_videos(store: FrameStore, settings: TrainingSettings) -> list[Video]:
-    """The decoded videos of the train split, if the settings make batches of them.
+    """The decoded videos of the train split.
 
     Raises:
-        TrainingError: none; as :func:`check_sizes`; or cached layers of frames that augmentation changes.
+        TrainingError: There are no videos, they do not make up the batches of the settings (:func:`check_sizes`), or
+            ``cache_frozen`` is combined with augmentation.
     """
     videos = split_videos(store, "train")
     if not videos:
@@ -205,10 +247,10 @@ def training_videos(store: FrameStore, settings: TrainingSettings) -> list[Video
     check_sizes(len(videos), settings)
     if settings.cache_frozen and settings.augmentation != "none":
         raise TrainingError(
-            "frozen layers cannot be kept for frames that change",
+            "cache_frozen cannot be used with augmentation",
             where="training.cache_frozen",
             found=f"true with augmentation: {settings.augmentation}",
-            expected="one of the two",
+            expected="cache_frozen: false, or augmentation: none",
         )
     return videos
 
@@ -219,19 +261,32 @@ def make_loader(
     """The loader of this process.
 
     Raises:
-        TrainingError: as :func:`training_videos`, or the processes do not divide the micro_batches.
+        TrainingError: As :func:`training_videos`, or the number of processes does not divide the micro-batches.
     """
     videos = training_videos(store, settings)
     neighbours = caption_embeddings(method, videos) if settings.batching == "hard" else None
     plan = BatchPlan(
-        [len(video.captions) for video in videos], settings.batch_size, seed, settings.batching, settings.hard_group,
-        neighbours, settings.captions_per_video, settings.last_batch,
-    )  # fmt: skip
+        caption_counts=[len(video.captions) for video in videos],
+        batch_size=settings.batch_size,
+        seed=seed,
+        batching=settings.batching,
+        hard_group=settings.hard_group,
+        neighbours=neighbours,
+        captions_per_video=settings.captions_per_video,
+        last_batch=settings.last_batch,
+    )
     backbone, words = method.backbone, method.words
     spec = backbone.spec
     crops = partial(crop_flip, side=spec.image_size, interpolation=spec.interpolation)
     rank, world = rank_and_world()
     return Loader(
-        plan, videos, reader, lambda texts: backbone.tokenize(texts, words), rank, world, settings.micro_batches,
-        crops if settings.augmentation == "crop_flip" else None,
-    )  # fmt: skip
+        plan=plan,
+        videos=videos,
+        reader=reader,
+        tokenize=lambda texts: backbone.tokenize(texts, words),
+        rank=rank,
+        world=world,
+        micro_batches=settings.micro_batches,
+        augment=crops if settings.augmentation == "crop_flip" else None,
+        device=next(method.parameters()).device,
+    )

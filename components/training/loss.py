@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 def info_nce(video: Tensor, text: Tensor, logit_scale: Tensor) -> Tensor:
-    """Mean of the cross-entropies of video-to-text and text-to-video (VoP, section 3.1; CLIP, figure 3).
+    """The mean of the video-to-text and text-to-video cross-entropies (VoP, section 3.1; CLIP, figure 3).
 
     Args:
         video: float[B, D], L2-normalised.
-        text: float[B, D], L2-normalised; row i belongs to row i of ``video``.
+        text: float[B, D], L2-normalised. Row i belongs to row i of ``video``.
         logit_scale: float[], the factor on the cosine similarity (1 / temperature).
 
     Returns:
@@ -25,7 +25,7 @@ def info_nce(video: Tensor, text: Tensor, logit_scale: Tensor) -> Tensor:
 
 
 def multi_positive_nce(video: Tensor, text: Tensor, logit_scale: Tensor, owner: Tensor) -> Tensor:
-    """:func:`info_nce` where a video ``i`` has several captions ``P_i`` in the batch, all of them positives.
+    """:func:`info_nce` for videos ``i`` with several captions ``P_i`` in the batch, all of them positives.
 
     With ``s_ci`` the scaled similarity of caption c and video i, the mean of::
 
@@ -33,15 +33,15 @@ def multi_positive_nce(video: Tensor, text: Tensor, logit_scale: Tensor, owner: 
         video to text   1/B sum_i 1/|P_i| sum_{c in P_i} -log( exp s_ci / sum_d exp s_di )
 
     The second is the supervised contrastive loss with the sum outside the logarithm (Khosla et al. 2020, equation 2,
-    L_out): each caption is pulled to its video. With the sum inside, one easy caption would satisfy a video, yet each
-    is a query of its own at test time. Videos weigh the same however many captions they have. With one caption per
-    video the two are those of :func:`info_nce`.
+    L_out): it pulls each caption to its video. With the sum inside, one easy caption would satisfy a video, although
+    every caption is a query at test time. All videos have the same weight, however many captions they have. With one
+    caption per video, both equal those of :func:`info_nce`.
 
     Args:
         video: float[B, D], L2-normalised.
         text: float[C, D], L2-normalised, C at least B.
         logit_scale: float[], the factor on the cosine similarity.
-        owner: int64[C], each caption's row of ``video``, ascending; every video has a caption.
+        owner: int64[C], each caption's row in ``video``, ascending. Every video has a caption.
 
     Returns:
         float[], in nats.

@@ -12,7 +12,7 @@ from components.config import STRICT, Count, Seconds, Share
 
 @dataclass(frozen=True, config=STRICT)
 class TrainingSettings:
-    """What decides the result of a training. A method's learning rate is among the method's settings."""
+    """What decides the result of a training. The learning rate is one of the method's settings."""
 
     epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
@@ -31,17 +31,18 @@ class TrainingSettings:
     grad_cache: bool
     checkpoint_activations: bool
     cache_frozen: bool
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["float32", "tf32", "bfloat16"]
 
 
 @dataclass(frozen=True, config=STRICT)
 class ExecutionSettings:
-    """How a training is carried out. None of these changes its result, so none makes an adapter out of date."""
+    """How a training is carried out. No setting here changes its result, so none makes an adapter out of date."""
 
     checkpoint_steps: Count
     keep_checkpoints: Count
     storage: str
     workers: Count
     cache_mib: Annotated[int, Field(ge=0)]
+    decode_threads: Annotated[int, Field(ge=0)]
     timeout_seconds: Seconds
     max_failures: Annotated[int, Field(ge=0)]

@@ -1,10 +1,11 @@
 """Loss and gradients of one global batch, the same for any number of processes and however little memory they have.
 
-A batch is cut into micro_batches, each encoded in a pass of its own whichever process does it. All processes gather the
-embeddings of all micro_batches, compute the whole loss and its gradient with respect to them, and send it back through the
-graphs of their own micro_batches; the micro_batches' parameter gradients are added in one fixed tree. So micro_batches, not processes,
-decide about rounding. With ``grad_cache`` the first pass keeps no graph and each slice is encoded again when its
-turn comes (Gao et al. 2021, GradCache): the memory of one slice, the result of the whole batch.
+A batch is split into micro-batches. Each is encoded in a separate pass, whichever process does it. All processes gather
+the embeddings of all micro-batches and compute the whole loss and its gradient with respect to them. Each process sends
+this gradient back through the graphs of its micro-batches, and the parameter gradients are added in one fixed tree. So
+the micro-batches decide the rounding, not the processes. With ``grad_cache`` the first pass keeps no graph, and each
+micro-batch is encoded again when its turn comes (Gao et al. 2021, GradCache): the memory of one micro-batch, the result
+of the whole batch.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from components.backbones.towers import checkpointed
 from components.methods.base import Method
+from components.precision import autocast
 from components.processes import gather
 from components.training.frozen import FrozenLayers
 from components.training.gradients import Gradients, TreeSum, sum_over_processes, take_gradients
@@ -24,7 +26,7 @@ from components.training.loader import Batch, MicroBatch
 from components.training.loss import multi_positive_nce
 from components.training.settings import TrainingSettings
 
-# Embeddings of a slice's videos and captions: float[b, E], float[c, E].
+# Embeddings of a micro-batch's videos and captions: float[b, E], float[c, E].
 Pair = tuple[Tensor, Tensor]
 
 
@@ -32,10 +34,10 @@ class StepGradients:
     """Gives each trainable parameter the gradient of a batch's loss.
 
     Args:
-        method: on the device to train on.
-        settings: precision, and what is kept for the backward pass.
-        seed: with the step and the slice fixes dropout.
-        cache_mib: memory for ``cache_frozen``.
+        method: The method, on the device to train on.
+        settings: Precision, and what is kept for the backward pass.
+        seed: Fixes dropout, together with the step and the micro-batch.
+        cache_mib: Memory for ``cache_frozen``.
     """
 
     def __init__(self, method: Method, settings: TrainingSettings, seed: int, cache_mib: int = 0) -> None:
@@ -47,8 +49,8 @@ class StepGradients:
         """Sets ``grad`` of every trainable parameter, the same in each process; zero where the loss needs none.
 
         Args:
-            batch: on the method's device.
-            step: finished steps.
+            batch: The batch, on the method's device.
+            step: The number of finished steps.
 
         Returns:
             float[], the loss.
@@ -58,24 +60,26 @@ class StepGradients:
         with torch.set_grad_enabled(not self.settings.grad_cache):
             pairs: deque[Pair] = deque(self._encode(part, step) for part in micro_batches)
         loss, gradients = self._loss(batch, list(pairs))
-        # What the loss reaches without an embedding (the logit scale): complete in every process.
+        # What the loss reaches without an embedding (the logit scale). It is complete in every process.
         direct = take_gradients(self.parameters)
         tree = TreeSum()
         for part, of_pair in zip(micro_batches, gradients, strict=True):
             pair = pairs.popleft()
             _send_back(self._encode(part, step) if self.settings.grad_cache else pair, of_pair)
             tree.add(take_gradients(self.parameters))
-        none: Gradients = [None] * len(self.parameters)
-        totals = sum_over_processes(self.parameters, tree.total() if micro_batches else none)
+        nothing: Gradients = [None] * len(self.parameters)
+        totals = sum_over_processes(self.parameters, tree.total() if micro_batches else nothing)
         for parameter, total, more in zip(self.parameters, totals, direct, strict=True):
             parameter.grad = total if more is None else total.add_(more)
         return loss
 
     def _encode(self, part: MicroBatch, step: int) -> Pair:
-        """Both embeddings of a slice; dropout falls the same way each time."""
-        torch.manual_seed(_slice_seed(self.seed, step, part.number))
-        autocast = torch.autocast(part.frames.device.type, torch.bfloat16, self.settings.precision == "bfloat16")
-        with autocast, checkpointed(self.method.backbone, self.settings.checkpoint_activations):
+        """Both embeddings of a micro-batch. Dropout draws the same each time."""
+        torch.manual_seed(_dropout_seed(self.seed, step, part.number))
+        with (
+            autocast(self.settings.precision, part.frames.device),
+            checkpointed(self.method.backbone, self.settings.checkpoint_activations),
+        ):
             frames = self.method.backbone.normalize(part.frames)
             if self.frozen is None:
                 video, text = self.method(frames, part.mask, part.tokens)
@@ -90,31 +94,31 @@ class StepGradients:
         texts = self._gathered(batch, [text for _, text in pairs], batch.captions)
         loss = multi_positive_nce(videos, texts, self.method.logit_scale, batch.owner)
         loss.backward()
-        of_videos = _rows_of_slices(videos, batch, batch.videos)
-        of_texts = _rows_of_slices(texts, batch, batch.captions)
+        of_videos = _local_gradients(videos, batch, batch.videos)
+        of_texts = _local_gradients(texts, batch, batch.captions)
         return loss.detach(), list(zip(of_videos, of_texts, strict=True))
 
-    def _gathered(self, batch: Batch, own: list[Tensor], sizes: tuple[int, ...]) -> Tensor:
-        """Embeddings of the whole batch as the beginning of a graph."""
-        # A process may have none.
-        none = torch.zeros(0, self.method.spec.embed_dim, device=batch.owner.device)
-        rows = torch.cat([none, *(part.detach() for part in own)])
-        return gather(rows, batch.shares(sizes)).requires_grad_()
+    def _gathered(self, batch: Batch, local: list[Tensor], sizes: tuple[int, ...]) -> Tensor:
+        """Embeddings of the whole batch as the start of a graph."""
+        # A process may have no rows, and torch.cat needs a tensor.
+        empty = torch.zeros(0, self.method.spec.embed_dim, device=batch.owner.device)
+        rows = torch.cat([empty, *(part.detach() for part in local)])
+        return gather(rows, batch.sizes_by_process(sizes)).requires_grad_()
 
 
-def _rows_of_slices(embeddings: Tensor, batch: Batch, sizes: tuple[int, ...]) -> list[Tensor]:
-    """The gradients of this process's micro_batches that are not empty."""
+def _local_gradients(embeddings: Tensor, batch: Batch, sizes: tuple[int, ...]) -> list[Tensor]:
+    """The gradients of this process's micro-batches, without empty ones."""
     assert embeddings.grad is not None
     parts = embeddings.grad.split(list(sizes))
-    return [parts[index] for index in batch.own if sizes[index]]
+    return [parts[index] for index in batch.local if sizes[index]]
 
 
 def _send_back(pair: Pair, gradients: Pair) -> None:
-    """Back-propagates into what the embeddings depend on; frozen towers have no graph."""
+    """Back-propagates into what the embeddings depend on. A frozen tower has no graph."""
     ends = [(out, gradient) for out, gradient in zip(pair, gradients, strict=True) if out.requires_grad]
     if ends:
         torch.autograd.backward([out for out, _ in ends], [gradient for _, gradient in ends])
 
 
-def _slice_seed(seed: int, step: int, number: int) -> int:
+def _dropout_seed(seed: int, step: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, step, number]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,4 +1,4 @@
-"""How a training is getting on: the time left and the memory used."""
+"""The time that a training still needs, and the memory it has used."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ LINE_SECONDS = 15.0
 
 
 class TimeLeft:
-    """Says every few seconds how long a training will still take.
+    """Estimates the time left, once every few seconds. The workers' logs take whole lines, so this is no bar.
 
     Args:
-        interval_seconds: between two answers.
+        interval_seconds: Time between two estimates.
     """
 
     def __init__(self, interval_seconds: float = LINE_SECONDS) -> None:
@@ -25,15 +25,15 @@ class TimeLeft:
         self._last = 0.0
 
     def after(self, step: int, total: int) -> str:
-        """The time left as ``h:mm:ss``, or nothing where the last answer is not long ago.
+        """The time left as ``h:mm:ss``, or an empty string if the last estimate is recent.
 
         Args:
-            step: just finished, from 1; one more than at the call before.
-            total: steps.
+            step: The step just finished, from 1. Each call is one step after the call before.
+            total: The number of steps.
         """
         now = time.monotonic()
         if self._first is None:
-            # The first step here warms up, and is none to measure by.
+            # The first step warms up, so the estimate leaves it out.
             self._first, self._last = (step, now), now
         if now - self._last < self.interval_seconds or step == total:
             return ""
@@ -43,9 +43,9 @@ class TimeLeft:
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """The most memory so far: what PyTorch had allocated on a GPU, else what this process had resident."""
+    """The peak memory so far: what PyTorch allocated on a GPU, else this process's resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Kilobytes, but on macOS bytes.
+    # Kilobytes on Linux, bytes on macOS.
     return resident / (2**20 if sys.platform == "darwin" else 2**10)

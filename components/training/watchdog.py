@@ -1,10 +1,14 @@
 """A process that gets stuck ends the training with an error that names rank, step and place, instead of a hang.
 
-Each rank says what it is at (:func:`components.heartbeat.mark`). Once one has been at the same thing for too long, all ranks tell each
-other, through the process group's store, where they stand. Whoever does not wait in a collective, or does not answer at
-all, is to blame. Nothing can stop a thread that hangs in C, so the overdue ranks then report and end their processes.
+Each rank reports what it is doing (:func:`components.heartbeat.mark`). When one thing takes too long, the ranks
+exchange their positions through the process group's store. A rank that does not wait in a collective is to blame, and
+so is a rank that does not answer. Nothing can stop a thread that hangs in C, so the overdue ranks report and end their
+processes.
 
-On GPUs a collective returns at once and the wait shows wherever its result is first needed: there all ranks are named.
+A rank that cannot answer (it holds Python's lock in C, or it is stopped) is named with its last label. The stack of
+such a process is in its log, where faulthandler writes it from a thread in C.
+
+On GPUs a collective returns at once, and the wait shows wherever its result is first needed. There all ranks are named.
 """
 
 from __future__ import annotations
@@ -14,20 +18,17 @@ import faulthandler
 import json
 import logging
 import os
-import re
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
 
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import _get_default_store
 
 from components import heartbeat
 from components.errors import TrainingError
@@ -35,47 +36,74 @@ from components.processes import rank_and_world
 
 logger = logging.getLogger(__name__)
 
-# How long the ranks have to say where they stand.
+# How long the ranks have to answer.
 GRACE_SECONDS = 5.0
-# How much later than the watchdog a collective itself may give up: it could not say whom it waits for.
+# How much later than the watchdog a collective itself may give up. Its error could not name the rank it waits for.
 COLLECTIVE_SECONDS = 4 * GRACE_SECONDS
 POLL_SECONDS = 0.5
 SHOWN_FRAMES = 4
-# Of a process that the watchdog ends.
+# The exit status of a process that the watchdog ends.
 EXIT_STATUS = 70
 STDERR = 2
 
 _PACKAGE = str(Path(__file__).resolve().parents[1]) + os.sep
 
-# A frame as file, line and function, and a stack of them, innermost first.
+# File, line and function.
 Frame = tuple[str, int, str]
 
 
+@dataclass(frozen=True)
+class Position:
+    """What a rank is doing.
+
+    Attributes:
+        label: Its last label; empty before the first one and after the end.
+        waits: Whether it waits for other ranks.
+        place: The place in the code.
+    """
+
+    label: str = ""
+    waits: bool = False
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a rank's process runs."""
+
+    host: str
+    pid: int
+
+    @classmethod
+    def here(cls) -> Address:
+        """The address of this process."""
+        return cls(socket.gethostname(), os.getpid())
+
+
 class Watchdog:
-    """Watches the calling thread for the length of a ``with`` block, from the first :func:`components.heartbeat.mark` on.
+    """Watches the calling thread for the length of a ``with`` block, from the first :func:`heartbeat.mark` on.
 
     Args:
-        seconds: how long one thing may take.
-        report: gets the error's text in each overdue process, before that ends; None: it only goes to stderr.
+        seconds: How long one thing may take.
+        report: Receives the error's text in each overdue process before that process ends. Without it, the error only
+            goes to stderr.
     """
 
     def __init__(self, seconds: float, report: Callable[[str], object] | None = None) -> None:
         self.seconds = seconds
         self.report = report
-        self.rank, self.world = rank_and_world()
+        self.rank, world = rank_and_world()
         self._label, self._since = "", 0.0
         self._watched = threading.get_ident()
         self._done = threading.Event()
-        # Has no name, so nothing is left of it, and yet other processes of this machine can read it.
-        self._stacks = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  (closed in __exit__)
-        self._talk = _Talk(self) if self.world > 1 else None
+        self._others = _Others(self.rank, world, self.position, seconds) if world > 1 else None
         self._clock = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Watchdog:
         heartbeat.listen(self.mark)
         self._clock.start()
-        if self._talk:
-            self._talk.start()
+        if self._others:
+            self._others.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
@@ -83,31 +111,25 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
         self._done.set()
         self._clock.join()
-        if self._talk:
-            self._talk.end()
-        self._stacks.close()
+        if self._others:
+            self._others.end()
 
     def mark(self, label: str | None = None) -> None:
         """See :func:`components.heartbeat.mark`."""
         self._label, self._since = label or self._label, time.monotonic()
-        # By a thread in C, which works even where the watched one never lets go of the interpreter's lock; the others
-        # read the stack then. Where there are no others, the process has to end there.
-        if self.world > 1:
-            faulthandler.dump_traceback_later(self.seconds, file=self._stacks)
+        # This thread is in C, so it works even while the watched one holds Python's lock. A process without others has
+        # nobody to end it, so it ends itself.
+        if self._others:
+            faulthandler.dump_traceback_later(self.seconds, file=STDERR)
         else:
             faulthandler.dump_traceback_later(self.seconds + 2 * GRACE_SECONDS, exit=True, file=STDERR)
 
-    def state(self) -> dict[str, Any]:
-        """What this rank is at, whether it waits for others, and the place in the code; JSON-able."""
+    def position(self) -> Position:
+        """What the watched thread is doing."""
         frames = list(_walk(sys._current_frames().get(self._watched)))
         waits = any(frame.f_globals.get("__name__", "").startswith("torch.distributed") for frame in frames)
         stack = [(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name) for frame in frames]
-        return {"label": self._label, "waits": waits, "place": place(stack)}
-
-    def address(self) -> dict[str, Any]:
-        """Where other processes of this machine find this one and its stacks; JSON-able."""
-        stacks = f"/proc/{os.getpid()}/fd/{self._stacks.fileno()}"
-        return {"host": socket.gethostname(), "pid": os.getpid(), "stacks": stacks, "thread": self._watched}
+        return Position(self._label, waits, place(stack))
 
     def _watch(self) -> None:
         while not self._done.wait(min(POLL_SECONDS, self.seconds / 4)):
@@ -115,47 +137,65 @@ class Watchdog:
                 self._end()
 
     def _end(self) -> None:
-        """Tells where everybody stands; ends this process and those on this machine that do not answer."""
-        states: dict[int, dict[str, Any]] = {self.rank: self.state()}
-        silent: dict[int, dict[str, Any]] = {}
-        if self._talk:
-            others, silent = self._talk.ask(states[self.rank])
-            states.update(others)
-        blamed = [rank for rank, state in states.items() if state["label"] and not state["waits"]]
-        texts = [
-            f"rank {rank} did not finish {state['label']} within {self.seconds:g} s"
-            f"{' and does not answer' if rank in silent else ''}, at {state['place']}"
-            for rank, state in sorted({**states, **silent}.items())
-            if rank in silent or rank in blamed or (state["label"] and not (silent or blamed))
-        ]
-        message = str(TrainingError("; ".join(texts), cure="execution.timeout_seconds is the limit"))
-        faulthandler.dump_traceback(STDERR)
+        """Reports the ranks to blame. Ends this process, and those on this machine that do not answer."""
+        positions = {self.rank: self.position()}
+        silent: dict[int, tuple[str, Address]] = {}
+        if self._others:
+            answers, silent = self._others.ask(positions[self.rank])
+            positions.update(answers)
+        message = str(TrainingError(self._blame(positions, silent), cure="execution.timeout_seconds is the limit"))
+        if not self._others:
+            # In a group, the timer of mark has written it.
+            faulthandler.dump_traceback(STDERR)
         os.write(STDERR, f"error: {message}\n".encode())
         if self.report:
-            # Whom it goes to may hang too.
-            teller = threading.Thread(target=self.report, args=(message,), daemon=True)
-            teller.start()
-            teller.join(GRACE_SECONDS)
-        for state in silent.values():
-            if state["host"] == socket.gethostname():
+            # The receiver may hang too.
+            reporter = threading.Thread(target=self.report, args=(message,), daemon=True)
+            reporter.start()
+            reporter.join(GRACE_SECONDS)
+        for _, address in silent.values():
+            if address.host == socket.gethostname():
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(state["pid"], signal.SIGKILL)
+                    os.kill(address.pid, signal.SIGKILL)
         os._exit(EXIT_STATUS)
 
+    def _blame(self, positions: dict[int, Position], silent: dict[int, tuple[str, Address]]) -> str:
+        """A sentence per silent rank and per rank that waits for no other; per unfinished rank if there is neither."""
+        busy = {rank: position for rank, position in positions.items() if position.label}
+        to_blame = {rank: position for rank, position in busy.items() if not position.waits}
+        if not to_blame and not silent:
+            to_blame = busy
+        late = f"within {self.seconds:g} s"
+        texts = {
+            rank: f"rank {rank} did not finish {position.label} {late}, at {position.place}"
+            for rank, position in to_blame.items()
+        }
+        for rank, (label, _) in silent.items():
+            texts[rank] = f"rank {rank} did not finish {label} {late} and does not answer"
+        return "; ".join(texts[rank] for rank in sorted(texts))
 
-class _Talk:
-    """What the ranks tell each other; in a thread of its own, since a store whose keeper hangs never answers."""
 
-    def __init__(self, watchdog: Watchdog) -> None:
-        self.watchdog = watchdog
+class _Others:
+    """Exchanges positions with the other ranks. A store whose keeper hangs never answers, so this has its own thread.
+
+    Args:
+        rank, world: This rank and the number of ranks.
+        position: Gives this rank's position.
+        seconds: The watchdog's limit.
+    """
+
+    def __init__(self, rank: int, world: int, position: Callable[[], Position], seconds: float) -> None:
+        self.rank, self.position = rank, position
+        self.ranks = set(range(world)) - {rank}
+        self.poll_seconds = min(POLL_SECONDS, seconds / 8)
         self._done = threading.Event()
         self._asking = threading.Event()
-        self._own: dict[str, Any] = {}
+        self._local = Position()
         self._labels: dict[int, str] = {}
-        self._addresses: dict[int, dict[str, Any]] = {}
-        self._states: dict[int, dict[str, Any]] = {}
+        self._addresses: dict[int, Address] = {}
+        self._answers: dict[int, Position] = {}
         self._gone = False
-        self._thread = threading.Thread(target=self._run, name="watchdog-talk", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="watchdog-others", daemon=True)
         self.start = self._thread.start
 
     def end(self) -> None:
@@ -163,52 +203,49 @@ class _Talk:
         self._done.set()
         self._thread.join(GRACE_SECONDS)
 
-    def ask(self, own: dict[str, Any]) -> tuple[dict[int, dict[str, Any]], dict[int, dict[str, Any]]]:
-        """The states of those who answer in time, and what is known of the others."""
-        others = set(range(self.watchdog.world)) - {self.watchdog.rank}
-        self._own = own
+    def ask(self, local: Position) -> tuple[dict[int, Position], dict[int, tuple[str, Address]]]:
+        """The positions of the ranks that answer in time, and the last label and address of the others."""
+        self._local = local
         self._asking.set()
         deadline = time.monotonic() + GRACE_SECONDS
-        while not self._gone and self._states.keys() != others and time.monotonic() < deadline:
+        while not self._gone and self._answers.keys() != self.ranks and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS / 4)
+        answers = dict(self._answers)
         if self._gone:
-            # Its keeper knows more and has told it.
-            return dict(self._states), {}
-        silent = {rank: self._addresses[rank] for rank in others - self._states.keys() if rank in self._addresses}
-        for rank, state in silent.items():
-            state["label"] = self._labels.get(rank, own["label"])
-            same = state["host"] == socket.gethostname()
-            state["place"] = place(foreign_stack(state["stacks"], state["thread"])) if same else "an unknown place"
-        return dict(self._states), silent
+            # The rank that keeps the store knew more, and has reported it.
+            return answers, {}
+        silent = (self.ranks - answers.keys()) & self._addresses.keys()
+        return answers, {rank: (self._labels.get(rank, local.label), self._addresses[rank]) for rank in silent}
 
     def _run(self) -> None:
-        rank, world = self.watchdog.rank, self.watchdog.world
         try:
-            # A connection of its own: the group may wait on its.
-            store = dist.PrefixStore("watchdog", _get_default_store().clone())
-            store.set(f"address-{rank}", json.dumps(self.watchdog.address()))
-            self._addresses = {r: json.loads(store.get(f"address-{r}")) for r in range(world) if r != rank}
-            while not self._done.wait(min(POLL_SECONDS, self.watchdog.seconds / 8)):
-                store.set(f"label-{rank}", self.watchdog.state()["label"])
+            # A separate connection, since the process group may wait on its connection.
+            group = dist.group.WORLD
+            assert group is not None
+            store = dist.PrefixStore("watchdog", group.get_group_store().clone())
+            store.set(f"address-{self.rank}", json.dumps(asdict(Address.here())))
+            self._addresses = {rank: Address(**json.loads(store.get(f"address-{rank}"))) for rank in self.ranks}
+            while not self._done.wait(self.poll_seconds):
+                store.set(f"label-{self.rank}", self.position().label)
                 if self._asking.is_set():
                     store.set("asked", "")
                     self._collect(store)
                 elif store.check(["asked"]):
-                    store.set(f"state-{rank}", json.dumps(self.watchdog.state()))
-            store.set(f"state-{rank}", json.dumps({"label": "", "waits": False, "place": ""}))
+                    store.set(f"position-{self.rank}", json.dumps(asdict(self.position())))
+            store.set(f"position-{self.rank}", json.dumps(asdict(Position())))
         except RuntimeError as error:
             self._gone = True
             if not self._done.is_set():
-                # The rank that keeps the store is gone, which the next collective reports.
-                logger.warning("rank %d cannot ask the others any more: %s", rank, error)
+                # The rank that keeps the store is gone. The next collective reports that.
+                logger.warning("rank %d cannot reach the other ranks any more: %s", self.rank, error)
 
     def _collect(self, store: dist.Store) -> None:
-        store.set(f"state-{self.watchdog.rank}", json.dumps(self._own))
-        for rank in self._addresses:
+        store.set(f"position-{self.rank}", json.dumps(asdict(self._local)))
+        for rank in self.ranks:
             if store.check([f"label-{rank}"]):
                 self._labels[rank] = store.get(f"label-{rank}").decode()
-            if rank not in self._states and store.check([f"state-{rank}"]):
-                self._states[rank] = json.loads(store.get(f"state-{rank}"))
+            if rank not in self._answers and store.check([f"position-{rank}"]):
+                self._answers[rank] = Position(**json.loads(store.get(f"position-{rank}")))
 
 
 def _walk(frame: FrameType | None) -> Iterator[FrameType]:
@@ -218,20 +255,8 @@ def _walk(frame: FrameType | None) -> Iterator[FrameType]:
 
 
 def place(stack: Iterable[Frame]) -> str:
-    """The innermost frame, and the innermost ones of this package."""
+    """The innermost frame of a stack, then the innermost frames of this package."""
     frames = list(stack)
-    own = [frame for frame in frames[1:] if frame[0].startswith(_PACKAGE)][: SHOWN_FRAMES - 1]
-    shown = [f"{file.removeprefix(_PACKAGE)}:{line} {name}" for file, line, name in frames[:1] + own]
+    package = [frame for frame in frames[1:] if frame[0].startswith(_PACKAGE)][: SHOWN_FRAMES - 1]
+    shown = [f"{file.removeprefix(_PACKAGE)}:{line} {name}" for file, line, name in frames[:1] + package]
     return " < ".join(shown) or "an unknown place"
-
-
-def foreign_stack(stacks: str, thread: int) -> list[Frame]:
-    """The last stack of a thread that faulthandler wrote to another process's file; empty where there is none."""
-    try:
-        text = Path(stacks).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        # Not on Linux, or the process has just gone: then there is no stack to show, and the message says so.
-        return []
-    sections = [section for section in re.split(r"\n\s*\n|(?=Thread 0x)", text) if f"0x{thread:016x}" in section]
-    found = re.findall(r'File "(.*)", line (\d+) in (.*)', sections[-1]) if sections else []
-    return [(file, int(line), name) for file, line, name in found]

@@ -283,5 +283,5 @@ def test_hash_follows_a_single_bit() -> None:
     backbone = make_backbone()
     before = weights_sha256(backbone)
     with torch.no_grad():
-        backbone.logit_scale += 1e-6
+        backbone.logit_scale.add_(1e-6)
     assert weights_sha256(backbone) != before

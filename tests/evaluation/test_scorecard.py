@@ -138,7 +138,7 @@ def test_an_epoch_chosen_on_test_gives_a_warning(
     card = dataclasses.replace(score(method, store, split).card, selected_on=selected_on, epoch=epoch)
     assert bool(warnings_of(card)) == warned
     text = describe(card)
-    assert ("WARNING: the epoch was chosen by these test metrics" in text) == warned
+    assert ("WARNING: the epoch was chosen by these test figures" in text) == warned
     assert f"{epoch}, selected on {selected_on}" in text
 
 

@@ -1,6 +1,6 @@
-"""A decoder plug-in that misbehaves on purpose, as the file's name says; other files go to decord.
+"""A decoder that misbehaves on purpose, as the video's name says. It gives all other files to decord.
 
-Runs in decoding processes, which import it by this module's name.
+Decoding processes import this module by its name.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ KEPT: list[object] = []
 
 
 def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
-    """decord, but for the names below."""
+    """Misbehaves for the names below, and calls decord for all others."""
     name = Path(path).stem
     if name.startswith("hang"):
-        ctypes.PyDLL(None).pause()  # for ever, in C, with Python's lock held
+        ctypes.PyDLL(None).pause()  # forever, in C, holding Python's lock
     if name.startswith("abort"):
         os.abort()
     if name.startswith("segfault"):
@@ -37,16 +37,16 @@ def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
     if name.startswith("map"):
         KEPT.append(mmap.mmap(-1, 64 << 30, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ))
     if name.startswith("raise"):
-        raise ZeroDivisionError("a text that may hold addresses")
+        raise ZeroDivisionError("a text that may contain addresses")
     return decord(path, choose, side)
 
 
 def journal(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
-    """decord; notes every call, and sends a signal when told to.
+    """Logs every call, sends a signal if a file asks for it, and calls decord.
 
-    ``REELTUNE_TEST_JOURNAL`` names a folder: ``journal`` has a line per call, ``kill`` holds a process id (or
-    ``worker``: the one that this process decodes for), the number of calls after which it gets a signal, and which
-    one if not SIGKILL.
+    ``REELTUNE_TEST_JOURNAL`` names a folder. Its file ``journal`` gets a line per call. Its file ``kill`` contains a
+    process id (or ``worker``, for the process that this one decodes for), the number of calls after which that process
+    gets a signal, and the signal if it is not SIGKILL.
     """
     folder = Path(os.environ["REELTUNE_TEST_JOURNAL"])
     with (folder / "journal").open("a") as stream:

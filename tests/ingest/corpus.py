@@ -1,8 +1,8 @@
-"""A corpus of real files that a decoder must survive: whole, damaged, hostile and no videos at all.
+"""A corpus of files that a decoder must survive: intact, damaged and hostile ones, and files that are no videos.
 
-    PYTHONPATH=.:tests python tests/frames/corpus.py FOLDER
+    PYTHONPATH=.:tests python tests/ingest/corpus.py FOLDER
 
-writes them into FOLDER and prints what becomes of each one.
+writes them into FOLDER and prints the result of each.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from video_files import write_audio_mp4
 FRAMES = 60
 DECODED = ""
 
-# What damage in the header may come to: nothing, or one of these.
+# The accepted results of a damaged header.
 HEADER = frozenset(
     {DECODED, "unreadable", "no_video_stream", "no_frames", "truncated", "decode_error", "out_of_memory"}
 )
 PAYLOAD = frozenset({DECODED, "decode_error"})
 CUT = frozenset({"unreadable", "no_video_stream", "no_frames", "truncated"})
 
-# Field of a header, its offset behind the box's name, and what is written there: absurd sizes, durations, counts.
+# A field of a header, its offset after the box's name, and the absurd size, duration or count to write there.
 ABSURD = {
     "tkhd-size": (b"tkhd", 76, struct.pack(">II", 0xFFFF0000, 0xFFFF0000)),
     "mvhd-duration": (b"mvhd", 16, struct.pack(">I", 0xFFFFFFFF)),
@@ -49,7 +49,7 @@ NAMES = ["line\nend", "quote'\" $(x) `y`;&|", "-n", "naïve 猫", "%s%n", "clip:
 
 @dataclass(frozen=True)
 class Case:
-    """A file and what may become of it: a reason of the ledger, or :data:`DECODED`."""
+    """A file and its accepted results: reasons of the ledger, or :data:`DECODED`."""
 
     family: str
     path: Path
@@ -57,7 +57,7 @@ class Case:
 
 
 def make_corpus(folder: Path) -> list[Case]:
-    """Writes every file of the corpus, the same bytes each time, into a folder of its own per family."""
+    """Writes every file of the corpus, always the same bytes, into one folder per family."""
     cases = []
     for family, make in FAMILIES.items():
         (folder / family).mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ Files = Iterator[tuple[Path, str | frozenset[str]]]
 
 
 def noisy() -> Iterator[NDArray[np.uint8]]:
-    """Frames with noise, so that there is more picture than header to damage."""
+    """Yields frames with noise, so that the file has more picture than header to damage."""
     random_numbers = np.random.default_rng(0)
     for number in range(FRAMES):
         noise = random_numbers.integers(0, 24, (HEIGHT, WIDTH, 1), np.uint8)
@@ -78,7 +78,7 @@ def noisy() -> Iterator[NDArray[np.uint8]]:
 
 
 def source(folder: Path, header_first: bool) -> bytes:
-    """An ordinary MP4, its header (moov) before or behind the pictures."""
+    """Returns an ordinary MP4 with its header (moov) before or after the pictures."""
     path = folder / "source.mp4"
     write_counted(path, pictures=noisy(), muxer={"movflags": "faststart"} if header_first else None)
     content = path.read_bytes()
@@ -108,9 +108,9 @@ def whole(folder: Path) -> Files:
 
 
 def write_hidden_start(path: Path) -> Path:
-    """A cut without re-encoding, as many tools make it: an edit list hides the frames between key frame and cut.
+    """Writes a cut without re-encoding, as many tools do. An edit list hides the frames between key frame and cut.
 
-    decord 0.6.0 never returns from it for 12 evenly spaced frames with both ends.
+    decord 0.6.0 never returns if it is asked for 12 evenly spaced frames with both ends.
     """
     options = {"g": "250", "sc_threshold": "0", "preset": "medium"}
     uncut = write_counted(path.with_suffix(".uncut"), frames=458, options=options, format="mp4")
@@ -120,7 +120,7 @@ def write_hidden_start(path: Path) -> Path:
 
 
 def truncated(folder: Path) -> Files:
-    """At many points, with the header at either end."""
+    """Truncates files at many points, with the header at either end."""
     content = source(folder, header_first=False)
     for percent in (1, 10, 25, 50, 75, 90, 99):
         yield write(folder / f"header-last-{percent}.mp4", content[: len(content) * percent // 100]), "unreadable"
@@ -136,7 +136,7 @@ def truncated(folder: Path) -> Files:
 
 
 def flipped(folder: Path) -> Files:
-    """One to a thousand bits, anywhere in the pictures, or in the header."""
+    """Flips one to a thousand bits, anywhere in the pictures, or in the header."""
     content = source(folder, header_first=True)
     pictures = content.index(b"mdat") + 4
     for seed, (count, place) in enumerate([(n, p) for n in (1, 5, 30, 200, 1000) for p in ("pictures", "header")] * 3):
@@ -169,7 +169,7 @@ def no_video(folder: Path) -> Files:
     yield write(folder / "text.mp4", b"<html><body>404</body></html>"), "unreadable"
     yield write(folder / "noise.mp4", random.Random(0).randbytes(50_000)), "unreadable"
     yield write(folder / "zeros.mp4", bytes(50_000)), "unreadable"
-    # Both name a video beside them, which must not be opened in their place.
+    # Both name another video in their folder. It must not be opened instead.
     write_counted(folder / "other.mp4")
     playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nother.mp4\n#EXT-X-ENDLIST\n"
     yield write(folder / "playlist.mp4", playlist), "unreadable"

@@ -1,4 +1,4 @@
-"""Video files whose frames carry their own number, as 16 black or white squares that survive lossy coding."""
+"""Video files in which each frame shows its number, as 16 black or white squares that survive lossy coding."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 WIDTH, HEIGHT, FPS = 160, 96, 25
 
 
 def picture_of(number: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
-    """``uint8[height, width, 3]``: the bits of ``number`` in four rows of four, the lowest bit first."""
+    """Draws the bits of ``number`` in four rows of four, the lowest bit first: ``uint8[height, width, 3]``."""
     bits = np.array([number >> bit & 1 for bit in range(16)]).reshape(4, 4)
     rows, columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width
     return np.repeat((32 + 192 * bits[rows][:, columns, None]).astype(np.uint8), 3, axis=2)
 
 
 def number_of(picture: NDArray[np.uint8]) -> int:
-    """The number drawn in a decoded ``uint8[H, W, 3]``."""
+    """Reads the number that a decoded ``uint8[H, W, 3]`` shows."""
     height, width = picture.shape[0] // 4, picture.shape[1] // 4
     grey = picture[: 4 * height, : 4 * width].reshape(4, height, 4, width, 3)
-    # The inner half of each square: the edges are blurred.
+    # Only the inner half of each square counts, since the edges are blurred.
     inner = grey[:, height // 4 : height - height // 4, :, width // 4 : width - width // 4]
     bits = (inner.mean(axis=(1, 3, 4)) > 128).reshape(-1)
     return sum(int(bit) << place for place, bit in enumerate(bits))
@@ -45,19 +46,25 @@ def write_counted(
     format: str | None = None,
     pictures: Iterable[NDArray[np.uint8]] | None = None,
 ) -> Path:
-    """Frames 0, 1, 2, ... at 25 a second.
+    """Writes frames 0, 1, 2, ... at 25 frames per second.
 
     Args:
-        options: of the encoder.
-        muxer: options of the container.
-        rotation: degrees counter-clockwise by which the file asks to be turned.
-        times: presentation time of a frame in milliseconds, for a variable frame rate.
-        format: of the container, where the name does not tell.
-        pictures: other ones than the numbers.
+        path: Where to write the file.
+        frames: How many frames.
+        codec: FFmpeg's name of the encoder.
+        options: Options of the encoder.
+        muxer: Options of the container.
+        width, height: Size in pixels.
+        pixels: FFmpeg's name of the pixel format.
+        rotation: Degrees counter-clockwise by which players should rotate the video.
+        times: Maps a frame's number to its presentation time in milliseconds, for a variable frame rate.
+        format: FFmpeg's name of the container, if the file's name does not tell.
+        pictures: Pictures to show instead of numbers.
     """
     defaults = {"libx264": {"g": "12", "crf": "12", "preset": "ultrafast"}, "libx265": {"x265-params": "log-level=0"}}
     with av.open(str(path), "w", format=format, options=muxer or {}) as container:
         stream = container.add_stream(codec, rate=FPS, options={**defaults.get(codec, {}), **(options or {})})
+        assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, pixels
         stream.codec_context.thread_count = 1
         if times is not None:
@@ -84,13 +91,17 @@ def remux(
     drop: int = 0,
     format: str | None = None,
 ) -> Path:
-    """The same packets in another file, shown ``shift`` frames earlier, without the first ``drop`` ones."""
+    """Copies packets to another file, shown ``shift`` frames earlier, without the first ``drop`` packets."""
     with av.open(str(source)) as reads, av.open(str(target), "w", format=format, options=muxer or {}) as writes:
         stream = reads.streams.video[0]
         copy = writes.add_stream_from_template(stream)
+        assert stream.average_rate is not None
+        assert stream.time_base is not None
         frame = round(1 / (stream.average_rate * stream.time_base))
         for number, packet in enumerate(reads.demux(stream)):
             if packet.size and number >= drop:
+                assert packet.pts is not None
+                assert packet.dts is not None
                 packet.pts, packet.dts = packet.pts - shift * frame, packet.dts - shift * frame
                 packet.stream = copy
                 writes.mux(packet)

@@ -1,4 +1,4 @@
-"""The calculator: what it adds up, which limit it names, and that its sizes are those of real frames."""
+"""The plan of an ingest: its sums, and the limit that it names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_video_costs_its_decoding_its_frames_and_what_comes_with_it() -> None:
     assert found.read_bytes == pytest.approx(1000 * 20 * 1e6)
     assert found.store_bytes == pytest.approx(1000 * 12 * KIB_PER_FRAME[95] * 1024)
     assert found.shards == 8
-    # What the cores take in and give out at full speed.
+    # What the cores read at full speed.
     assert found.network_gbit == pytest.approx(4 / (each / 1000) * 20 * 8e6 / 1e9)
 
 

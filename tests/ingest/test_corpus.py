@@ -1,4 +1,4 @@
-"""Every file of a hostile corpus ends as decoded or with one reason, and costs no process."""
+"""Every file of a hostile corpus is decoded or fails with one reason, and costs no process."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_damage_in_the_pictures_is_flagged_by_the_decoder_that_can_tell(cases: l
 
 def test_named_decoders_end_every_file_too(cases: list[Case]) -> None:
     for name in ("pyav", "decord"):
-        # decord hangs on the file with a hidden start, and is right to be given up there.
+        # decord hangs on the file with a hidden start, so a timeout is right.
         with DecodeProcess(recipe(DECODERS.target(name)), time_limit_seconds=5) as process:
             outcomes = {case.path.name: process.decode(str(case.path), None, None).reason for case in cases}
         assert set(outcomes.values()) - {None} <= set(schema.REASONS)
@@ -89,13 +89,13 @@ def test_named_decoders_end_every_file_too(cases: list[Case]) -> None:
 
 def test_a_video_that_eats_memory_costs_itself(tmp_path: Path, cases: list[Case]) -> None:
     content = cases[0].path.read_bytes()
-    # 64 GiB that are only mapped cost nothing; 300 MiB that are kept would be the next one's.
+    # Mapping 64 GiB costs nothing. 300 MiB that are kept would burden the next video.
     expected = {
         "map": (None, "", 1),
         "leak1": ("out_of_memory", "512 MiB", 1),
         "good1": (None, "", 2),
         "leak2": ("out_of_memory", "512 MiB", 2),
-        "keep1": (None, "", 3),  # and the process that kept it ends
+        "keep1": (None, "", 3),  # and its process ends
         "keep2": (None, "", 4),
         "good2": (None, "", 5),
     }

@@ -28,12 +28,12 @@ B_FRAMES = {"bf": "3", "preset": "fast", "sc_threshold": "0"}
 OPEN_GOP = {"preset": "fast", "x264-params": "open-gop=1:keyint=10:min-keyint=10:bframes=3:b-adapt=0:scenecut=0"}
 VP9 = {"deadline": "realtime", "cpu-used": "8", "crf": "20", "b": "0"}
 
-# Decibels between the frames of two decoders after the store's resize: rounding, and the interpolation of chroma.
+# Decibels between the frames of two decoders after the resize. Rounding and chroma interpolation differ.
 LEAST_PSNR = 45.0
 
 
 def spread(times: Any) -> list[int]:
-    """31 numbers from the first frame to the last."""
+    """Picks 31 numbers from the first frame to the last."""
     return sorted({int(index) for index in np.linspace(0, len(times) - 1, 31)})
 
 
@@ -44,7 +44,7 @@ def decoded(name: str, path: Path) -> DecodedFrames:
 
 
 def psnr(one: DecodedFrames, two: DecodedFrames, short_side: int) -> float:
-    """Of the frame that differs most."""
+    """Returns the PSNR in decibels of the frame that differs most."""
     pictures = [resize_frames(found.frames, short_side).astype(np.float64) for found in (one, two)]
     worst = np.square(pictures[0] - pictures[1]).mean(axis=(1, 2, 3)).max()
     return float(10 * np.log10(255**2 / max(worst, 1e-9)))
@@ -79,13 +79,13 @@ PLAIN: dict[str, Callable[[Path], Path]] = {
 }
 
 
-# Plain too, but PyAV leaves out of them what is not needed.
+# These are plain too, but PyAV skips their frames that no other needs.
 WITH_B_FRAMES = {name for name in PLAIN if name.split(".")[0] in ("b-frames", "variable", "late", "fragments")}
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, DecodedFrames]]:
-    """A plain file by its name, and what PyAV makes of it."""
+    """Returns a plain file by its name, and the frames that PyAV decodes."""
     folder = tmp_path_factory.mktemp("plain")
     made: dict[str, tuple[Path, DecodedFrames]] = {}
 
@@ -120,7 +120,7 @@ def test_decoders_agree_on_plain_files(
         assert found.decoder.startswith(decoder)
 
 
-# Files that decord reads wrongly, or not at all: how they are made, what the packets tell, their first shown number.
+# Files that decord reads wrongly, or not at all: how to make them, their fault, and the number of their first frame.
 NOT_PLAIN: dict[str, tuple[Callable[[Path], Path], str, int]] = {
     "hidden.mp4": (
         lambda path: remux(
@@ -193,7 +193,7 @@ def test_auto_gives_the_frame_that_the_number_says(tmp_path: Path, name: str) ->
     assert found.source_frames == 60 - first
     assert found.decoder == pyav.VERSION
     if importlib.util.find_spec("torchcodec") is not None:
-        with contextlib.suppress(DecodeError):  # it refuses, or is right: never another frame
+        with contextlib.suppress(DecodeError):  # it may refuse, but never return another frame
             other = decoded("torchcodec", path)
             assert [number_of(frame) for frame in other.frames] == [first + index for index in other.indices]
 
@@ -240,12 +240,14 @@ def test_only_a_decoder_that_finds_nothing_is_fallen_back_from() -> None:
         return fail
 
     result = DecodedFrames([], [], [], 0, 0.0, 0.0, "second")
-    for error in (DecodeError("unreadable"), DecodeError("decode_error"), ZeroDivisionError()):
+    fallible: tuple[Exception, ...] = (DecodeError("unreadable"), DecodeError("decode_error"), ZeroDivisionError())
+    final: tuple[Exception, ...] = (DecodeError("empty_segment"), DecodeError("truncated"), MemoryError())
+    for error in fallible:
         assert auto._first_of(failing(error), lambda: result) is result
         with pytest.raises(type(error)) as caught:
             auto._first_of(failing(error), failing(DecodeError("no_frames")))
         assert caught.value is error
-    for error in (DecodeError("empty_segment"), DecodeError("truncated"), MemoryError()):
+    for error in final:
         with pytest.raises(type(error)) as caught:
             auto._first_of(failing(error), lambda: result)
         assert caught.value is error
@@ -271,9 +273,9 @@ def test_small_squares_for_a_first_look(plain: Callable[[str], tuple[Path, Decod
 
 
 @pytest.fixture
-def decoded_times(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Presentation times of the frames that PyAV decodes."""
-    times: list[int] = []
+def decoded_times(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+    """Collects the presentation times of the frames that PyAV decodes."""
+    times: list[int | None] = []
     every = pyav._Collector.frames
 
     def counting(self: Any, *args: Any) -> Any:
@@ -285,7 +287,7 @@ def decoded_times(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return times
 
 
-def test_only_the_groups_of_wanted_frames_are_decoded(tmp_path: Path, decoded_times: list[int]) -> None:
+def test_only_the_groups_of_wanted_frames_are_decoded(tmp_path: Path, decoded_times: list[int | None]) -> None:
     path = write_counted(tmp_path / "long.mp4", frames=240, options={"bf": "0", "sc_threshold": "0", "g": "24"})
     found = pyav.decode(str(path), lambda times: [25, 27, 200])
     assert [number_of(frame) for frame in found.frames] == [25, 27, 200]
@@ -294,7 +296,7 @@ def test_only_the_groups_of_wanted_frames_are_decoded(tmp_path: Path, decoded_ti
 
 MPEG = {"bf": "2", "b": "3M", "g": "24", "sc_threshold": "1000000000"}
 X264 = "b-adapt=0:scenecut=0:keyint=24"
-# Files some of whose frames no other needs: codec, options of the encoder.
+# Files with frames that no other frame needs: codec, and options of the encoder.
 WITH_NEEDLESS_FRAMES: dict[str, tuple[str, dict[str, str]]] = {
     "plain.mp4": ("libx264", {"preset": "fast", "x264-params": f"{X264}:bframes=3"}),
     "pyramid.mkv": ("libx264", {"preset": "fast", "x264-params": f"{X264}:bframes=7:b-pyramid=normal:ref=4"}),
@@ -310,7 +312,7 @@ WITH_NEEDLESS_FRAMES: dict[str, tuple[str, dict[str, str]]] = {
 
 @pytest.mark.parametrize("name", WITH_NEEDLESS_FRAMES)
 def test_frames_that_no_other_needs_are_left_out_without_a_trace(
-    tmp_path: Path, decoded_times: list[int], monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, decoded_times: list[int | None], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     codec, options = WITH_NEEDLESS_FRAMES[name]
     rng = np.random.default_rng(0)
@@ -363,7 +365,7 @@ def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
         decoded("auto", tmp_path / "cover.mp4")
 
 
-@pytest.mark.skipif(not (SHARED / "clips").is_dir(), reason="the real clips are not at hand")
+@pytest.mark.skipif(not (SHARED / "clips").is_dir(), reason="the real clips are missing")
 @pytest.mark.parametrize("decoder", NAMES)
 def test_decoders_agree_on_real_clips(decoder: str) -> None:
     clips = sorted((SHARED / "clips").glob("*.mp4"))

@@ -1,4 +1,4 @@
-"""Ingest on three machines' worth of raylets: a lost machine, a lost worker, and a stop by signal change no byte."""
+"""Ingest on three raylets: a lost machine, a lost worker and a signal change no byte of the store."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 DECODERS.register("journal", "bad_decoders:journal")
 SETTINGS = [*SMALL, "frames.decoder=journal", "frames.max_failed_share=0.5"]
 
-# Raylets on loopback, one core each; prints the address and the raylets' process ids, and ends with its input.
+# Raylets on loopback, with one core each. It prints the address and the raylets' process ids, and ends with its input.
 CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
@@ -43,7 +43,7 @@ cluster.shutdown()
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Of drivers and clusters: loopback only, and the journal of decoders."""
+    """The environment of drivers and clusters: loopback only, and the decoders' journal."""
     (tmp_path / "journal").mkdir()
     ours = {
         **LOOPBACK,
@@ -56,7 +56,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def cluster(environment: dict[str, str], tmp_path: Path) -> Iterator[list[str]]:
-    """Address, and process ids of two of the three raylets."""
+    """The address, and the process ids of two of the three raylets."""
     with (tmp_path / "cluster").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", CLUSTER], env=environment, text=True, stdin=subprocess.PIPE,
@@ -79,7 +79,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def expected(collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """The store as one process without Ray makes it."""
+    """The store that one process makes without Ray."""
     (tmp_path / "alone").mkdir()
     monkeypatch.setenv("REELTUNE_TEST_JOURNAL", str(tmp_path / "alone"))
     monkeypatch.setenv("PYTHONPATH", str(HERE))
@@ -105,12 +105,12 @@ def drive(root: Path, environment: dict[str, str], *settings: str) -> subprocess
 
 
 def twice(journal: Path) -> set[int]:
-    """Numbers of the shards of which a video was decoded more than once."""
+    """Returns the numbers of the shards with a video that was decoded more than once."""
     calls = Counter(journal.read_text().split())
     return {int(name.removeprefix("video")) // 2 for name, count in calls.items() if count > 1}
 
 
-def test_a_lost_machine_and_a_lost_worker_cost_the_shards_in_their_work(
+def test_a_lost_machine_or_worker_costs_only_its_shards_in_progress(
     collection: Path, expected: dict[str, bytes], environment: dict[str, str], cluster: list[str], tmp_path: Path
 ) -> None:
     address, raylet, _ = cluster
@@ -128,7 +128,7 @@ def test_a_lost_machine_and_a_lost_worker_cost_the_shards_in_their_work(
         assert len(twice(journal)) <= 1
 
 
-def test_a_stopped_ingest_says_how_to_go_on(
+def test_a_stopped_ingest_says_how_to_continue(
     collection: Path,
     expected: dict[str, bytes],
     environment: dict[str, str],

@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 from collections import Counter
 from pathlib import Path
 
@@ -129,6 +130,7 @@ with Monitor(Path(sys.argv[1]), Path(sys.argv[1]) / "state" / "progress", VideoC
 
 def test_a_terminal_has_one_line_that_changes(task: Path) -> None:
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 120))
     subprocess.run([sys.executable, "-c", SHOWN, str(task)], stderr=theirs, check=True)
     os.close(theirs)
     shown = os.read(ours, 10_000).decode()

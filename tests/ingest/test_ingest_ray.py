@@ -1,4 +1,4 @@
-"""The whole of ingest on a local Ray cluster: same bytes for any number of workers, resumed after a kill."""
+"""The whole of ingest on a local Ray cluster: the same bytes for any number of workers, also after a kill."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 DECODERS.register("bad", "bad_decoders:decode")
 DECODERS.register("journal", "bad_decoders:journal")
 
-# The same in a process that can be killed.
+# The same, for a process that can be killed.
 DRIVER = """
 import sys
 from pathlib import Path
@@ -50,7 +50,7 @@ def _importable_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root with 14 videos in 7 shards, some of them missing or broken."""
+    """A root with 14 videos in 7 shards. Some videos are missing or broken."""
     root = tmp_path_factory.mktemp("project")
     write_collection(root / "data" / "small")
     videos = root / "data" / "small" / "videos"
@@ -79,7 +79,7 @@ def overrides(root: Path, decoder: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(collection: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[str]]]:
-    """Root of an ingest with four workers, and what it printed."""
+    """The root of an ingest with four workers, and what it printed."""
     os.environ["REELTUNE_TEST_JOURNAL"] = str(tmp_path_factory.mktemp("journal"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(HERE))
@@ -115,7 +115,7 @@ def test_one_worker_makes_the_same_bytes(undisturbed: tuple[Path, list[str]], ro
     assert tree_bytes(Layout(root).frames("small")) == tree_bytes(Layout(undisturbed[0]).frames("small"))
 
 
-def test_a_killed_ingest_goes_on_where_it_was(
+def test_a_killed_ingest_continues_where_it_was(
     undisturbed: tuple[Path, list[str]], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = tmp_path / "journal"
@@ -125,7 +125,7 @@ def test_a_killed_ingest_goes_on_where_it_was(
     command = [sys.executable, "-c", DRIVER, str(root), *settings]
     with (tmp_path / "log").open("wb") as log:
         driver = subprocess.Popen(command, stdout=log, stderr=log)
-        # A decoder kills the driver at the eighth call: some shards are whole, at least one is not.
+        # A decoder kills the driver at the eighth call. By then some shards are complete, and at least one is not.
         (journal / "kill.new").write_text(f"{driver.pid} 8")
         (journal / "kill.new").rename(journal / "kill")
         assert driver.wait(timeout=120) == -9, (tmp_path / "log").read_text()
@@ -140,7 +140,7 @@ def test_a_killed_ingest_goes_on_where_it_was(
     again = (journal / "journal").read_text().split()[len(before) :]
     kept = {f"video{2 * number + k}" for number in finished for k in (0, 1)}
     assert not kept & set(again)
-    # A shard in work when the driver died may still have been finished by its worker.
+    # After the driver died, its worker may still have finished the shard in progress.
     found = re.search(r"(\d+) reused from earlier runs", done.stdout)
     assert found is not None
     assert 2 * len(finished) <= int(found[1]) < 14
@@ -185,7 +185,7 @@ def test_a_decoder_that_does_not_load_is_one_error(root: Path, monkeypatch: pyte
     assert not Layout(root).frames("small").exists()
 
 
-def test_two_ingests_of_one_task_do_not_meet(root: Path) -> None:
+def test_only_one_ingest_of_a_task_runs_at_a_time(root: Path) -> None:
     import fcntl
 
     folder = root / ".reeltune" / "ingest" / "small"
@@ -201,7 +201,7 @@ def test_an_unknown_decoder_is_named(root: Path) -> None:
         ingest_small(root, small_params(root, *overrides(root, "decrod")))
 
 
-def test_the_card_is_free_of_places_and_times(undisturbed: tuple[Path, list[str]]) -> None:
+def test_the_card_contains_no_places_or_times(undisturbed: tuple[Path, list[str]]) -> None:
     root, _ = undisturbed
     for name, content in tree_bytes(Layout(root).frames("small")).items():
         assert str(root).encode() not in content, name

@@ -1,4 +1,4 @@
-"""Decoding in a child process: what decord returns, and that no file costs more than itself."""
+"""Decoding in a child process: the frames that decord returns, and that a file costs nothing but itself."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def brightness(outcome: Outcome) -> list[int]:
-    """Mean grey of the left third of each frame."""
+    """Returns the mean brightness of the left third of each frame."""
     frames = decode_frames(outcome.row["frames"])
     return [round(float(frame[:, : frame.shape[1] // 3].mean())) for frame in frames]
 
@@ -74,13 +74,13 @@ def test_only_the_segment_is_sampled(process: DecodeProcess, video: Path) -> Non
 
 
 def test_a_segment_beyond_the_file_is_refused_and_says_so(process: DecodeProcess, video: Path) -> None:
-    assert process.decode(str(video), 1.0, 3.0).reason is None  # times rounded up to whole seconds
+    assert process.decode(str(video), 1.0, 3.0).reason is None  # annotations round up to whole seconds
     outcome = process.decode(str(video), 1.0, 3.01)
     assert outcome.reason == "outside_file"
     assert outcome.detail == "the segment ends at 3.01 s, the file at 2 s"
 
 
-def test_a_short_video_gives_all_it_has(process: DecodeProcess, tmp_path: Path) -> None:
+def test_all_frames_of_a_short_video_are_taken(process: DecodeProcess, tmp_path: Path) -> None:
     write_mp4(tmp_path / "one.mp4", frames=1)
     assert process.decode(str(tmp_path / "one.mp4"), None, None).row["frame_indices"] == [0]
 
@@ -141,7 +141,7 @@ def test_hostile_names_are_names(process: DecodeProcess, video: Path, tmp_path: 
 def test_a_name_that_is_not_utf8(process: DecodeProcess, video: Path, tmp_path: Path) -> None:
     path = os.fsdecode(bytes(tmp_path) + b"/\xff.mp4")
     Path(path).write_bytes(video.read_bytes())
-    # decord takes UTF-8 only: a reason, not a crash.
+    # decord accepts UTF-8 only, which must be a reason and not a crash.
     assert process.decode(path, None, None).reason == "unreadable"
 
 
@@ -229,7 +229,7 @@ def test_messages_survive_being_cut_and_refuse_nonsense() -> None:
     os.close(reads)
 
 
-@pytest.mark.skipif(not (SHARED / "clips").is_dir(), reason="the real clips are not at hand")
+@pytest.mark.skipif(not (SHARED / "clips").is_dir(), reason="the real clips are missing")
 def test_real_clips() -> None:
     clips = sorted((SHARED / "clips").glob("*.mp4"))
     assert len(clips) == 5
@@ -246,7 +246,7 @@ def test_real_clips() -> None:
 
 
 def test_adaptive_sampling_sees_an_event_that_even_spacing_misses(tmp_path: Path) -> None:
-    # 20 s at 10 fps in which little moves; for three frames, between the centres of two segments, a square is there.
+    # 20 s at 10 fps without motion. For three frames, between the centres of two segments, a square appears.
     path = tmp_path / "event.mp4"
     picture = np.full((64, 96, 3), 60, np.uint8)
     shown = picture.copy()

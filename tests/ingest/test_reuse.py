@@ -1,4 +1,4 @@
-"""What an earlier run decoded is copied: the store is that of a run from nothing, and only new content is decoded."""
+"""Rows of earlier runs are copied: the store equals that of a first run, and only new content is decoded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAMES = [f"video{number}" for number in range(12)]
 
 @pytest.fixture
 def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file with a line per decoded video."""
+    """A file that gets a line per decoded video."""
     folder = tmp_path / "journal"
     folder.mkdir()
     monkeypatch.setenv("REELTUNE_TEST_JOURNAL", str(folder))
@@ -55,7 +55,7 @@ def root(tmp_path: Path, videos: Path) -> Path:
 
 
 def run(root: Path, manifest: Manifest, settings: Settings) -> Path:
-    """All of ingest but Ray: what is not finished is made; the folder of the whole store."""
+    """Runs all of ingest without Ray, and returns the folder of the complete store."""
     state = WorkingState(root, manifest, settings)
     with state.locked(), settings.process() as process:
         shards = plan_shards(manifest, settings.shard_videos)
@@ -87,7 +87,7 @@ def test_only_new_and_changed_content_is_decoded(root: Path, journal: Path, tmp_
     before = len(journal.read_text().split())
     assert before == 11
 
-    # One more in front, so that all borders of shards move; one changed, one removed, one renamed, one moved by a copy.
+    # One video more at the start, so that all borders of shards move. One changed, one renamed, one copied and deleted.
     write_mp4(folder / "videos" / "video2.mp4", frames=40)
     os.rename(folder / "videos" / "video5.mp4", folder / "videos" / "other name.mp4")
     shutil.copyfile(folder / "videos" / "video6.mp4", folder / "videos" / "copy.mp4")
@@ -98,9 +98,9 @@ def test_only_new_and_changed_content_is_decoded(root: Path, journal: Path, tmp_
     store = run(root, *parts(root))
     assert decoded_since(journal, before) == ["video0", "video2"]
 
-    anew = tmp_path / "anew"
-    shutil.copytree(root / "data", anew / "data")
-    assert tree_bytes(store) == tree_bytes(run(anew, *parts(anew)))
+    first = tmp_path / "first"
+    shutil.copytree(root / "data", first / "data")
+    assert tree_bytes(store) == tree_bytes(run(first, *parts(first)))
 
 
 def test_a_changed_file_costs_itself_not_its_shard(root: Path, journal: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_changed_file_costs_itself_not_its_shard(root: Path, journal: Path) ->
     wide = ("frames.shard_videos=8",)
     run(root, *parts(root, *wide))
     before = len(journal.read_text().split())
-    os.utime(folder / "videos" / "video1.mp4")  # another time, the same content
+    os.utime(folder / "videos" / "video1.mp4")  # the same content at another time
     write_mp4(folder / "videos" / "video3.mp4", frames=33)
     store = run(root, *parts(root, *wide))
     assert decoded_since(journal, before) == ["video3"]
@@ -118,7 +118,7 @@ def test_a_changed_file_costs_itself_not_its_shard(root: Path, journal: Path) ->
     assert tree_bytes(run(root, *parts(root, *wide))) == whole
 
 
-def test_other_shards_are_cut_without_decoding_other_pixels_are_not(root: Path, journal: Path) -> None:
+def test_other_shards_need_no_decoding_other_pixels_do(root: Path, journal: Path) -> None:
     write_msrvtt(root / "data" / "small", NAMES[:8], NAMES[8:9], NAMES[9:])
     run(root, *parts(root))
     before = len(journal.read_text().split())
@@ -141,7 +141,7 @@ def segments(*uris: str) -> Manifest:
     return Manifest("small", PROTOCOL, tuple(videos))
 
 
-def test_segments_of_one_file_stay_apart(root: Path, journal: Path) -> None:
+def test_segments_of_one_file_are_kept_apart(root: Path, journal: Path) -> None:
     _, settings = _settings(root)
     run(root, segments("data/small/videos/video1.mp4"), settings)
     before = len(journal.read_text().split())
@@ -162,8 +162,8 @@ def test_a_rule_that_draws_by_name_takes_rows_of_that_name(root: Path, journal: 
     shutil.copyfile(videos / "video1.mp4", videos / "sub" / "video1.mp4")
     run(root, segments("data/small/videos/sub/video1.mp4"), settings)
     assert decoded_since(journal, before) == []
-    shutil.copyfile(videos / "video1.mp4", videos / "drawn anew.mp4")
-    run(root, segments("data/small/videos/drawn anew.mp4"), settings)
+    shutil.copyfile(videos / "video1.mp4", videos / "another name.mp4")
+    run(root, segments("data/small/videos/another name.mp4"), settings)
     assert len(decoded_since(journal, before)) > 0
 
 

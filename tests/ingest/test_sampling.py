@@ -1,3 +1,5 @@
+"""Which frames are picked: as the released loaders pick them, ascending, inside the segment."""
+
 from __future__ import annotations
 
 import json
@@ -73,12 +75,12 @@ def test_chooser_takes_frames_of_the_segment_only(
     chosen = chooser(rule, count, start, end)(times)
     inside = [k for k, t in enumerate(times) if (start is None or t >= start) and (end is None or t < end)]
     assert set(chosen) <= set(inside)
-    if rule not in ("clip4clip", "mv_adapter"):  # which have at most a frame a second
+    if rule not in ("clip4clip", "mv_adapter"):  # these have at most one frame per second
         assert len(chosen) == min(count, len(inside))
 
 
 class TestReleasedLoadersWithTheirFrameRates:
-    """CLIP4Clip's extractor and MV-Adapter's loader, run by their own code (all cases of one frame list each)."""
+    """Compares with results of CLIP4Clip's extractor and MV-Adapter's loader, made by the released code."""
 
     def test_clip4clip_from_the_file_to_the_chosen_frames(self) -> None:
         cases = RELEASED["clip4clip"]
@@ -95,7 +97,7 @@ class TestReleasedLoadersWithTheirFrameRates:
         cases = RELEASED["mv_adapter"]
         assert len(cases) > 20
         for total, count, chosen in cases:
-            # Its frames were taken once a second beforehand.
+            # Its extractor took one frame per second before.
             assert chooser("mv_adapter", count, None, None)([float(index) for index in range(total)]) == chosen
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from components.manifest import Manifest
 
 @pytest.fixture
 def parts(tmp_path: Path) -> tuple[WorkingState, Manifest, Settings, list[Shard]]:
-    """The state of a collection of four videos with all its shards finished: two of train, one of val, one of test."""
+    """The state of a collection with all its shards finished: two of train, one of val, and one of test."""
     write_collection(tmp_path / "data" / "small", train=3, val=1, test=1)
     params = small_params(tmp_path)
     manifest = read_manifest("small", params.task("small"), tmp_path)
@@ -43,6 +44,17 @@ def test_finished_shards_stay_finished(parts: tuple[WorkingState, Manifest, Sett
     state, manifest, settings, shards = parts
     assert finished(state, shards) == [0, 1, 2, 3]
     assert finished(WorkingState(state.root, manifest, settings), shards) == [0, 1, 2, 3]
+
+
+def test_records_keep_the_format_of_release_0_1(
+    parts: tuple[WorkingState, Manifest, Settings, list[Shard]],
+) -> None:
+    record = json.loads((parts[0].folder / "done" / "00000.json").read_text())
+    keys = ["number", "sha256", "bytes", "mtime_ns", "ledger", "origins", "tried", "limits", "seconds"]
+    assert list(record) == keys
+    assert [list(row) for row in record["ledger"]] == [schema.LEDGER_SCHEMA.names] * 2
+    assert list(record["origins"][0]) == ["uri", "start_seconds", "end_seconds", "identity", "sha256"]
+    assert record["limits"] == {"time_limit_seconds": 30.0, "memory_limit_mib": 4096}
 
 
 def test_changed_new_and_removed_videos_undo_their_shards(
@@ -74,7 +86,7 @@ def test_shards_that_are_not_what_was_written_do_not_count(
     assert finished(state, shards) == []
 
 
-def test_other_settings_start_anew_and_drop_the_old(
+def test_other_settings_start_again_and_drop_the_old(
     parts: tuple[WorkingState, Manifest, Settings, list[Shard]],
 ) -> None:
     state, manifest, settings, shards = parts

@@ -1,4 +1,4 @@
-"""Videos and stores on a real S3 API: read and written by URI, whole or not at all, and the same bytes as on a disk."""
+"""Videos and stores at URIs of a real S3 API: complete or missing, and with the same bytes as on a disk."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import object_store
 import pytest
+from made_store import make_store
 from test_reuse import run
-from test_store import make_store
 from video_files import small_params, tree_bytes, write_collection, write_msrvtt
 
 from components import storage
@@ -79,20 +79,20 @@ def test_videos_and_store_at_uris_give_the_bytes_of_a_disk(
         assert store.card.shards == expected.card.shards
     assert [path.name for path in Layout(there).frames("small").iterdir()] == [schema.CARD]
 
-    # Again nothing is decoded; a changed object is, and only its shard's object is replaced.
+    # The second run decodes nothing. If an object changes, it is decoded, and only its shard's object is replaced.
     before = storage.list_files(summary.store), len(journal.read_text().split())
     assert ingest_small(there, small_params(there, *remote)).videos_made == 0
     assert storage.list_files(summary.store) == before[0]
     shutil.copyfile(data / "videos" / "video5.mp4", data / "videos" / "video1.mp4")
     storage.upload(data / "videos" / "video1.mp4", storage.join(bucket, "videos", "video1.mp4"))
     params = small_params(there, *remote)
-    store = run(there, read_manifest("small", params.task("small"), there), settings)
-    # The content is known from video5, so that not even it is decoded.
+    made = run(there, read_manifest("small", params.task("small"), there), settings)
+    # This content is known from video5, so not even it is decoded.
     assert len(journal.read_text().split()) == before[1]
-    publish(store, Layout(there).frames("small"), summary.store)
+    publish(made, Layout(there).frames("small"), summary.store)
     (video,) = FrameStore(summary.store).read(["video1"])
     assert video.source_frames == 25
-    # The ledger says the same of it as before.
+    # Its ledger row is the same as before.
     assert len(set(storage.list_files(summary.store)) - set(before[0])) == 1
 
 
@@ -105,7 +105,7 @@ def test_a_store_at_a_uri_is_replaced_by_its_card(s3: str, tmp_path: Path) -> No
     (tmp_path / "mine").write_text("mine")
     storage.upload(tmp_path / "mine", storage.join(place, "notes.txt"))
 
-    # A publication that ends before its card leaves the old store as it was.
+    # A publication that fails before its card leaves the old store as it was.
     card = json.loads((folder / schema.CARD).read_text())
     shard = folder / schema.shard_name(0)
     shard.write_bytes((folder / schema.shard_name(1)).read_bytes())
@@ -119,7 +119,7 @@ def test_a_store_at_a_uri_is_replaced_by_its_card(s3: str, tmp_path: Path) -> No
     (folder / "ledger elsewhere").rename(folder / schema.LEDGER)
     publish(folder, target, place)
     assert FrameStore(target).card.shards[0].sha256 == "0" * 64
-    # Who has read the old card still finds its files; they go with the publication after this one.
+    # A reader of the old card still finds its files. The next publication deletes them.
     assert len(list(old.read(old.ids("all")))) == 15
     assert first <= set(storage.list_files(place))
     publish(folder, target, place)
@@ -128,7 +128,7 @@ def test_a_store_at_a_uri_is_replaced_by_its_card(s3: str, tmp_path: Path) -> No
     assert "notes.txt" in storage.list_files(place)
 
 
-def test_a_store_may_lie_in_another_folder(tmp_path: Path) -> None:
+def test_a_store_may_be_in_another_folder(tmp_path: Path) -> None:
     folder, target = tmp_path / "state" / "store", tmp_path / "out" / "small"
     make_store(folder)
     publish(folder, target, str(tmp_path / "big disk" / "small"))
@@ -140,7 +140,7 @@ def test_a_store_may_lie_in_another_folder(tmp_path: Path) -> None:
     assert tree_bytes(target) == tree_bytes(folder)
 
 
-def test_a_storage_that_does_not_answer_is_a_reason_of_its_own(
+def test_a_storage_that_does_not_answer_is_a_separate_reason(
     s3: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -179,7 +179,7 @@ def test_a_storage_that_does_not_answer_is_a_reason_of_its_own(
     assert len(attempts) == sources.TRIES
 
 
-def test_what_was_not_fetched_is_asked_for_again(
+def test_a_video_that_was_not_fetched_is_tried_again(
     s3: str,
     tmp_path: Path,
     journal: Path,
@@ -219,7 +219,7 @@ def test_a_table_on_a_disk_names_videos_at_uris(s3: str, tmp_path: Path) -> None
     task = "tasks={small: {benchmark: table, root: data/small, frames: 4, words: 16}}"
     params = small_params(tmp_path, task)
     manifest = read_manifest("small", params.task("small"), tmp_path)
-    # Where the bucket answers is no part of an id.
+    # The address of the bucket's server is not part of an id.
     assert [video.video_id.rpartition("-")[0] for video in manifest.videos] == [
         f"{place.replace('://', '-').replace('/', '-')}-a-video-{number}" for number in range(3)
     ]

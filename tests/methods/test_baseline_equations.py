@@ -1,4 +1,4 @@
-"""The baselines against their papers' equations, written around open_clip's own blocks one layer at a time."""
+"""Baselines against their papers' equations, written out layer by layer with open_clip's blocks."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from components.methods.base import Method
 from components.methods.build import build
 from components.methods.principal import _TopEigenvector, first_principal_axis
 
-# What one layer does: (layer, block, x, causal mask) -> x.
+# One layer as a function: (layer number, block, x, causal mask) -> x.
 Layer = Callable[[int, Any, Tensor, Tensor | None], Tensor]
 
 
 def attention(block: Any, h: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention as nn.MultiheadAttention computes it."""
+    """Attention by nn.MultiheadAttention."""
     out: Tensor = block.attn(h, h, h, need_weights=False, attn_mask=mask)[0]
     return out
 
 
 def features(method: Method, layer: Layer) -> Tensor:
-    """Features of all frames with ``layer`` in place of a block: ``float[B*T, E]``."""
+    """Features of all frames, with ``layer`` in place of each block: ``float[B*T, E]``."""
     vision = method.backbone.vision
     frames = clips(BACKBONE)[0].flatten(0, 1)
     patches = vision.conv1(frames).flatten(2).transpose(1, 2)
@@ -42,7 +42,7 @@ def features(method: Method, layer: Layer) -> Tensor:
 
 
 def text_features(method: Method, layer: Layer) -> Tensor:
-    """The same of the texts: ``float[n, E]``."""
+    """Features of the texts, with ``layer`` in place of each block: ``float[n, E]``."""
     text, tokens = method.backbone.text, BACKBONE.tokenize(TEXTS, WORDS)
     x = text.token_embedding(tokens) + text.positional_embedding[:WORDS]
     causal = torch.full((WORDS, WORDS), float("-inf")).triu(1)
@@ -53,6 +53,7 @@ def text_features(method: Method, layer: Layer) -> Tensor:
 
 
 def check(method: Method, vision: Layer, text: Layer) -> None:
+    """Compares the method with the two towers built from ``vision`` and ``text``."""
     frames, _ = clips(BACKBONE)
     mask = torch.ones(frames.shape[:2], dtype=torch.bool)
     with torch.no_grad():
@@ -100,7 +101,7 @@ def test_adapter_ffn() -> None:
 
 
 def sequential(adapters: Any) -> Layer:
-    """AdaptMLP behind the MLP, the text side of several rows."""
+    """AdaptMLP after the MLP, the text side of several baselines."""
 
     def run(i: int, block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
         x = x + attention(block, block.ln_1(x), mask)
@@ -131,7 +132,7 @@ def test_st_adapter(name: str) -> None:
         grid = adapter.down(x[:, 1:]).view(4, -1, 2, 2, adapter.down.out_features).permute(0, 4, 1, 2, 3)
         mixed = adapter.conv(grid).permute(0, 2, 3, 4, 1).reshape(len(x), 4, -1)
         x = torch.cat([x[:, :1], x[:, 1:] + adapter.up(mixed)], dim=1)
-        return block(x)  # type: ignore[no-any-return]
+        return block(x)
 
     check(method, layer, sequential(method.text))
 
@@ -144,7 +145,7 @@ def test_convpass() -> None:
         u = quick(adapter.down(h))
         first = adapter.conv(u[:, :1].transpose(1, 2).unsqueeze(-1)).squeeze(-1).transpose(1, 2)
         patches = adapter.conv(u[:, 1:].transpose(1, 2).unflatten(2, (2, 2))).flatten(2).transpose(1, 2)
-        return adapter.scale * adapter.up(quick(torch.cat([first, patches], dim=1)))  # type: ignore[no-any-return]
+        return adapter.scale * adapter.up(quick(torch.cat([first, patches], dim=1)))
 
     def layer(i: int, block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
         h = block.ln_1(x)
@@ -158,10 +159,10 @@ def test_cross_modal_adapter() -> None:
     method: Any = make("cm_adapter")
     quick = open_clip.transformer.QuickGELU()
 
-    def layer(own: Any) -> Layer:
+    def layer(adapters: Any) -> Layer:
         def adapted(i: int, place: str, z: Tensor) -> Tensor:
-            u = quick(getattr(own[i].down, place)(z))
-            return z + torch.cat([getattr(own[i].up, place)(u), getattr(method.shared[i], place)(u)], dim=-1)
+            u = quick(getattr(adapters[i].down, place)(z))
+            return z + torch.cat([getattr(adapters[i].up, place)(u), getattr(method.shared[i], place)(u)], dim=-1)
 
         def run(i: int, block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
             x = x + adapted(i, "attention", attention(block, block.ln_1(x), mask))
@@ -180,7 +181,8 @@ def test_lora_equals_merged_weights(name: str) -> None:
     merged = Backbone(clip, "tiny", open_clip.SimpleTokenizer())
     with torch.no_grad():
         for tower, layers in ((merged.vision, method.video), (merged.text, method.text)):
-            for i, block in enumerate(tower.layers.blocks):
+            blocks: Any = tower.layers.blocks
+            for i, block in enumerate(blocks):
                 weights = {
                     "qkv": block.attn.in_proj_weight, "out": block.attn.out_proj.weight,
                     "fc": block.mlp.c_fc.weight, "proj": block.mlp.c_proj.weight,
@@ -194,7 +196,7 @@ def test_lora_equals_merged_weights(name: str) -> None:
 
 
 def test_seq_transf_starts_as_the_text_tower_and_masks_padding() -> None:
-    # CLIP4Clip's head with open_clip's own blocks, copied from a text tower of the joint space's width.
+    # CLIP4Clip's head, built from open_clip's blocks and copied from a text tower of the joint space's width.
     raw = {**CONFIG, "embed_dim": 16}
     torch.manual_seed(3)
     backbone = Backbone(create("tiny", raw, quick_gelu=True), "tiny", open_clip.SimpleTokenizer())
@@ -223,13 +225,13 @@ class TestPrincipalAxis:
         assert torch.equal(axis, first_principal_axis(x.clone()))
 
     def test_gradient_where_other_eigenvalues_agree(self) -> None:
-        # A Gram matrix of low rank: all eigenvalues but three are zero. The sign of an eigenvector is free.
+        # In this Gram matrix of low rank, all eigenvalues but three are zero. The outer product hides the free sign.
         torch.manual_seed(2)
         factor = torch.randn(1, 8, 3, dtype=torch.float64, requires_grad=True)
 
         def outer(z: Tensor) -> Tensor:
             v = _TopEigenvector.apply(z @ z.transpose(1, 2))
-            return v.unsqueeze(-1) * v.unsqueeze(-2)  # type: ignore[no-any-return]
+            return v.unsqueeze(-1) * v.unsqueeze(-2)
 
         assert torch.autograd.gradcheck(outer, (factor,))
 
@@ -243,7 +245,7 @@ class TestPrincipalAxis:
 
 
 def test_coop_is_a_longer_text() -> None:
-    # The context stands where words would: as embeddings of tokens between the start and the words.
+    # The context goes between the start token and the words, as token embeddings would.
     method: Any = make("coop")
     text, tokens = BACKBONE.text, BACKBONE.tokenize(TEXTS, WORDS)
     count = len(method.prompts)
@@ -276,7 +278,7 @@ def test_vpt(name: str) -> None:
 
 
 def test_shared_parameters_are_not_copied() -> None:
-    # Methods that train a part of CLIP copy that part alone.
+    # A method that trains a part of CLIP copies only that part.
     method = make("bias", moved=False)
     ours, plain = dict(method.backbone.named_parameters()), dict(BACKBONE.named_parameters())
     for name, parameter in ours.items():

@@ -1,4 +1,4 @@
-"""Several methods in one model: settings, names, learning rates, and what cannot be combined."""
+"""Several methods in one model: settings, names, learning rates, and combinations that are refused."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_one_learning_rate_for_all_parts() -> None:
 
 
 def test_parts_that_touch_different_towers_add_up() -> None:
-    # CoOp acts on texts alone and VPT on frames alone, so the pair is each of them in its tower.
+    # CoOp acts only on texts and VPT only on frames, so each tower of the pair equals that of one method.
     model = composed(["coop", "vpt"], lr=1e-3, coop={"prompts": 4})
     inputs = (*clips(BACKBONE), BACKBONE.tokenize(TEXTS, WORDS))
     video, text = model(*inputs)
@@ -48,11 +48,11 @@ def test_parts_that_touch_different_towers_add_up() -> None:
     assert torch.equal(text, parts["coop"].encode_text(inputs[2]))
 
 
-def test_untrained_adapters_beside_prompts_change_nothing() -> None:
+def test_untrained_adapters_with_prompts_change_nothing() -> None:
     model: Any = composed(["vop_fc", "mv_adapter"], lr=1e-3)
     inputs = (*clips(BACKBONE), BACKBONE.tokenize(TEXTS, WORDS))
-    for both, alone in zip(model(*inputs), model.members()[0](*inputs), strict=True):
-        assert (both - alone).abs().max() <= 1e-6
+    for both, single in zip(model(*inputs), model.members()[0](*inputs), strict=True):
+        assert (both - single).abs().max() <= 1e-6
     with torch.no_grad():
         for parameter in model.members()[1].trainable().values():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
@@ -60,18 +60,18 @@ def test_untrained_adapters_beside_prompts_change_nothing() -> None:
 
 
 def test_adapters_see_frames_in_a_joint_layout() -> None:
-    # In joint layers a token-wise adapter must find the same tokens as in the layout frame by frame: with the joint
-    # attention's prompts gone and one frame alone there is no difference between the two.
+    # In joint layers, a token-wise adapter must find the same tokens as in the frame-by-frame layout. With one frame
+    # and no prompts, the two layouts are equal.
     frames, _ = clips(BACKBONE, frames=1)
     mask = torch.ones(4, 1, dtype=torch.bool)
     joint = make("cm_adapter+vop_f")
-    alone = make("cm_adapter")
+    single = make("cm_adapter")
     settings = {"method": ["vop_f", "cm_adapter"], "lr": 1e-3, "vop_f": {"video_prompts": 0, "text_prompts": 0},
                 "cm_adapter": {"shared": 4}}  # fmt: skip
     both: Any = build("x", settings, BACKBONE, frames=FRAMES, words=WORDS)
-    both.members()[1].load_state_dict(alone.state_dict(), strict=False)
-    assert (both.encode_video(frames, mask) - alone.encode_video(frames, mask)).abs().max() <= 1e-6
-    assert (joint.encode_video(frames, mask) - alone.encode_video(frames, mask)).abs().max() > 1e-4
+    both.members()[1].load_state_dict(single.state_dict(), strict=False)
+    assert (both.encode_video(frames, mask) - single.encode_video(frames, mask)).abs().max() <= 1e-6
+    assert (joint.encode_video(frames, mask) - single.encode_video(frames, mask)).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_adapters_see_frames_in_a_joint_layout() -> None:
         ({"method": ["vop", "lora"], "lr": 1e-3, "bias": {}}, "bias: unknown key"),
         ({"method": ["vop", "lora"], "lr": 1e-3, "vop": 3}, "parts are not settings"),
         ({"method": ["bias", "partial"], "lr": 1e-3}, "two parts train the same weights"),
-        ({"method": ["vop", "lora"], "lr": 1e-3, "lora": {"train_logit_scale": True}}, "beside the parts"),
+        ({"method": ["vop", "lora"], "lr": 1e-3, "lora": {"train_logit_scale": True}}, "next to the parts"),
         (
             {
                 "method": ["seq_transf", "mv_adapter"],
@@ -94,7 +94,7 @@ def test_adapters_see_frames_in_a_joint_layout() -> None:
                 "seq_transf": {"start": "random"},
                 "mv_adapter": {"form": "paper"},
             },
-            "pool frames their own way",
+            "two parts pool frames in their way",
         ),
     ],
 )

@@ -1,100 +1,101 @@
-"""IA3 (Liu et al., NeurIPS 2022, section 3.3) from outside the project: the hooks reach keys, values and hidden units.
-
-One vector scales each of them. Held to the same CLIP with its weights scaled by hand.
-"""
+"""A method that scales keys, values and activations: equal to scaled weights, trained and saved from outside."""
 
 from __future__ import annotations
 
-import copy
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
-from pydantic.dataclasses import dataclass
-from tiny_backbone import FRAMES, TEXTS, WORDS, clips
-from torch import Tensor, nn
-from variants import BACKBONE
+from tiny_backbone import FRAMES, TEXTS, WORDS, clips, make_backbone
+from torch.nn import functional as F
+from variants import BACKBONE, make
 
-from components import config
-from components.backbones.clip import Backbone
-from components.backbones.hooks import Flow, Hooks, Part
-from components.methods.base import Method, MethodSettings, TrainedSettings
+from components.adapters.file import load_adapter, save_adapter
+from components.backbones.towers import checkpointed
+from components.methods.base import Method
+from components.methods.build import build
 
-
-@dataclass(frozen=True, config=config.STRICT)
-class IA3Settings(TrainedSettings):
-    """Nothing but the learning rate."""
+HERE = Path(__file__).parent
+INPUTS = (*clips(BACKBONE), BACKBONE.tokenize(TEXTS, WORDS))
 
 
-class Scales(Hooks):
-    """``l_k`` and ``l_v`` on keys and values, ``l_ff`` on the hidden units of the MLP."""
-
-    def __init__(self, keys: Tensor, values: Tensor, hidden: Tensor) -> None:
-        self.keys, self.values, self.hidden = keys, values, hidden
-
-    def project(self, i: int, part: Part, x: Tensor, y: Tensor, flow: Flow) -> Tensor:
-        if part != "qkv":
-            return y
-        return y * torch.cat([torch.ones_like(self.keys[i]), self.keys[i], self.values[i]])
-
-    def after_activation(self, i: int, u: Tensor, flow: Flow) -> Tensor:
-        return u * self.hidden[i]
-
-
-class IA3(Method):
-    """Three vectors per layer and tower, which start at one."""
-
-    name: ClassVar[str] = "ia3"
-    Settings: ClassVar[type[MethodSettings]] = IA3Settings
-
-    def __init__(self, backbone: Backbone, settings: Any, *, frames: int, words: int) -> None:
-        super().__init__(backbone, settings, frames=frames, words=words)
-        spec = backbone.spec
-        towers = {"vision": (spec.vision_layers, spec.vision_width), "text": (spec.text_layers, spec.text_width)}
-        self.scales = nn.ParameterDict(
-            {
-                f"{tower}_{name}": nn.Parameter(torch.ones(layers, width * times))
-                for tower, (layers, width) in towers.items()
-                for name, times in (("keys", 1), ("values", 1), ("hidden", 4))
-            }
-        )
-
-    def hooks(self, tower: str) -> Hooks:
-        """The vectors of one tower."""
-        return Scales(*(self.scales[f"{tower}_{name}"] for name in ("keys", "values", "hidden")))
-
-    def vision_hooks(self) -> Hooks:
-        return self.hooks("vision")
-
-    def text_hooks(self) -> Hooks:
-        return self.hooks("text")
-
-
-@torch.no_grad()
-def scaled_by_hand(method: IA3) -> Backbone:
-    """The backbone whose weights hold the vectors: rows of keys and values, columns of the MLP's second map."""
-    backbone = copy.deepcopy(method.backbone)
-    for tower in ("vision", "text"):
-        for i, block in enumerate(getattr(backbone, tower).layers.blocks):
-            width = block.attn.out_proj.in_features
-            for start, name in ((width, "keys"), (2 * width, "values")):
-                rows = slice(start, start + width)
-                block.attn.in_proj_weight[rows] *= method.scales[f"{tower}_{name}"][i][:, None]
-                block.attn.in_proj_bias[rows] *= method.scales[f"{tower}_{name}"][i]
-            block.mlp.c_proj.weight *= method.scales[f"{tower}_hidden"][i]
-    return backbone
-
-
-def test_the_vectors_act_as_scaled_weights_do() -> None:
-    method = IA3(BACKBONE, IA3Settings(lr=1e-3), frames=FRAMES, words=WORDS).eval()
-    inputs = (*clips(BACKBONE), BACKBONE.tokenize(TEXTS, WORDS))
-    generator = torch.Generator().manual_seed(0)
+@pytest.fixture
+def ia3(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The method with random scales."""
+    monkeypatch.syspath_prepend(str(HERE))
+    method = build("mine", {"method": "ia3_method:IA3", "lr": 1e-2}, BACKBONE, frames=FRAMES, words=WORDS)
+    torch.manual_seed(4)
     with torch.no_grad():
-        for vector in method.scales.values():
-            vector.copy_(1 + 0.3 * torch.randn(vector.shape, generator=generator))
-    by_hand = IA3(scaled_by_hand(method), IA3Settings(lr=1e-3), frames=FRAMES, words=WORDS).eval()
-    untouched = IA3(BACKBONE, IA3Settings(lr=1e-3), frames=FRAMES, words=WORDS).eval()
+        for parameter in method.trainable().values():
+            parameter.copy_(1 + 0.3 * torch.randn_like(parameter))
+    return method
+
+
+def scaled_by_hand(ia3: Any, lora: Any = None) -> Method:
+    """Plain CLIP with the scales, and the updates of ``lora``, in its weights."""
+    backbone = make_backbone(learned_positions=True)
+    towers = (("video", backbone.vision), ("text", backbone.text))
     with torch.no_grad():
-        found, expected, before = method(*inputs), by_hand(*inputs), untouched(*inputs)
-    for a, b, c in zip(found, expected, before, strict=True):
-        assert torch.allclose(a, b, atol=2e-6)
-        assert not torch.allclose(a, c, atol=1e-2)
+        for side, tower in towers:
+            blocks: Any = tower.layers.blocks
+            for i, block in enumerate(blocks):
+                scales = getattr(ia3, side)[i]
+                rows = torch.cat([torch.ones_like(scales.k), scales.k, scales.v])
+                block.attn.in_proj_weight.mul_(rows[:, None])
+                block.attn.in_proj_bias.mul_(rows)
+                if lora is not None:
+                    updates = getattr(lora, side)[str(i)]
+                    block.attn.in_proj_weight.add_(updates["qkv"].b @ updates["qkv"].a)
+                    block.mlp.c_proj.weight.add_(updates["proj"].b @ updates["proj"].a)
+                # The update of the second map reads the scaled activations.
+                block.mlp.c_proj.weight.mul_(scales.ff)
+    return build("zero_shot", {}, backbone, frames=FRAMES, words=WORDS)
+
+
+def test_equals_weights_scaled_by_hand(ia3: Method) -> None:
+    plain = make("zero_shot")
+    for ours, theirs, start in zip(ia3(*INPUTS), scaled_by_hand(ia3)(*INPUTS), plain(*INPUTS), strict=True):
+        assert (ours - theirs).abs().max() <= 1e-6
+        assert (ours - start).abs().max() > 1e-2
+
+
+def test_starts_as_clip_and_every_vector_trains(ia3: Method) -> None:
+    with torch.no_grad():
+        for parameter in ia3.trainable().values():
+            parameter.fill_(1.0)
+    video, text = ia3(*INPUTS)
+    for ours, theirs in zip((video, text), make("zero_shot")(*INPUTS), strict=True):
+        assert torch.equal(ours, theirs)
+    F.cross_entropy(ia3.logit_scale * text @ video.T, torch.arange(4)).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in ia3.trainable().values())
+
+
+def test_same_gradients_with_activation_checkpointing(ia3: Method) -> None:
+    gradients = []
+    for on in (False, True):
+        ia3.zero_grad()
+        with checkpointed(ia3, on):
+            video, text = ia3(*INPUTS)
+        (video * text).sum().backward()
+        gradients.append([p.grad.clone() for p in ia3.trainable().values() if p.grad is not None])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_saved_and_loaded(ia3: Method, tmp_path: Path) -> None:
+    save_adapter(tmp_path, ia3, task="t", provenance={})
+    for ours, theirs in zip(load_adapter(tmp_path, BACKBONE)(*INPUTS), ia3(*INPUTS), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_composes_with_low_rank_updates(ia3: Any) -> None:
+    settings = {"method": ["ia3_method:IA3", "lora"], "lr": 1e-2, "lora": {"rank": 2, "targets": ["qkv", "proj"]}}
+    both: Any = build("both", settings, BACKBONE, frames=FRAMES, words=WORDS)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in both.trainable().values():
+            parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    scales, lora = both.members()
+    by_hand = scaled_by_hand(scales, lora)
+    for ours, theirs in zip(both(*INPUTS), by_hand(*INPUTS), strict=True):
+        assert (ours - theirs).abs().max() <= 1e-6

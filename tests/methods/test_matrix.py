@@ -1,4 +1,4 @@
-"""What every registered method must keep, checked for all of them."""
+"""The promises of every method, checked for all registered methods and their variants."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_gradients_reach_every_trainable_parameter(name: str) -> None:
     method = make(name, train_logit_scale=True)
     loss(method).backward()
     without = [key for key, p in method.trainable().items() if p.grad is None or not p.grad.abs().sum() > 0]
-    # Nothing reads the patches behind the last layer, so what calibrates them there cannot learn, as in the release.
+    # Nothing reads the patches after the last layer, so their calibration there cannot learn. The release is the same.
     unread = [key for key in method.trainable() if key.startswith("video.2.calibration.patch.")]
     assert without == unread
 
@@ -83,8 +83,8 @@ def test_padding_and_company_change_no_video(name: str, lengths: list[int], seed
     with torch.no_grad():
         together = method.encode_video(torch.where(mask[..., None, None, None], frames, frames * 50 + 7), mask)
         for i, length in enumerate(lengths):
-            alone = method.encode_video(frames[i : i + 1, :length], mask[i : i + 1, :length])
-            assert (alone[0] - together[i]).abs().max() <= 5e-6
+            single = method.encode_video(frames[i : i + 1, :length], mask[i : i + 1, :length])
+            assert (single[0] - together[i]).abs().max() <= 5e-6
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -95,9 +95,9 @@ def test_padding_and_company_change_no_text(name: str, chosen: list[str], words:
     with torch.no_grad():
         together = method.encode_text(BACKBONE.tokenize(chosen, words))
         for i, text in enumerate(chosen):
-            # The released text layout of VoP reads padding columns, so the length that texts are padded to matters.
-            alone = method.encode_text(BACKBONE.tokenize([text], words if method.text_hooks().whole_text else WORDS))
-            assert (alone[0] - together[i]).abs().max() <= 5e-6
+            # VoP's released text layout reads padding columns, so the padded length of texts matters.
+            single = method.encode_text(BACKBONE.tokenize([text], words if method.text_hooks().whole_text else WORDS))
+            assert (single[0] - together[i]).abs().max() <= 5e-6
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,4 @@
-"""Settings of methods: defaults are the papers', faults are named, sizes are the published ones."""
+"""Settings of methods: the papers' defaults, messages for faults, published sizes."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ class TestFaults:
             method.encode_text(BACKBONE.tokenize(TEXTS, WORDS))
 
     def test_settings_of_another_method(self) -> None:
-        with pytest.raises(ConfigError, match="another method's"):
+        with pytest.raises(ConfigError, match="settings belong to another method"):
             build("vop", read_settings("full", {"lr": 1e-3}), BACKBONE, frames=2, words=6)
 
 
 class TestPublishedSizes:
-    """Counts need no weights: everything is built on the meta device."""
+    """Parameter counts. They need no weights, so everything is built on the meta device."""
 
     @staticmethod
     def count(name: str, raw: dict[str, Any], model: str, frames: int = 12, words: int = 32) -> int:
@@ -97,7 +97,7 @@ class TestPublishedSizes:
         ("raw", "frames", "words", "expected"),
         [
             ({"tied_layers": 0}, 12, 32, 3_317_184),
-            ({}, 12, 32, 3_572_736 - 171_008),  # MSR-VTT and MSVD; the printed figures count CLIP's 171,008 biases
+            ({}, 12, 32, 3_572_736 - 171_008),  # MSR-VTT and MSVD; the printed sizes count CLIP's 171,008 biases
             ({"tied_layers": 3}, 12, 32, 3_615_008 - 171_008),  # LSMDC
             ({}, 32, 64, 3_628_032 - 171_008),  # DiDeMo
             ({"tied_layers": 1}, 32, 64, 3_585_760 - 171_008),  # ActivityNet
@@ -185,7 +185,7 @@ class TestMVAdapter:
 
 
 def test_prompts_and_adapters_in_one_model() -> None:
-    # The adapters see CLIP's own tokens alone, wherever the other method's prompts stand.
+    # The adapters see only CLIP's tokens, wherever the other method's prompts are.
     vop = make("vop", {"video_prompts": 3, "text_prompts": 4})
     adapter = make("mv_adapter", {})
     frames, mask = clips(BACKBONE)

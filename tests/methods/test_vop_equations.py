@@ -1,6 +1,6 @@
-"""VoP's variants against the paper's equations, written out one video and one layer at a time with open_clip's blocks.
+"""VoP's variants against the paper's equations, written out video by video and layer by layer with open_clip's blocks.
 
-There is no public code for them, so this slow second implementation is what the fast one is held to.
+The variants have no public code, so this slow second implementation is the reference of the fast one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LENGTHS = (5, 4, 3, 2)
 
 
 def embed(frames: Tensor) -> Tensor:
-    """``float[T, 3, S, S] -> float[T, 1+N, D]``, before ``ln_pre``."""
+    """Tokens before ``ln_pre``: ``float[T, 3, S, S] -> float[T, 1+N, D]``."""
     vision = BACKBONE.vision
     patches = vision.conv1(frames).flatten(2).transpose(1, 2)
     first = vision.class_embedding.expand(len(frames), 1, -1)
@@ -29,13 +29,13 @@ def embed(frames: Tensor) -> Tensor:
 
 
 def block(i: int, x: Tensor) -> Tensor:
-    """Layer i of open_clip's own vision tower."""
-    done: Tensor = BACKBONE.vision.layers.blocks[i](x)
-    return done
+    """Runs layer ``i`` of open_clip's vision tower."""
+    out: Tensor = BACKBONE.vision.layers.blocks[i](x)
+    return out
 
 
 def learned(vop: VoP, i: int, length: int) -> Tensor:
-    """Generic, then position-specific prompts of a layer: ``float[T, P, D]``."""
+    """Generic prompts of layer ``i``, then position-specific ones: ``float[T, P, D]``."""
     row, parts = vop.frame_layers.index(i), [torch.zeros(length, 0, BACKBONE.spec.vision_width)]
     if vop.generic_prompts is not None:
         parts.append(vop.generic_prompts[row].expand(length, -1, -1))
@@ -75,7 +75,7 @@ def video_features(vop: VoP, frames: Tensor) -> Tensor:
         prompts = x[0, 1:1]
         if i in vop.joint_layers and vop.joint_prompts is not None:
             prompts = vop.joint_prompts[vop.joint_layers.index(i)]
-        # [C, P, E_1 .. E_T] as the paper writes it.
+        # The paper's order: [C, P, E_1 .. E_T].
         out = block(i, torch.cat([x[:, 0], prompts, x[:, 1:].flatten(0, 1)]).unsqueeze(0)).squeeze(0)
         patches = out[length + len(prompts) :].unflatten(0, (length, -1))
         x = torch.cat([out[:length, None], patches], dim=1)

@@ -1,7 +1,7 @@
-"""The reference arrays: what the authors' released code computes on a tiny random CLIP, and their names in ours.
+"""Reference arrays, computed by the authors' released code on a tiny random CLIP, and their names in this project.
 
-``tests/golden/*.npz`` hold data only. ``in.*`` are inputs, ``out.*`` expected outputs, ``grad.*`` expected gradients of
-the loss, everything else weights; ``backbone.npz`` holds the CLIP weights of all cases.
+``tests/golden/*.npz`` hold only data. ``in.*`` are inputs, ``out.*`` are expected outputs, and ``grad.*`` are expected
+gradients of the loss. All other arrays are weights. ``backbone.npz`` holds the CLIP weights of all cases.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ CONFIG: dict[str, Any] = {
     "vision_cfg": {"image_size": 32, "patch_size": 8, "layers": 3, "width": 128, "head_width": 64},
     "text_cfg": {"context_length": 12, "vocab_size": 100, "layers": 3, "width": 128, "heads": 2},
 }
-# Their float32 noise is 7e-6 on features and logits, 3e-7 on gradients.
+# The float32 noise of the references is 7e-6 on features and logits, and 3e-7 on gradients.
 ATOL = 2e-5
 GRAD_ATOL, GRAD_RTOL = 1e-6, 1e-4
 
 
 def arrays(case: str) -> dict[str, Tensor]:
-    """All arrays of a case."""
+    """Loads all arrays of a case."""
     with np.load(FOLDER / f"{case}.npz") as data:
         return {name: torch.from_numpy(data[name]) for name in data.files}
 
 
 def golden_backbone() -> Backbone:
-    """The tiny CLIP with the reference weights."""
+    """Builds the tiny CLIP with the reference weights."""
     clip = create("golden", CONFIG, quick_gelu=True)
     clip.load_state_dict({name.removeprefix("clip."): value for name, value in arrays("backbone").items()})
     return Backbone(clip, "golden", open_clip.SimpleTokenizer())
 
 
 def clip_name(theirs: str) -> str:
-    """``clip.visual.proj`` as our backbone calls it."""
+    """Translates a reference name, such as ``clip.visual.proj``, into the backbone's name."""
     name = theirs.removeprefix("clip.")
     if name == "logit_scale":
         return name
@@ -55,7 +55,7 @@ def clip_name(theirs: str) -> str:
 
 
 def train_clip(backbone: Backbone, case: dict[str, Tensor]) -> dict[str, nn.Parameter]:
-    """Our parameters whose gradients the case gives, made trainable: their name to parameter."""
+    """Makes the parameters with a reference gradient trainable. Maps the reference's name to each parameter."""
     ours = dict(backbone.named_parameters())
     found = {name: ours[clip_name(name.removeprefix("grad."))] for name in case if name.startswith("grad.clip.")}
     for parameter in found.values():
@@ -64,29 +64,29 @@ def train_clip(backbone: Backbone, case: dict[str, Tensor]) -> dict[str, nn.Para
 
 
 def symmetric_loss(logits: Tensor) -> Tensor:
-    """Mean of the cross-entropies of rows and columns, the diagonal being right."""
+    """The mean of the cross-entropies over rows and columns. The diagonal holds the matches."""
     target = torch.arange(len(logits))
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 def close(name: str, ours: Tensor, theirs: Tensor, atol: float = ATOL) -> None:
-    """Asserts equality to ``atol`` and names the array that differs."""
+    """Asserts equality within ``atol``. The message names the array that differs."""
     difference = float((ours.detach() - theirs).abs().max())
     assert ours.shape == theirs.shape, name
     assert difference <= atol, f"{name} differs by {difference:.2e}"
 
 
 def close_gradient(name: str, ours: Tensor | None, theirs: Tensor) -> None:
-    """The same for gradients, relative to the largest entry of the array."""
+    """Asserts equality of gradients, relative to the largest entry of the array."""
     assert ours is not None, f"{name}: no gradient"
     close(name, ours, theirs, GRAD_ATOL + GRAD_RTOL * float(theirs.abs().max()))
 
 
 def check_outputs(method: Method, case: dict[str, Tensor]) -> Tensor:
-    """Compares all outputs of a case with a masked mean and returns the loss."""
+    """Compares all outputs of a case that pools by masked mean. Returns the loss."""
     frames, mask = case["in.video"], case["in.video_mask"].bool()
     features = method.frame_features(frames, mask)
-    # Features of padding frames mean nothing: they never reach a video's embedding.
+    # Features of padding frames have no meaning and never reach a video's embedding.
     close("frame features", features[mask], case["out.frame_features"][mask])
     text = method.backbone.text(case["in.text"], method.text_hooks())
     close("text features", text, case["out.text_features"])

@@ -1,4 +1,4 @@
-"""MV-Adapter against the authors' released code: every released configuration and the variants that it can run."""
+"""MV-Adapter against the authors' released code: every released configuration, and every variant that it can run."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def our_name(theirs: str, tied_layers: int) -> str:
 
 
 def our_rows(frames: int, cc: bool) -> tuple[list[int], list[int]]:
-    """Position rows used for ``frames`` frames: ours, kept per frame number, and theirs, packed from row 0."""
+    """Position rows used for ``frames`` frames: ours, fixed per frame number, and theirs, packed from row 0."""
     start = int(cc)
     ours = [*range(start + frames), *range(start + MAX_FRAMES, start + MAX_FRAMES + frames)]
     return ours, list(range(len(ours)))
 
 
 def expected(theirs: str, value: Tensor, like: Tensor, frames: int, cc: bool) -> Tensor:
-    """Their array (weight or gradient) in our shape."""
+    """Brings a reference weight or gradient into our shape."""
     if not (theirs.startswith("video_adapter") and theirs.endswith("position_embedding")):
         return value
     ours, packed = our_rows(frames, cc)
@@ -77,17 +77,17 @@ def weights(case: dict[str, Tensor]) -> dict[str, Tensor]:
 def fill(method: Method, case: dict[str, Tensor], frames: int) -> None:
     parameters = method.trainable()
     tied, cc = method.settings.tied_layers, method.settings.cc
-    filled, left = set(), []
+    filled, unused = set(), []
     for theirs, value in weights(case).items():
         ours = our_name(theirs, tied)
         if ours not in parameters:
-            left.append(theirs)
+            unused.append(theirs)
             continue
         parameters[ours].data.copy_(expected(theirs, value, parameters[ours], frames, cc))
         filled.add(ours)
     assert filled == set(parameters)
-    # What the release keeps without use: the CC token without CC, the text's tie where only class tokens are tied.
-    for theirs in left:
+    # The release has unused weights: the CC token without CC, and the text's tie if only class tokens are tied.
+    for theirs in unused:
         assert case["grad." + theirs].abs().max() == 0, theirs
 
 
@@ -115,7 +115,7 @@ def test_outputs_loss_and_gradients(name: str) -> None:
 
 @pytest.mark.parametrize("change", [{"form": "paper"}, {"scale": 0.2}], ids=str)
 def test_a_switch_changes_the_result(change: dict[str, Any]) -> None:
-    # Otherwise the comparisons above could pass without the switch being read.
+    # Without this, the comparisons above could pass although nothing reads the switch.
     case = arrays("case02_mv_down_out")
     embeddings = []
     for settings in (BASE, {**BASE, **change}):

@@ -23,7 +23,7 @@ def settings(**raw: Any) -> Any:
 
 
 def fill(module: nn.Module, case: dict[str, Tensor], frames: int | None = None) -> None:
-    """The case's weights into ``module``; positions of a video go to the rows of their frames."""
+    """Copies the case's weights into ``module``. A video's positions go to the rows of their frames."""
     parameters = dict(module.named_parameters())
     filled = set()
     for theirs in (name for name in case if name.startswith("w.") and name != "w.shared_factor"):
@@ -37,7 +37,7 @@ def fill(module: nn.Module, case: dict[str, Tensor], frames: int | None = None) 
 
 
 def rows(frames: int) -> Tensor:
-    """Our position rows of the CC token, the class tokens and the patches of ``frames`` frames."""
+    """Our position rows for the CC token, and for the class tokens and patches of ``frames`` frames."""
     return torch.tensor([0, *range(1, 1 + frames), *range(1 + MAX_FRAMES, 1 + MAX_FRAMES + frames)])
 
 
@@ -70,11 +70,11 @@ def test_video_adapter(name: str, raw: dict[str, Any], tied: bool) -> None:
     frames = mask.shape[1]
     adapter = VideoAdapter(WIDTH, settings(**raw), MAX_FRAMES, tied=tied)
     fill(adapter, case, frames)
-    # Theirs is [1+N, B*T, D].
+    # The release uses [1+N, B*T, D].
     x = case["in.x"].transpose(0, 1).contiguous().requires_grad_(True)
     factor = case["w.shared_factor"].requires_grad_(True) if tied else None
     delta = adapter(x, Flow(frames=frames, mask=mask), factor)
-    # Of padding frames too, although nothing of them reaches a video's embedding.
+    # This compares padding frames too, although they never reach a video's embedding.
     close("delta", delta, case["out.delta"].transpose(0, 1))
     cotangent = case["in.cotangent"].transpose(0, 1)
     (delta * cotangent).sum().backward()

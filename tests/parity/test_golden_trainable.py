@@ -1,4 +1,4 @@
-"""What trains, by name, against the released configurations and the readings of VoP's baseline rows (case 8)."""
+"""Names of trained parameters against the released configurations and VoP's baseline rows (case 8)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_mv_adapter_trains_what_the_release_trains() -> None:
     method = build("mv_adapter", settings, golden_backbone(), frames=MAX_FRAMES, words=WORDS)
     expected = set()
     for name in theirs["trainable"]:
-        # The release keeps query, key and value maps apart.
+        # The release stores query, key and value maps separately.
         plain = re.sub(r"\[. part\]$", "", name)
         expected.add("backbone." + clip_name(plain) if plain.startswith("clip.") else our_name(plain, 2))
     assert set(method.trainable()) == expected

@@ -1,4 +1,4 @@
-"""VoP's released layout against the authors' inference code, and the paper's layout against the released one."""
+"""VoP's released layout against the authors' inference code, and the paper's layout against the released layout."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def test_released_layout_outputs_loss_and_gradients(name: str) -> None:
 
 
 def test_paper_layout_is_the_prefix_form_but_for_positions() -> None:
-    # With a zero position embedding in the text tower the two layouts are one function.
+    # With a zero position embedding in the text tower, the two layouts compute the same function.
     case = arrays("case07b_vop_prefix_only")
     theirs = released(case, 0)
     settings = {"lr": 1e-2, "video_prompts": 3, "text_prompts": 4}
     ours = build("vop", settings, golden_backbone(), frames=4, words=12)
     fill(ours, case)
-    apart = (ours.encode_text(case["in.text"]) - theirs.encode_text(case["in.text"])).abs().max()
-    assert apart > 1e-3
+    difference = (ours.encode_text(case["in.text"]) - theirs.encode_text(case["in.text"])).abs().max()
+    assert difference > 1e-3
     for method in (theirs, ours):
         with torch.no_grad():
             method.backbone.text.positional_embedding.zero_()
@@ -71,7 +71,7 @@ def test_paper_layout_is_the_prefix_form_but_for_positions() -> None:
 
 
 def test_suffix_prompts_do_not_reach_a_short_text() -> None:
-    # As released: the read-out column of a short text stands before the suffix, so those prompts are invisible to it.
+    # As released, the read-out column of a short text comes before the suffix, so it cannot see those prompts.
     case = arrays("case07a_vop_prefix_suffix")
     method = released(case, 2)
     before = method.backbone.text(case["in.text"], method.text_hooks())

@@ -1,4 +1,4 @@
-"""pipelines/ingest.py as it is called."""
+"""pipelines/ingest.py, called as a command."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_videos_become_a_store_and_again_is_quick(tmp_path: Path) -> None:
+def test_videos_become_a_store_and_the_second_run_is_quick(tmp_path: Path) -> None:
     write_collection(tmp_path / "data" / "small", train=3, val=1, test=2)
     assert run(tmp_path, "--task", "small", "--status").stdout == "small: never ingested here\n"
     done = run(tmp_path, "--task", "small")
@@ -33,8 +33,8 @@ def test_videos_become_a_store_and_again_is_quick(tmp_path: Path) -> None:
     assert again.returncode == 0
     assert "this run: 0 videos in 0.0 s; 6 reused from earlier runs" in again.stdout
     assert "ray" not in again.stderr.lower()
-    anew = run(tmp_path, "--task", "small", "--overwrite")
-    assert "this run: 6 videos in " in anew.stdout
+    overwritten = run(tmp_path, "--task", "small", "--overwrite")
+    assert "this run: 6 videos in " in overwritten.stdout
     status = run(tmp_path, "--task", "small", "--status")
     assert status.stdout.startswith("small: finished; 6 of 6 videos, 0 failed, ")
     lines = (tmp_path / ".reeltune" / "ingest" / "small" / "events.jsonl").read_text().splitlines()

@@ -1,9 +1,8 @@
-"""Training on a cluster of several nodes that share nothing but a storage at a URI, while parts of it are killed."""
+"""Training on a cluster of nodes that share only a storage at a URI, while parts of the cluster are killed."""
 
 from __future__ import annotations
 
 import csv
-import json
 import os
 import random
 import signal
@@ -24,6 +23,7 @@ from raylets import Nodes
 
 from components import storage
 from components.adapters.file import load_adapter
+from components.adapters.record import CURVE, read_training
 from components.backbones.clip import load_backbone
 from components.evaluation.validation import Validation
 from components.tracking.store import connect
@@ -45,7 +45,7 @@ SETTINGS = (
 
 @dataclass
 class World:
-    """A cluster, a training on it, and where its checkpoints show up."""
+    """A cluster, a training on it, and its checkpoints."""
 
     nodes: Nodes
     job: Job
@@ -54,7 +54,7 @@ class World:
     draw: random.Random = field(default_factory=lambda: random.Random(1))
 
     def train(self, *overrides: str) -> subprocess.Popen[str]:
-        """A driver in a working directory of its own."""
+        """Starts a driver in a separate working directory."""
         elsewhere = self.job.root.parent / "driver"
         elsewhere.mkdir(exist_ok=True)
         command = [sys.executable, str(REPOSITORY / "pipelines" / "train.py"), "--root", str(self.job.root)]
@@ -63,7 +63,7 @@ class World:
         return subprocess.Popen(command, cwd=elsewhere, env=environment, stderr=subprocess.PIPE, text=True)
 
     def workers_after_some_steps(self, driver: subprocess.Popen[str]) -> dict[int, psutil.Process]:
-        """The training's workers by node, once it has come some steps further."""
+        """The training's workers by node, after it has made some more steps."""
         goal = max(self.checkpoints.steps(), default=0) + self.draw.randint(2, 12)
         deadline = time.monotonic() + 150
         while max(self.checkpoints.steps(), default=0) < goal:
@@ -87,7 +87,7 @@ def gone(workers: dict[int, psutil.Process]) -> bool:
 
 
 def kill_a_worker_and_a_node_and_stop_a_worker(world: World) -> None:
-    """The first driver outlives the two losses; the stopped worker is an error that names it."""
+    """The first driver survives the two losses. The stopped worker leads to an error that names it."""
     driver = world.train("execution.timeout_seconds=10")
     workers = world.workers_after_some_steps(driver)
     workers[world.draw.choice(sorted(workers))].kill()
@@ -115,17 +115,17 @@ def kill_the_driver(world: World) -> None:
 
 @pytest.mark.slow
 def test_a_worker_a_node_and_drivers_are_lost(s3: str, tmp_path: Path) -> None:
-    """Each while a step drawn at random is made; the adapter is that of an undisturbed training, byte for byte."""
-    root, folders = tmp_path / "project", [tmp_path / f"node-{number}" for number in range(4)]
-    for folder in (root, *folders):
-        folder.mkdir()
+    """Each loss comes in a random step. The adapter equals that of an undisturbed training byte for byte."""
+    root, node_folders = tmp_path / "project", [tmp_path / f"node-{number}" for number in range(4)]
+    for path in (root, *node_folders):
+        path.mkdir()
     tiny_world.write_project(root)
     settings = (*SETTINGS, f"execution.storage={s3}")
     job = Job.of(root, tiny_world.params(root, *settings), tiny_world.TASK, "vop", 0)
     plan = job.plan()
     folder = job.work_folder(plan.key)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    with raylets.cluster(folders, [0, 1, 1, 1], {**clean, "PYTHONPATH": str(REPOSITORY)}) as nodes:
+    with raylets.cluster(node_folders, [0, 1, 1, 1], {**clean, "PYTHONPATH": str(REPOSITORY)}) as nodes:
         world = World(nodes, job, settings, Checkpoints(storage.join(folder, "checkpoints"), keep=2))
         kill_a_worker_and_a_node_and_stop_a_worker(world)
         kill_the_driver(world)
@@ -140,23 +140,24 @@ def test_a_worker_a_node_and_drivers_are_lost(s3: str, tmp_path: Path) -> None:
     gloo.spawn(2, in_gloo, tmp_path / "ranks", undisturbed)
     expected = Path(undisturbed.work_folder(plan.key)) / "adapter" / "adapter.safetensors"
     assert (job.adapter_folder / "adapter.safetensors").read_bytes() == expected.read_bytes()
-    check_what_is_left(job, folder, folders)
+    check_what_is_left(job, folder, node_folders)
 
 
 def check_what_is_left(job: Job, folder: str, node_folders: list[Path]) -> None:
-    """The published adapter, its record and its history; nothing of the work, nothing on any node."""
+    """The adapter, its record and its history are left, and no working files, on any node."""
     assert storage.size(folder) is None
     assert [list(node.iterdir()) for node in node_folders] == [[]] * len(node_folders)
     assert list((job.root / ".reeltune" / "train").iterdir()) == []
-    record = json.loads((job.adapter_folder / "training.json").read_text())
-    assert (record["workers"], record["steps"], record["epochs"]) == (2, STEPS, EPOCHS)
-    with (job.adapter_folder / "curves.csv").open(newline="") as stream:
+    record = read_training(job.adapter_folder)
+    assert (record.workers, record.steps, record.epochs) == (2, STEPS, EPOCHS)
+    with (job.adapter_folder / CURVE).open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["epoch"] for row in rows] == [str(epoch) for epoch in range(5, EPOCHS + 1, 5)]
-    assert float(rows[-1]["t2v_R@1"]) == record["validation"]["t2v_R@1"]
+    assert float(rows[-1]["t2v_R@1"]) == record.validation["t2v_R@1"]
+    assert record.mlflow_run_id is not None
     loaded = load_adapter(job.adapter_folder, load_backbone(job.backbone, job.root))
-    assert record["parameters"]["trainable"] == sum(p.numel() for p in loaded.trainable().values())
-    client, run_id = connect(job.root, tiny_world.params(job.root).tracking), record["mlflow_run_id"]
+    assert record.parameters.trainable == sum(p.numel() for p in loaded.trainable().values())
+    client, run_id = connect(job.root, tiny_world.params(job.root).tracking), record.mlflow_run_id
     for name, steps in (("val_t2v_R1", range(30, STEPS + 1, 30)), ("frames_per_second", range(10, STEPS + 1, 10))):
         assert {point.step for point in client.get_metric_history(run_id, name)} == set(steps)
     assert client.get_run(run_id).info.status == "FINISHED"

@@ -44,4 +44,4 @@ def test_a_folder_of_videos_is_searched_without_training(tmp_path: Path) -> None
     assert "no training videos" in refused.stderr
     wrong = run(tmp_path, "index.py", "--adapter", "outputs/nowhere")
     assert wrong.returncode == 1
-    assert "no adapter" in wrong.stderr
+    assert "adapter.json: missing" in wrong.stderr

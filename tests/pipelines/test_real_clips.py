@@ -1,4 +1,4 @@
-"""Real MSR-VTT clips through the real pipeline: ingest, features of a ViT-B/32 with random weights, scorecard."""
+"""Real MSR-VTT clips in the real pipeline: ingest, features of a ViT-B/32 with random weights, scorecard."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from components.recipes import apply
 CLIPS = SHARED / "clips"
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not CLIPS.is_dir(), reason="the real clips are not at hand"),
+    pytest.mark.skipif(not CLIPS.is_dir(), reason="the real clips are missing"),
 ]
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> FrameStore:
-    """Three clips as the published test file has them; one trains and one validates, to make the splits whole."""
+    """A store of three clips of the published test file. Two more train and validate, so that no split is empty."""
     root = tmp_path_factory.mktemp("real")
     folder = root / "data" / "msrvtt"
     shutil.copytree(CLIPS, folder / "videos", ignore=shutil.ignore_patterns("*.md", "*.csv"))

@@ -1,4 +1,4 @@
-"""The train stage under Ray: faults are one clear error, jobs write into the root."""
+"""The train stage under Ray: a fault is one clear error, a job writes into the root, and only some settings decide."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def environment() -> dict[str, str]:
-    """Of a stage's process: nothing of a cluster that happens to run."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    # As in an activated environment: jobs are started as `python`.
+    """The environment of a stage, without variables of a cluster that happens to run."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    # Jobs start as `python`, as in an activated environment.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {**own, "PATH": path, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    return {**clean, "PATH": path, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
 
 
 def stage(script: str, root: Path, environment: dict[str, str], *args: str) -> subprocess.CompletedProcess[str]:
@@ -109,7 +109,7 @@ def test_faults_show_before_anything_starts(root: Path, task: str, method: str, 
 def test_no_such_storage(root: Path, place: str, message: str) -> None:
     job = Job.of(root, tiny_world.params(root, f"execution.storage={place}"), "tiny", "vop", 0)
     with pytest.raises(ReelTuneError, match=re.escape(message)):
-        train(job, job.plan(), Validation(5), lambda step, figures: None)
+        train(job, job.plan(), Validation(5), lambda step, metrics: None)
 
 
 def key(root: Path, *overrides: str, seed: int = 0) -> str:
@@ -161,10 +161,10 @@ def test_how_a_training_is_carried_out_never_makes_another_adapter(root: Path) -
 
 def test_everything_that_decides_an_adapter_makes_another_training(root: Path) -> None:
     assert TRAINING.keys() == {field.name for field in dataclasses.fields(TrainingSettings)}
-    overrides = [(f"training.{name}={value}",) for name, value in TRAINING.items()]
-    overrides += [(), ("methods.vop.lr=0.5",), ("tasks.tiny.words=9",)]
-    keys = {key(root, *items) for items in overrides} | {key(root, seed=1)}
-    assert len(keys) == len(overrides) + 1
+    overrides = [f"training.{name}={value}" for name, value in TRAINING.items()]
+    overrides += ["methods.vop.lr=0.5", "tasks.tiny.words=9"]
+    keys = {key(root), key(root, seed=1), *(key(root, item) for item in overrides)}
+    assert len(keys) == len(overrides) + 2
 
 
 def typed(settings: dict[str, str]) -> dict[str, object]:
@@ -182,14 +182,14 @@ def test_a_fault_of_a_stage_is_one_line(root: Path, environment: dict[str, str])
 
 @pytest.fixture
 def head(environment: dict[str, str]) -> Iterator[dict[str, str]]:
-    """A Ray head of our own on loopback, ended by its own process ids; gives the environment to reach it."""
-    # The workers' ports are those from the largest on: Ray ends if one of the others is among them.
+    """A separate Ray head on loopback, which ends by its process ids. Gives the environment to reach it."""
+    # The workers' ports start at the largest one. Ray ends if another of these ports is among them.
     ports = sorted(free_ports(5))
-    # Socket paths are limited to 107 bytes, which pytest's folders leave little of.
+    # A socket path has at most 107 bytes, and pytest's folders leave too few of them.
     temporary = Path(tempfile.mkdtemp(prefix="rt-", dir="/tmp"))
     token = temporary / "token"
     token.write_text(secrets.token_hex(32))
-    own = {
+    variables = {
         **environment,
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_AUTH_MODE": "token",
@@ -202,10 +202,10 @@ def head(environment: dict[str, str]) -> Iterator[dict[str, str]]:
     command += [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
     command += [f"--max-worker-port={ports[4] + 200}", "--dashboard-host=127.0.0.1", "--num-cpus=2"]
     command += [f"--temp-dir={temporary}", f"--object-store-memory={128 * 2**20}", "--include-dashboard=true"]
-    process = subprocess.Popen(command, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(ports[1], process)
-        yield {**own, "RAY_ADDRESS": f"http://127.0.0.1:{ports[1]}"}
+        yield {**variables, "RAY_ADDRESS": f"http://127.0.0.1:{ports[1]}"}
     finally:
         end(process)
         shutil.rmtree(temporary, ignore_errors=True)
@@ -237,13 +237,13 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 def end(process: subprocess.Popen[bytes]) -> None:
     """Ends the head and everything that it started, and nothing else."""
     family = []
-    with contextlib.suppress(psutil.NoSuchProcess):  # it did not start: why is told already
+    with contextlib.suppress(psutil.NoSuchProcess):  # it did not start, and the reason is reported already
         head = psutil.Process(process.pid)
         family = [head, *head.children(recursive=True)]
     for member in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.send_signal(signal.SIGTERM)
-    # Ray's servers do not all heed it.
+    # Some of Ray's servers ignore the signal.
     _, alive = psutil.wait_procs(family, timeout=5)
     for member in alive:
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""A search over settings on a real Ray cluster, killed in the middle and continued, with its runs in MLflow."""
+"""A search over settings on a real Ray cluster is killed in the middle and continues, with its runs in MLflow."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ COMMAND = ["--task", tiny_world.TASK, "--method", "vop", "--trials", "4", "--sea
 
 
 def start(root: Path) -> subprocess.Popen[str]:
-    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment = {**own, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment = {**clean, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(REPOSITORY / "pipelines" / "tune.py"), "--root", str(root), *COMMAND]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*command, "training.epochs=2"], cwd=root, env=environment, **pipes)  # type: ignore[call-overload,no-any-return]
+    return subprocess.Popen([*command, "training.epochs=2"], cwd=root, env=environment, **pipes)  # type: ignore[call-overload]
 
 
 def finished_trials(client: MlflowClient) -> dict[str, str]:
-    """Trial runs that ended, run id to name."""
+    """The names of finished trial runs, by run id."""
     experiment = client.get_experiment_by_name(tiny_world.TASK)
     if experiment is None:
         return {}
@@ -34,32 +34,38 @@ def finished_trials(client: MlflowClient) -> dict[str, str]:
     return {run.info.run_id: run.info.run_name for run in runs if "-trial-" in run.info.run_name}
 
 
+def first_finished_trials(root: Path, process: subprocess.Popen[str]) -> tuple[MlflowClient, dict[str, str]]:
+    """Waits until a trial of a running search has ended."""
+    client, done = None, dict[str, str]()
+    deadline = time.monotonic() + 240
+    while client is None or not done:
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline, "no trial has ended"
+        time.sleep(0.5)
+        # Ray starts long after the database is made, so two processes never make it at the same time.
+        if (root / ".reeltune" / "tune").is_dir():
+            client = client or MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+            done = finished_trials(client)
+    return client, done
+
+
 @pytest.mark.slow
-def test_a_killed_search_goes_on(tmp_path: Path) -> None:
+def test_a_killed_search_continues(tmp_path: Path) -> None:
     tiny_world.write_project(tmp_path)
     first = start(tmp_path)
-    client = None
-    deadline = time.monotonic() + 120
-    done: dict[str, str] = {}
-    while not done:
-        assert first.poll() is None, first.stderr and first.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
-        # Ray starts long after the database is made, so two processes never make it at once.
-        if (tmp_path / ".reeltune" / "tune").is_dir():
-            client = client or MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-            done = finished_trials(client)
-    first.kill()
-    first.communicate()
-    assert client is not None
+    try:
+        client, done = first_finished_trials(tmp_path, first)
+    finally:
+        first.kill()
+        first.communicate()
 
     second = start(tmp_path)
     out, err = second.communicate(timeout=300)
     assert second.returncode == 0, err
-    assert "going on with the search" in err
+    assert "continuing the search" in err
     after = finished_trials(client)
     assert done.keys() <= after.keys()
-    # One more run where a trial ended between Ray Tune's last record of its state and the kill.
+    # There is an extra run if a trial ended between Ray Tune's last save of its state and the kill.
     assert len(set(after.values())) == 4 <= len(after) <= 4 + len(done)
 
     record = json.loads((tmp_path / "reports" / "tune" / f"{tiny_world.TASK}-vop-0.json").read_text())
@@ -70,13 +76,15 @@ def test_a_killed_search_goes_on(tmp_path: Path) -> None:
     assert record[0]["figures"]["t2v_R@1"] == best
     assert f"best: methods.vop.lr={record[0]['overrides']['methods.vop.lr']:.3g}" in out
 
-    runs = client.search_runs([client.get_experiment_by_name(tiny_world.TASK).experiment_id])
+    experiment = client.get_experiment_by_name(tiny_world.TASK)
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
     parents = {run.info.run_id for run in runs if run.info.run_name == "vop-search-0"}
     assert len(parents) == 1
     trials = [run for run in runs if run.info.run_id in after]
     assert {run.data.tags["mlflow.parentRunId"] for run in trials} == parents
     for run in trials:
-        # A trial that was cut off starts again in its own run.
+        # A trial that was cut off starts again in the same run.
         steps = {point.step for point in client.get_metric_history(run.info.run_id, "val_t2v_R1")}
         assert steps in ({1}, {1, 2})
         assert float(run.data.params["search.methods.vop.lr"]) > 0

@@ -1,7 +1,6 @@
-"""The report of a tiny project: its files, its page, and that no model is loaded to make it."""
-
 from __future__ import annotations
 
+import base64
 import csv
 import dataclasses
 import html.parser
@@ -10,91 +9,53 @@ import re
 import shutil
 import subprocess
 import sys
-from io import StringIO
 from pathlib import Path
 
 import pytest
 import trained_world
-from ruamel.yaml import YAML
 from trained_world import TASK
 
-from components.adapters.card import read_card
 from components.adapters.file import load_adapter
-from components.evaluation.card import read_ranks, read_scorecard
+from components.evaluation.card import read_scorecard, text_ranks
 from components.fingerprint import code_of
 from components.frames.store import FrameStore
 from components.layout import Layout
+from components.manifest import Video
 from components.report import collect, page
 from components.report.results import read_results
+from components.search import gallery as shown
 from components.search import index as indexes
-from components.search.gallery import RankedCaption, choose, make_gallery, ranked_captions
-from components.search.query import Searcher, shared_backbone
-from components.search.records import Gallery, Pictures, Source, read_gallery
-
-PROJECT = Path(__file__).resolve().parents[2]
+from components.search.query import shared_backbone
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two methods, and an index of one of them."""
+    """Two methods, an index of one of them, and a caption that tries to be markup."""
     root = tmp_path_factory.mktemp("reported")
-    trained_world.write_trained(root, ("zero_shot", "mv_adapter"))
-    path = root / "params.yaml"
-    path.write_text(_run_block(path.read_text(encoding="utf-8")), encoding="utf-8")
-    write_index(root, "test")
-    page.write(root / "reports", content(root))
+    params = trained_world.write_trained(root, ("zero_shot", "mv_adapter"))
+    text = (root / "params.yaml").read_text(encoding="utf-8")
+    (root / "params.yaml").write_text(_run_block(text), encoding="utf-8")
+    adapter = root / "outputs" / "adapters" / TASK / "mv_adapter-0"
+    store = FrameStore(root / "outputs" / "frames" / TASK)
+    method = load_adapter(adapter, shared_backbone(params.backbone, root))
+    made = indexes.build(method, store, split="test", adapter_sha256=indexes.read_card(adapter).sha256, batch_size=4)
+    made_from = {"method": "mv_adapter", "seed": 0, "split": "test"}
+    found = shown.make_gallery(method, store, made, batch_size=4)
+    indexes.write(made, root / "outputs" / "indexes" / TASK, adapter, made_from, found)
+    page.write(root / "reports", collect.collect(root, trained_world.tiny_world.params(root)))
     return root
 
 
 def _run_block(text: str) -> str:
+    from io import StringIO
+
+    from ruamel.yaml import YAML
+
     tree = YAML(typ="safe").load(text)
     tree["run"] = {"tasks": [TASK], "methods": ["zero_shot", "mv_adapter", "vop"], "seeds": [0]}
     stream = StringIO()
     YAML().dump(tree, stream)
     return stream.getvalue()
-
-
-def write_index(root: Path, split: str) -> tuple[Gallery, Pictures] | None:
-    """The index of mv_adapter, as the index stage makes it."""
-    layout, params = Layout(root), trained_world.tiny_world.params(root)
-    adapter, store = layout.adapter(TASK, "mv_adapter", 0), FrameStore(layout.frames(TASK))
-    method = load_adapter(adapter, shared_backbone(params.backbone, root))
-    made = indexes.build(method, store, split=split, adapter_sha256=read_card(adapter).sha256, batch_size=4)
-    source = Source(version="1", method="mv_adapter", seed=0, split=split, store=store.fingerprint)
-    gallery = make_gallery(Searcher(method, made), store, source, layout.scorecards(TASK, "mv_adapter", 0))
-    indexes.write(made, layout.index(TASK), adapter, source, gallery)
-    return gallery
-
-
-def content(root: Path) -> page.Content:
-    return collect.collect(root, trained_world.tiny_world.params(root))
-
-
-def test_the_report_loads_no_model(world: Path) -> None:
-    """The report is made and printed in a process without torch, CLIP and MLflow."""
-    code = (
-        "import runpy, sys\n"
-        "sys.argv = sys.argv[1:]\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "print('loaded', *sorted(set(sys.modules) & {'torch', 'open_clip', 'mlflow', 'ray'}))\n"
-    )
-    script = str(PROJECT / "pipelines" / "report.py")
-    before = (world / "reports" / "index.html").read_bytes()
-    for arguments in ([], ["--print"]):
-        command = [sys.executable, "-c", code, script, "--root", str(world), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert done.stdout.splitlines()[-1].split() == ["loaded"]
-    assert (world / "reports" / "index.html").read_bytes() == before
-
-
-def test_no_code_of_a_model_decides_the_report() -> None:
-    """An edit of backbones, methods or the search reruns the report only if it changes what they leave."""
-    model = re.compile(
-        r"components/(backbones|methods|frames|training|ingest)/|components/search/(query|index|gallery)"
-    )
-    files = [name for name in code_of("report").files if model.match(name)]
-    # Cards name the backbone by its spec, which is data.
-    assert files == ["components/backbones/__init__.py", "components/backbones/spec.py"]
 
 
 def test_results_are_the_scorecards(world: Path) -> None:
@@ -107,17 +68,17 @@ def test_results_are_the_scorecards(world: Path) -> None:
         card = read_scorecard(Layout(world).scorecards(TASK, result.method, 0), "test")
         assert result.metrics == card.metrics
     assert results[0].trainable_parameters == 0 < results[1].trainable_parameters
-    assert results == content(world).results
 
 
 def test_curves_are_those_of_the_trainings(world: Path) -> None:
     rows = list(csv.DictReader((world / "reports" / "plots" / "curves.csv").read_text().splitlines()))
-    found = [(row["epoch"], row["t2v_R@1"]) for row in rows if row["name"] == f"{TASK} mv_adapter-0"]
-    assert found == [("1", "12.5"), ("2", "25.0")]
+    mine = [(row["epoch"], row["t2v_R@1"]) for row in rows if row["name"] == f"{TASK} mv_adapter-0"]
+    assert mine == [("1", "12.5"), ("2", "25.0")]
 
 
 def test_a_report_without_validation_has_the_same_files(world: Path, tmp_path: Path) -> None:
-    page.write(tmp_path, dataclasses.replace(content(world), curves={}))
+    content = collect.collect(world, trained_world.tiny_world.params(world))
+    page.write(tmp_path, dataclasses.replace(content, curves={}))
     files = [sorted(path.name for path in folder.rglob("*.*")) for folder in (tmp_path, world / "reports")]
     assert files[0] == files[1]
 
@@ -151,75 +112,93 @@ def test_the_page_holds_tables_queries_and_the_plain_truth(world: Path) -> None:
     assert "mv_adapter sees the order of frames" in text
     assert "Not evaluated yet: tiny/vop-0" in text
     assert f"{TASK}: late part of the test set" in text
-    assert text.count('class="query"') == len(choose(_captions(world)))
+    assert text.count('class="query"') == len(_chosen_by_the_scorecard(world))
     assert text.count("data:image/jpeg") > 30
 
 
-def _captions(world: Path) -> list[RankedCaption]:
-    return ranked_captions(Layout(world).scorecards(TASK, "mv_adapter", 0))
+def _ranks(world: Path) -> dict[tuple[str, str], float]:
+    return dict(text_ranks(Layout(world).scorecards(TASK, "mv_adapter", 0), "test"))
 
 
-def test_shown_ranks_are_those_of_the_scorecards(world: Path) -> None:
-    queries = content(world).tasks[TASK].queries
-    assert queries
-    for method in ("zero_shot", "mv_adapter"):
-        rows = read_ranks(Layout(world).scorecards(TASK, method, 0), "test").to_pylist()
-        ranks = {row["caption"]: row["rank"] for row in rows if row["direction"] == "t2v"}
-        assert [query.ranks[f"{method}-0"] for query in queries] == [ranks[query.text] for query in queries]
-    for query in queries:
-        right = [video.hit.rank for video in [*query.best, query.right] if video is not None and video.is_right]
-        assert right == [query.ranks["mv_adapter-0"]]
+def _chosen_by_the_scorecard(world: Path) -> list[tuple[str, str]]:
+    """Video and caption of the queries that the rule takes by the ranks of the scorecard."""
+    store = FrameStore(world / "outputs" / "frames" / TASK)
+    videos, decoded = store.manifest.by_id(), store.ids("test")
+    rows = [
+        shown.RankedCaption(text, videos[name], name in decoded, rank) for (name, text), rank in _ranks(world).items()
+    ]
+    return [(query.video.video_id, query.caption) for query in shown.choose(rows)]
 
 
-def test_the_gallery_is_what_a_search_finds(world: Path) -> None:
-    layout, params = Layout(world), trained_world.tiny_world.params(world)
-    gallery, pictures = read_gallery(layout.index(TASK))
-    searcher = Searcher.from_folder(layout.index(TASK), world, params.backbone, top=100)
-    videos = {video.video_id: video.frames for video in FrameStore(layout.frames(TASK)).read(list(pictures))}
-    for query in gallery.queries:
-        hits = searcher.search(query.text)
-        assert [(hit.rank, hit.video_id, hit.score) for hit in query.best] == [
-            (hit.rank, hit.video_id, hit.score) for hit in hits[: len(query.best)]
-        ]
-        right = next(hit for hit in hits if hit.video_id == query.video_id)
-        assert (query.right is None) == (right.rank <= len(query.best))
-    for video_id, strip in pictures.items():
-        frames = videos[video_id]
-        assert strip == [frames[0], frames[round((len(frames) - 1) / 2)], frames[-1]]
+def test_the_index_chooses_the_queries_as_the_scorecard_would(world: Path) -> None:
+    queries = collect.collect(world, trained_world.tiny_world.params(world)).tasks[TASK].queries
+    assert [(query.video_id, query.text) for query in queries] == _chosen_by_the_scorecard(world)
 
 
-@pytest.mark.parametrize("change", ["split", "adapter", "store", "nothing"])
-def test_only_a_test_split_with_its_scorecards_has_a_gallery(world: Path, tmp_path: Path, change: str) -> None:
+def test_pictures_are_the_first_the_middle_and_the_last_frame(world: Path) -> None:
+    store = FrameStore(world / "outputs" / "frames" / TASK)
+    for query in collect.collect(world, trained_world.tiny_world.params(world)).tasks[TASK].queries:
+        for item in query.best:
+            frames = next(store.read([item.hit.video_id])).frames
+            wanted = [frames[place] for place in sorted({0, round((len(frames) - 1) / 2), len(frames) - 1})]
+            assert [base64.b64decode(uri.partition(",")[2]) for uri in item.strip] == wanted
+
+
+def test_the_report_loads_no_model(world: Path, tmp_path: Path) -> None:
+    """Neither as it runs nor by the imports that decide when it runs again."""
     root = tmp_path / "copy"
     shutil.copytree(world, root)
-    path = Layout(root).scorecards(TASK, "mv_adapter", 0) / "test.json"
-    card = json.loads(path.read_text(encoding="utf-8"))
-    changes = {"adapter": {"adapter_sha256": "0" * 64}, "store": {"store": "0" * 64}}.get(change, {})
-    path.write_text(json.dumps({**card, **changes}), encoding="utf-8")
-    gallery = write_index(root, "val" if change == "split" else "all")
-    assert (gallery is None) == (change != "nothing")
-    task = content(root).tasks[TASK]
-    assert (not task.queries) == (change != "nothing")
-    assert ("no gallery; expected an index of the test split" in task.no_queries) == (change != "nothing")
+    shutil.rmtree(root / "outputs" / "frames")
+    shutil.rmtree(root / "models")
+    script = Path(__file__).resolve().parents[2] / "pipelines" / "report.py"
+    code = (
+        "import json, runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__');"
+        "print(json.dumps(sorted(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, str(script), "--root", str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = set(json.loads(done.stdout.splitlines()[-1]))
+    assert not loaded & {"torch", "open_clip", "ray", "mlflow", "av", "decord"}
+    model_free = ("components.backbones.settings", "components.backbones.spec", "components.methods.entries")
+    parts = ("components.backbones.", "components.methods.", "components.frames.reader", "components.search.query")
+    assert {name for name in loaded if name.startswith(parts)} <= set(model_free)
+    files = {file.removesuffix(".py").replace("/", ".") for file in code_of("report").files}
+    packages = ("components.backbones.__init__", "components.methods.__init__")
+    assert {name for name in files if name.startswith(parts)} <= {*model_free, *packages}
+    for name in ("index.html", "results.json"):
+        assert (root / "reports" / name).read_bytes() == (world / "reports" / name).read_bytes()
 
 
-def test_the_choice_has_hits_and_misses_inside_and_outside_the_parts() -> None:
-    captions = [
-        RankedCaption(f"v{n}", "c", 1.0 if n % 2 else 4.0, decoded=n < 36, subsets=("t",) * (n % 3 == 0))
+def test_shown_ranks_are_those_of_the_scorecard(world: Path) -> None:
+    task = collect.collect(world, trained_world.tiny_world.params(world)).tasks[TASK]
+    ranks = _ranks(world)
+    for query in task.queries:
+        right = [item.hit.rank for item in [*query.best, query.right] if item is not None and item.is_right]
+        assert right == [ranks[query.video_id, query.text]] == [query.ranks["mv_adapter-0"]]
+
+
+def test_the_draw_takes_hits_and_misses_inside_and_outside_the_parts() -> None:
+    rows = [
+        shown.RankedCaption(
+            caption="c",
+            video=Video(f"v{n}", uri=f"v{n}.mp4", split="test", captions=("c",), subsets=("t",) * (n % 3 == 0)),
+            decoded=n < 36,
+            rank=1.0 if n % 2 else 4.0,
+        )
         for n in range(40)
     ]
-    chosen = choose(captions)
-    kinds = [(bool(caption.subsets), caption.rank == 1) for caption in chosen]
+    chosen = shown.choose(rows)
+    kinds = [(bool(query.video.subsets), query.rank == 1) for query in chosen]
     assert sorted(kinds) == sorted([(a, b) for a in (True, False) for b in (True, False)] * 2)
-    assert all(caption.decoded for caption in chosen)
-    assert chosen == choose(captions[::-1])
+    assert all(query.decoded for query in chosen)
+    assert chosen == shown.choose(rows)
 
 
 def test_captions_are_text_and_never_markup(world: Path) -> None:
-    made = content(world)
-    query = dataclasses.replace(made.tasks[TASK].queries[0], text="<script>alert(1)</script> & more")
-    made.tasks[TASK] = page.TaskContent(None, [query], "mv_adapter-0")
-    text = page.render(made, "data:image/png;base64,", "data:image/png;base64,")
+    content = collect.collect(world, trained_world.tiny_world.params(world))
+    query = dataclasses.replace(content.tasks[TASK].queries[0], text="<script>alert(1)</script> & more")
+    content.tasks[TASK] = page.TaskContent(None, [query], "mv_adapter-0")
+    text = page.render(content, "data:image/png;base64,", "data:image/png;base64,")
     assert "<script>" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in text
 
@@ -228,11 +207,11 @@ def test_without_an_index_the_page_says_so(world: Path, tmp_path: Path) -> None:
     root = tmp_path / "copy"
     shutil.copytree(world, root)
     shutil.rmtree(root / "outputs" / "indexes")
-    page.write(root / "reports", content(root))
+    page.write(root / "reports", collect.collect(root, trained_world.tiny_world.params(root)))
     assert "No queries are shown" in (root / "reports" / "index.html").read_text(encoding="utf-8")
 
 
 def test_the_same_results_give_the_same_bytes(world: Path, tmp_path: Path) -> None:
-    page.write(tmp_path, content(world))
+    page.write(tmp_path, collect.collect(world, trained_world.tiny_world.params(world)))
     for path in sorted((world / "reports").rglob("*.*")):
         assert (tmp_path / path.relative_to(world / "reports")).read_bytes() == path.read_bytes(), path.name

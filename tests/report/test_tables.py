@@ -17,7 +17,7 @@ from components.errors import DataError, EvaluationError
 from components.evaluation.card import Rescored
 from components.layout import Layout
 from components.report import tables
-from components.report.results import Result, collect_results, read_results, write_results
+from components.report.results import AdapterResult, collect_results, read_results, write_results
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +27,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def result(method: str, seed: int, value: float, parts: tuple[str, ...] = ("all", "temporal")) -> Result:
+def result(method: str, seed: int, value: float, parts: tuple[str, ...] = ("all", "temporal")) -> AdapterResult:
     metrics = {"R@1": value, "R@5": value, "R@10": value, "MdR": 101 - value, "MnR": 101 - value}
-    return Result(
+    return AdapterResult(
         task="clips",
         method=method,
         seed=seed,
@@ -58,7 +58,7 @@ def test_rescored_metrics_are_only_in_a_separate_table() -> None:
     assert made[:2] == tables.tables_of([one, plain_two], "clips")
     assert [table.title for table in made[2:]] == ["clips: whole test set, RE-SCORED by dual_softmax"]
     assert [row[0] for row in made[2].rows] == ["mv_adapter"]
-    assert made[2].notes == ("uses all queries of the split at once: not comparable with plain metrics",)
+    assert made[2].notes == ("uses all queries of the split at once: not comparable with plain figures",)
     for shown in (tables.plain(made[2]), tables.markdown(made[2])):
         assert made[2].notes[0] in shown
         assert "77.7" in shown

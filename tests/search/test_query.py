@@ -19,7 +19,6 @@ from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.search import index as indexes
 from components.search.query import Hit, Searcher, clock, format_hits, from_adapter, shared_backbone
-from components.search.records import Source
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +38,7 @@ def write_index(root: Path, name: str) -> None:
     store = FrameStore(root / "outputs" / "frames" / TASK)
     method = load_adapter(adapter, shared_backbone(params.backbone, root))
     made = indexes.build(method, store, split="test", adapter_sha256=indexes.read_card(adapter).sha256, batch_size=3)
-    source = Source(version=None, method=name, seed=None, split="test", store=store.fingerprint)
-    indexes.write(made, root / "outputs" / "indexes" / TASK, adapter, source)
+    indexes.write(made, root / "outputs" / "indexes" / TASK, adapter, {"split": "test"})
 
 
 def test_scores_are_the_cosines_of_single_encodings_in_falling_order(world: Path) -> None:
@@ -138,7 +136,7 @@ def test_kept_words_are_the_first_beginning_with_the_same_tokens(world: Path, te
 
 def test_the_words_of_a_long_text_are_counted_in_linear_time(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     searcher = Searcher.open(world, TASK)
-    backbone, sizes = searcher.method.backbone, []
+    backbone, sizes = searcher.method.backbone, list[int]()
     tokenize = backbone.tokenize
 
     def counted(texts: list[str], words: int) -> torch.Tensor:

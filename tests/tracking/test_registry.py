@@ -231,7 +231,11 @@ def test_registering_again_replaces_the_code_of_an_older_release(copy: Callable[
     folder = Path(str(registry.client.get_model_version(TASK, "1").source).removeprefix("file://"))
     (folder / "pyfunc.py").write_text("from components.config import Gone\n")
     copy(("vop", 0, 50.0))
-    assert (folder / "pyfunc.py").read_bytes() == (ROOT / "components" / "search" / "pyfunc.py").read_bytes()
+    code = ROOT / "components" / "search" / "pyfunc.py"
+    assert (folder / "pyfunc.py").read_bytes() == code.read_bytes()
+    (folder / "pyfunc.py").write_text("from components.config import Gone\n")
+    registry.renew_code("1", code)
+    assert (folder / "pyfunc.py").read_bytes() == code.read_bytes()
     assert len(list(folder.rglob("pyfunc.py"))) == 1
 
 

@@ -1,4 +1,4 @@
-"""Crops within the picture and of the stated size, one for all frames; mirrored half of the time."""
+"""A crop is inside the picture, has the stated size, is the same in all frames and is mirrored half of the time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_crops_lie_in_the_picture(seed: int, height: int, width: int) -> None:
 
 
 def test_all_frames_of_a_video_are_seen_alike() -> None:
-    """A column that is marked stands in the same place of every frame, on either side over many draws."""
+    """A marked column is at the same place in every frame, and over many draws on either side."""
     clip = torch.zeros(3, 3, 40, 60, dtype=torch.uint8)
     clip[..., :30] = 200
     lit_left = []

@@ -1,4 +1,4 @@
-"""The plan of batches: a function of seed and epoch, each video at most once, hard groups near each other."""
+"""The plan of batches is a function of seed and epoch, uses each video at most once and groups similar captions."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def test_pairs_are_counted_over_epochs() -> None:
     plan = BatchPlan([1] * 10, 4, 0, last_batch="keep")
     assert [plan.pairs(steps) for steps in range(7)] == [0, 4, 8, 10, 14, 18, 20]
     assert [BatchPlan([1] * 10, 4, 0).pairs(steps) for steps in range(4)] == [0, 4, 8, 12]
-    # A pair alone would teach nothing.
+    # A single pair would teach nothing.
     assert BatchPlan([1] * 9, 4, 0, last_batch="keep").steps_per_epoch == 2
 
 
 def test_captions_are_drawn_evenly() -> None:
-    """Each of the six ordered pairs of three captions in a sixth of the draws."""
+    """Each of the six ordered pairs of three captions makes up a sixth of the draws."""
     drawn = draw_captions(np.full(6000, 3), 2, np.random.default_rng(0))
     pairs, counts = np.unique(drawn, axis=0, return_counts=True)
     assert len(pairs) == 6
@@ -72,15 +72,15 @@ def test_epochs_and_seeds_differ_and_captions_alternate() -> None:
     assert not np.array_equal(plan.epoch(0).videos[0], plan.epoch(1).videos[0])
     assert not np.array_equal(plan.epoch(0).videos[0], BatchPlan([4] * 40, 8, 1).epoch(0).videos[0])
     epochs = [plan.epoch(number) for number in range(40)]
-    rows, captions = (np.concatenate([part for epoch in epochs for part in getattr(epoch, name)])
-                      for name in ("videos", "captions"))  # fmt: skip
+    rows = np.concatenate([part for epoch in epochs for part in epoch.videos])
+    captions = np.concatenate([part for epoch in epochs for part in epoch.captions])
     assert set(captions[rows == 3].flatten()) == {0, 1, 2, 3}
 
 
 @given(st.integers(0, 2**31), st.integers(2, 5), st.integers(8, 40), st.data())
 @settings(max_examples=60, deadline=None)
 def test_groups_are_the_nearest_free_videos(seed: int, size: int, videos: int, data: st.DataObject) -> None:
-    """Against the rule itself, one anchor at a time over the full matrix."""
+    """The reference applies the rule to one anchor at a time over the full matrix."""
     rng = np.random.default_rng(seed)
     vectors = unit(rng, videos)
     order = rng.permutation(videos)
@@ -97,7 +97,7 @@ def test_groups_are_the_nearest_free_videos(seed: int, size: int, videos: int, d
 
 
 def test_hard_batches_hold_whole_scenes() -> None:
-    """Ten well-separated scenes of four: every group is one scene."""
+    """There are ten well-separated scenes of four videos, and every group is one scene."""
     scenes = np.repeat(np.eye(10, dtype=np.float32), 4, axis=0)
     plan = BatchPlan([1] * 40, 13, 0, "hard", 4, scenes)
     for batch in plan.epoch(0).videos:

@@ -1,4 +1,4 @@
-"""kill -9 at any time: what is left continues, and the adapter is that of an undisturbed training, byte for byte.
+"""After kill -9 at any time the training continues, and its adapter equals that of an undisturbed one byte for byte.
 
 Without Ray, which takes half a minute a start; tests/pipelines/test_nodes.py kills Ray's workers, drivers and nodes.
 """
@@ -9,7 +9,6 @@ import os
 import random
 import time
 from pathlib import Path
-from typing import Any
 
 import gloo
 import pytest
@@ -19,7 +18,7 @@ import torch
 from components import heartbeat
 from components.evaluation.validation import Validation
 from components.training.checkpoint import Checkpoints
-from components.training.job import Job, Plan, run
+from components.training.job import Job, Outcome, Plan, run
 
 KILLS = 17
 SETTINGS = (
@@ -31,16 +30,16 @@ SETTINGS = (
 )
 
 
-def train(job: Job, plan: Plan, marks: Path) -> dict[str, Any]:
-    """One rank of a training that leaves a line in a file for whatever it begins."""
+def train(job: Job, plan: Plan, marks: Path) -> Outcome:
+    """Runs one rank of a training. It writes a line to a file for everything it begins."""
     with marks.with_name(f"{marks.name}-{os.getpid()}").open("w") as stream:
         mark = heartbeat.mark
 
-        def tell(label: str | None = None) -> None:
+        def record(label: str | None = None) -> None:
             print(label, file=stream, flush=True)
             mark(label)
 
-        heartbeat.mark = tell
+        heartbeat.mark = record
         return run(job, plan, torch.device("cpu"), Validation(5), None)
 
 
@@ -53,7 +52,7 @@ def wait_for_marks(path: Path, count: int, limit_seconds: float = 60) -> None:
 
 @pytest.mark.slow
 def test_seventeen_kills(tmp_path: Path) -> None:
-    """Any rank, while it makes a step, validates or saves; and a checkpoint that is damaged on top of it."""
+    """Kills any rank while it makes a step, validates or saves, and sometimes damages a checkpoint too."""
     tiny_world.write_project(tmp_path)
     job = Job.of(tmp_path, tiny_world.params(tmp_path, *SETTINGS), tiny_world.TASK, "mv_adapter", 0)
     other = Job.of(
@@ -75,7 +74,7 @@ def test_seventeen_kills(tmp_path: Path) -> None:
         victim.kill()
         for process in ranks:
             process.join(30)
-            assert process.exitcode != 0, f"nothing was left to kill at kill {number}"
+            assert process.exitcode != 0, f"the training ended before kill {number}"
         killed_at.append(path.read_text().splitlines()[-1])
         if number % 6 == 5:
             newest = Path(checkpoints.path(checkpoints.steps()[0]))
@@ -83,7 +82,7 @@ def test_seventeen_kills(tmp_path: Path) -> None:
     assert {what.split()[0] for what in killed_at} >= {"step"}, killed_at
     [result, _] = gloo.spawn(2, train, tmp_path / "result", job, plan, tmp_path / "marks-last")
 
-    assert result["curve"] == expected["curve"]
-    assert (result["epoch"], result["steps"]) == (expected["epoch"], 72)
+    assert result.result.curve == expected.result.curve
+    assert (result.result.epoch, result.result.steps) == (expected.result.epoch, 72)
     adapters = [Path(work.work_folder(plan.key)) / "adapter" / "adapter.safetensors" for work in (job, other)]
     assert adapters[0].read_bytes() == adapters[1].read_bytes()

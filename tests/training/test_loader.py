@@ -1,4 +1,4 @@
-"""From stored JPEG frames to batches: shapes, masks, order, and a cache that changes nothing."""
+"""Stored JPEG frames become batches: shapes, masks, order, and a cache that changes nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FrameStore:
 
 
 def half(frames: torch.Tensor) -> torch.Tensor:
-    """Stands for a backbone's resize."""
+    """Acts as a backbone's resize."""
     return frames[..., ::2, ::2]
 
 
@@ -92,26 +92,26 @@ def test_batches_follow_the_plan_over_epochs_and_from_any_step(store: FrameStore
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_slices_are_the_same_in_whatever_process(store: FrameStore, world: int) -> None:
-    """Two captions per video, and a last batch of three videos: the last slice is empty."""
+def test_micro_batches_are_the_same_in_any_process(store: FrameStore, world: int) -> None:
+    """Videos have two captions. The last batch has three videos, so its last micro-batch is empty."""
     plan: dict[str, Any] = {"batch_size": 4, "captions_per_video": 2, "last_batch": "keep"}
     shares = [list(loader(store, rank, world, **plan).batches(0, 3)) for rank in range(world)]
     for step, batch in enumerate(loader(store, **plan).batches(0, 3)):
         parts = [part for rank in range(world) for part in shares[rank][step].micro_batches()]
         assert [part.number for part in parts] == list(range(min(4, len(batch.ids))))
-        for part, alone in zip(parts, batch.micro_batches(), strict=True):
-            assert all(torch.equal(getattr(part, name), getattr(alone, name)) for name in ("frames", "mask", "tokens"))
+        for part, single in zip(parts, batch.micro_batches(), strict=True):
+            assert all(torch.equal(getattr(part, name), getattr(single, name)) for name in ("frames", "mask", "tokens"))
             assert part.frames.shape[0] * 2 == part.tokens.shape[0] == batch.captions[part.number]
         for rank in range(world):
             share = shares[rank][step]
             assert share.ids == batch.ids
             assert torch.equal(share.owner, batch.owner)
-            assert share.shares(share.videos) == [sum(len(part.mask) for part in shares[r][step].micro_batches())
-                                                  for r in range(world)]  # fmt: skip
+            sizes = [sum(len(part.mask) for part in shares[r][step].micro_batches()) for r in range(world)]
+            assert share.sizes_by_process(share.videos) == sizes
 
 
-def test_captions_stand_beside_their_videos(store: FrameStore) -> None:
-    """MicroBatch s holds the videos s::V, and owner leads from a caption to its video in that order."""
+def test_captions_belong_to_their_videos(store: FrameStore) -> None:
+    """Micro-batch v holds the videos v::V, and ``owner`` gives each caption's video in that order."""
     made = loader(store, batch_size=5, captions_per_video=2)
     made.tokenize = lambda texts: torch.tensor([[*text.encode().ljust(60)] for text in texts])
     (batch,) = made.batches(0, 1)
@@ -123,7 +123,7 @@ def test_captions_stand_beside_their_videos(store: FrameStore) -> None:
 
 
 def test_augmentation_is_a_draw_per_video_and_epoch(store: FrameStore) -> None:
-    """The same in any process and from any step, another one in the next epoch; the validation view stays."""
+    """It is the same in any process and from any step, and differs in the next epoch. Validation frames stay."""
     augment = partial(crop_flip, side=16, interpolation="bicubic")
     whole, again = (list(loader(store, augment=augment, batch_size=10).batches(0, 2)) for _ in range(2))
     assert all(same(a, b) for a, b in zip(whole, again, strict=True))

@@ -1,4 +1,4 @@
-"""The loop: one seed one result, resuming equals not stopping, several processes equal one, faults named."""
+"""The loop: one seed gives one result, a resume changes nothing, nor do more processes, and errors name the cause."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def train(
 def trained(
     root: Path, name: str, settings: TrainingSettings, seed: int = 0, **changes: Any
 ) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
-    """Parameters and curve after training from scratch."""
+    """Parameters and curve of a training from scratch."""
     method = make(root, name, seed, **changes)
     result = train(root, method, settings, seed=seed, validate=VALIDATION)
     return {key: p.detach().clone() for key, p in method.trainable().items()}, result.curve
@@ -93,10 +93,10 @@ def test_the_curve_and_the_log(root: Path) -> None:
         "loss", "gradient_norm", "lr", "logit_scale", "samples_per_second", "frames_per_second", "data_wait_share",
         "peak_memory_mib",
     }  # fmt: skip
-    # Each fifth video has three frames instead of four.
+    # Every fifth video has three frames instead of four.
     assert steps[0]["frames_per_second"] == pytest.approx(3.8 * steps[0]["samples_per_second"], rel=0.1)
     assert 50 < steps[0]["peak_memory_mib"] < 50_000
-    assert result.figures["steps"] == 15
+    assert result.steps == 15
     assert result.epoch == 5
 
 
@@ -117,7 +117,7 @@ def test_training_leaves_the_backbone_alone(root: Path, name: str) -> None:
 
 
 class StopError(Exception):
-    """Stands for a killed process: nothing after it runs."""
+    """Acts like a kill: nothing after it runs."""
 
 
 @pytest.mark.parametrize(("select_on", "stop_after"), [("last", 1), ("val", 3)])
@@ -128,9 +128,9 @@ def test_resumed_equals_uninterrupted(root: Path, tmp_path: Path, select_on: str
     expected = train(root, whole, settings, rarely, validate=VALIDATION)
     checkpoints = Checkpoints(tmp_path, keep=2)
 
-    def stop(step: int, figures: dict[str, float]) -> None:
-        # Within the epoch after a checkpoint, so that some steps are done twice.
-        if checkpoints.steps()[:1] == [3 * stop_after] and "val_t2v_R@1" in figures:
+    def stop(step: int, metrics: dict[str, float]) -> None:
+        # In the epoch after a checkpoint, so that some steps run twice.
+        if checkpoints.steps()[:1] == [3 * stop_after] and "val_t2v_R@1" in metrics:
             raise StopError
 
     with pytest.raises(StopError):
@@ -141,11 +141,11 @@ def test_resumed_equals_uninterrupted(root: Path, tmp_path: Path, select_on: str
     assert (result.curve, result.epoch) == (expected.curve, expected.epoch)
 
 
-def test_figures_that_were_lost_with_a_process_are_logged_again(root: Path, tmp_path: Path) -> None:
+def test_metrics_that_were_lost_with_a_process_are_logged_again(root: Path, tmp_path: Path) -> None:
     settings = tiny_world.training(root, epochs=8, validation_every=4)
     checkpoints, often = Checkpoints(tmp_path, keep=1), tiny_world.execution(root, checkpoint_steps=4)
 
-    def lose(step: int, figures: dict[str, float]) -> None:
+    def lose(step: int, metrics: dict[str, float]) -> None:
         if step == 20:
             raise StopError
 
@@ -164,12 +164,12 @@ def test_resumed_within_an_epoch(root: Path, tmp_path: Path, caplog: pytest.LogC
     expected = train(root, whole, settings, validate=VALIDATION)
     checkpoints, often = Checkpoints(tmp_path, keep=1), tiny_world.execution(root, checkpoint_steps=4)
 
-    def stop(step: int, figures: dict[str, float]) -> None:
+    def stop(step: int, metrics: dict[str, float]) -> None:
         raise StopError
 
     with pytest.raises(StopError):
         train(root, make(root), settings, often, validate=VALIDATION, checkpoints=checkpoints, log=stop)
-    # Epochs have three steps; figures come after ten.
+    # An epoch has three steps, and metrics are logged after ten.
     assert checkpoints.steps() == [8]
     resumed = make(root)
     with caplog.at_level("INFO"):
@@ -195,7 +195,7 @@ def test_selection_on_validation_keeps_the_best_epoch(root: Path) -> None:
 
 
 def test_selection_on_test_measures_and_names_the_test_split(root: Path) -> None:
-    """The epoch kept is the best of the test split, and no figure of it is called validation."""
+    """The kept epoch is the best on the test split, and none of its metrics is named after validation."""
     settings = tiny_world.training(root, epochs=3, select_on="test")
     logged: list[str] = []
     method, on_test = make(root), Validation(batch_size=5, on_test=True)
@@ -220,7 +220,7 @@ def test_a_method_without_parameters_is_only_measured(root: Path) -> None:
         log=lambda step, row: lines.append((step, row)),
     )  # fmt: skip
     assert [row["epoch"] for row in result.curve] == [0]
-    assert result.figures["steps"] == 0
+    assert result.steps == 0
     assert [step for step, _ in lines] == [0]
 
 
@@ -232,8 +232,8 @@ def test_a_loss_that_is_no_number_names_the_videos(root: Path) -> None:
         train(root, method, tiny_world.training(root))
 
 
-# A method, its settings, and those of the training: all on an odd batch with a short last one, so that micro_batches differ in
-# size and one is empty.
+# A method, its settings and those of the training. Batches are odd and the last is short, so that micro-batches differ
+# in size and one is empty.
 CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("mv_adapter", {}, {}),
     ("vop", {}, {"augmentation": "crop_flip"}),
@@ -244,13 +244,13 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 
 def all_cases(root: Path) -> list[tuple[dict[str, Tensor], list[dict[str, float]]]]:
-    """What every case leads to; what the processes of a group run."""
+    """The results of all cases. The processes of a group run this too."""
     odd: dict[str, Any] = {"batch_size": 7, "hard_group": 3, "last_batch": "keep"}
     return [trained(root, name, tiny_world.training(root, **odd, **more), **raw) for name, raw, more in CASES]
 
 
 def test_any_number_of_processes_trains_the_same(root: Path, tmp_path: Path) -> None:
-    """Bit for bit, if each has as many threads."""
+    """Bit for bit, if each has the same number of threads."""
     expected = all_cases(root)
     for world in (2, 4):
         for found in gloo.spawn(world, all_cases, tmp_path / str(world), root):
@@ -260,7 +260,7 @@ def test_any_number_of_processes_trains_the_same(root: Path, tmp_path: Path) -> 
 
 
 def test_a_trained_logit_scale_leaves_its_limit(root: Path) -> None:
-    """Released CLIPs start just above it, where the clamp passes no gradient."""
+    """Released CLIPs start just above the limit, where the clamp passes no gradient."""
     method = make(root, "bias", train_logit_scale=True)
     assert method.log_scale is not None
     with torch.no_grad():
@@ -268,7 +268,7 @@ def test_a_trained_logit_scale_leaves_its_limit(root: Path) -> None:
     before = float(method.logit_scale.detach())
     train(root, method, tiny_world.training(root))
     assert before == MAX_SCALE
-    # Untrained pairs are told apart by chance: a smaller factor loses less.
+    # Before training, pairs match by chance, so a smaller factor loses less.
     assert float(method.logit_scale.detach()) < 0.999 * MAX_SCALE
     with torch.no_grad():
         method.log_scale.fill_(5.0)
@@ -277,7 +277,7 @@ def test_a_trained_logit_scale_leaves_its_limit(root: Path) -> None:
 
 
 def test_half_precision_keeps_float32_parameters(root: Path, tmp_path: Path) -> None:
-    """And moments; yet the numbers are not those of float32."""
+    """Moments stay float32 too, although the results differ from those of float32."""
     method, exact, checkpoints = make(root), make(root), Checkpoints(tmp_path, keep=2)
     settings = tiny_world.training(root, precision="bfloat16")
     result = train(root, method, settings, checkpoints=checkpoints)
@@ -295,7 +295,7 @@ def test_half_precision_keeps_float32_parameters(root: Path, tmp_path: Path) -> 
 def test_data_that_make_no_batch(root: Path, tmp_path: Path) -> None:
     tiny_world.write_store(tmp_path, tiny_world.videos(0, 2, 2))
     with pytest.raises(TrainingError, match="no training videos"):
-        train(tmp_path, make(root), tiny_world.training(root))
+        train(tmp_path, make(root), tiny_world.training(root), tiny_world.execution(root))
     with pytest.raises(TrainingError, match=r"execution\.workers.*found 3.*a divisor of training\.micro_batches, 4"):
         Job.of(root, tiny_world.params(root, "execution.workers=3"), tiny_world.TASK, "vop", 0).plan()
     with pytest.raises(TrainingError, match=r"training\.micro_batches.*found 9.*at most training\.batch_size, 8"):

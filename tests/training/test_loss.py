@@ -1,4 +1,4 @@
-"""The loss against its definition, and encoding that is shared out."""
+"""The loss matches its definition, and processes divide the encoding among them."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def test_loss_is_the_mean_of_both_cross_entropies() -> None:
 
 
 def test_several_captions_by_the_formula() -> None:
-    """With two, one and three captions of three videos, against sums written out."""
+    """Three videos have two, one and three captions. The reference writes the sums out."""
     owner = [0, 0, 1, 2, 2, 2]
     video, text = (nn.functional.normalize(rows.double(), dim=1) for rows in (pairs(3)[0], pairs(6)[1]))
     scores = torch.exp(7.0 * text @ video.T)
-    terms = [[], [], []]
+    terms: list[list[Tensor]] = [[], [], []]
     for caption, of in enumerate(owner):
         to_video = -torch.log(scores[caption, of] / scores[caption].sum())
         to_text = -torch.log(scores[caption, of] / scores[:, of].sum())
@@ -47,18 +47,23 @@ def test_several_captions_by_the_formula() -> None:
 
 
 def test_one_caption_each_is_info_nce() -> None:
-    """Exactly where that is all there is; and a video's captions that are one and the same only add to denominators."""
+    """With one caption per video the losses are equal. Repeated captions of a video only add to denominators."""
     video, text = (nn.functional.normalize(rows, dim=1) for rows in pairs(6))
     scale = torch.tensor(7.0)
     assert torch.equal(multi_positive_nce(video, text, scale, torch.arange(6)), info_nce(video, text, scale))
     twice = multi_positive_nce(video, text.repeat_interleave(2, 0), scale, torch.arange(6).repeat_interleave(2))
-    # The sum over captions has every term twice: log 2 more, in one of two directions.
+    # The sum over captions has every term twice, which adds log 2 in one of the two directions.
     assert float(twice) == pytest.approx(float(info_nce(video, text, scale)) + math.log(2) / 2, abs=1e-6)
 
 
 def encode_numbers(rows: int, chunk: int) -> Tensor:
-    """Stands for an encoder: row i becomes (i, -i)."""
-    return share_out(rows, chunk, lambda part: torch.arange(part.start, part.stop)[:, None] * torch.tensor([1.0, -1.0]))
+    """Acts as an encoder: row i becomes (i, -i)."""
+    return share_out(
+        rows,
+        chunk,
+        lambda found: found,
+        lambda part: torch.arange(part.start, part.stop)[:, None] * torch.tensor([1.0, -1.0]),
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 10])

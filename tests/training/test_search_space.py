@@ -1,4 +1,4 @@
-"""Search spaces as they are written on the command line."""
+"""Search spaces as written on the command line, and the table of trials."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import tiny_world
 
 from components.errors import ConfigError
 from components.training.job import Job
-from components.training.tune import Choice, Range, Trial, default_space, parse_space, table
+from components.training.search_space import Choice, Range, default_space, parse_space, start_values
+from components.training.trial import Trial, table
 
 
 def test_ranges_and_choices() -> None:
@@ -34,7 +35,7 @@ def test_ranges_and_choices() -> None:
         ("lr=1..true", "not a range"),
     ],
 )
-def test_what_is_no_space_is_refused(item: str, message: str) -> None:
+def test_anything_else_is_refused(item: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_space([item], "m")
 
@@ -46,6 +47,13 @@ def test_by_default_the_learning_rate_is_searched_around_its_value(tmp_path: Pat
     assert space == {"methods.vop.lr": Range(tiny_world.LR / 10, tiny_world.LR * 10, whole=False)}
     with pytest.raises(ConfigError, match=r"zero_shot: nothing to search by default"):
         default_space(Job.of(tmp_path, params, tiny_world.TASK, "zero_shot", 0))
+
+
+def test_the_first_trial_has_the_values_of_params_yaml_that_the_space_holds(tmp_path: Path) -> None:
+    tiny_world.write_params(tmp_path)
+    job = Job.of(tmp_path, tiny_world.params(tmp_path, "methods.vop.lr=0.5"), tiny_world.TASK, "vop", 0)
+    items = ["lr=0.1..0.9", "video_prompts=8,16", "text_prompts=1..2", "training.epochs=1..9"]
+    assert start_values(job, parse_space(items, "vop")) == {"methods.vop.lr": 0.5, "methods.vop.video_prompts": 8}
 
 
 def test_the_table_puts_full_trainings_first_and_marks_the_others() -> None:

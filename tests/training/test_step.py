@@ -1,4 +1,4 @@
-"""A step's gradients against those of the whole batch in one graph, however it is cut, kept or recomputed."""
+"""A step's gradients equal those of the whole batch in one graph, however it is split, kept or recomputed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make(root: Path, name: str, **changes: Any) -> Method:
-    """A method whose parameters are shaken, so that zeros at the start hide nothing."""
+    """A method with perturbed parameters, so that initial zeros hide nothing."""
     params = tiny_world.params(root)
     torch.manual_seed(1)
     raw = {**params.method(name), **changes}
@@ -62,7 +62,7 @@ def batch_and_step(root: Path, method: Method, frozen_mib: int = 0, **changes: A
 
 
 def gradients(root: Path, name: str, raw: dict[str, Any] | None = None, **changes: Any) -> tuple[float, Gradients]:
-    """Loss and gradients of the first step; also what the processes of a group run."""
+    """Loss and gradients of the first step. The processes of a group run this too."""
     method = make(root, name, **raw or {})
     batch, step = batch_and_step(root, method, **changes)
     loss = step.backward(batch, 0)
@@ -74,7 +74,7 @@ def found_gradients(method: Method) -> Gradients:
 
 
 def expected_gradients(root: Path, name: str, raw: dict[str, Any], **changes: Any) -> tuple[float, Gradients]:
-    """By autograd through the whole batch at once."""
+    """The reference: autograd through the whole batch at once."""
     method = make(root, name, **raw)
     batch, _ = batch_and_step(root, method, micro_batches=1, **changes)
     video, text = method(method.backbone.normalize(batch.frames), batch.mask, batch.tokens)
@@ -97,7 +97,7 @@ METHODS = [("mv_adapter", {}), ("vop", {"text_prompts": 0}), ("full", {}), ("bia
 
 @pytest.mark.parametrize(("name", "raw"), METHODS)
 @pytest.mark.parametrize("captions", [1, 2])
-def test_slices_have_the_gradients_of_the_whole_batch(
+def test_micro_batches_have_the_gradients_of_the_whole_batch(
     root: Path, name: str, raw: dict[str, Any], captions: int
 ) -> None:
     expected = expected_gradients(root, name, raw, captions_per_video=captions)
@@ -107,7 +107,7 @@ def test_slices_have_the_gradients_of_the_whole_batch(
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_have_the_gradients_of_the_whole_batch(root: Path, tmp_path: Path, world: int) -> None:
-    """Not those divided by the number of processes; the logit scale's not multiplied by it."""
+    """They are not divided by the number of processes, and that of the logit scale is not multiplied by it."""
     expected = expected_gradients(root, "bias", {"train_logit_scale": True})
     for found in gloo.spawn(world, with_bias, tmp_path, root):
         compare(found, expected)
@@ -133,7 +133,7 @@ def test_recomputation_repeats_dropout(
 
 
 class Live:
-    """Bytes that autograd holds for backward passes, now and at most."""
+    """Counts the bytes that autograd holds for backward passes, now and at the peak."""
 
     def __init__(self) -> None:
         self.now = self.peak = 0
@@ -172,14 +172,14 @@ def peak(root: Path, name: str, **changes: Any) -> int:
     return live.peak
 
 
-def test_cached_gradients_hold_one_slice(root: Path) -> None:
+def test_grad_cache_holds_one_micro_batch(root: Path) -> None:
     plain = peak(root, "full", micro_batches=7)
     cached = peak(root, "full", micro_batches=7, grad_cache=True)
     assert cached < plain / 6
 
 
 def test_nothing_is_kept_below_the_first_trained_layer(root: Path) -> None:
-    """An adapter in the last layer of both towers: the frozen layers below make no graph."""
+    """With an adapter in the last layer of both towers, the frozen layers below make no graph."""
     seen: dict[str, list[bool]] = {"vision": [], "text": []}
 
     class Recorder(Hooks):
@@ -215,7 +215,7 @@ def test_nothing_is_kept_below_the_first_trained_layer(root: Path) -> None:
     ],
 )
 def test_frozen_layers_are_computed_once(root: Path, name: str, raw: dict[str, Any], skipped: int) -> None:
-    """The gradients stay what they are, in the second step too, when all comes from the cache, or has no room in it."""
+    """The gradients stay the same, also in the second step, when all comes from the cache or nothing fits in it."""
     method = make(root, name, **raw)
     assert first_trained_layer(method) == skipped <= method.spec.vision_layers == 4
     batch, plain = batch_and_step(root, method)
@@ -239,7 +239,7 @@ def test_changing_frames_have_no_frozen_layers(root: Path) -> None:
 
 
 def test_the_tree_adds_in_one_order() -> None:
-    """Numbers whose sum depends on the order: ((a + b) + (c + d)) + (e + f), alone and from the halves of a tree."""
+    """The order is ((a + b) + (c + d)) + (e + f), from single terms and from subtrees. The sum depends on it."""
     numbers = [torch.tensor([value]) for value in (1e8, 2.0, -1e8, 5.0, 7.0, 1.5)]
 
     def total(terms: list[Tensor | None]) -> float:

@@ -1,0 +1,411 @@
+"""What a GPU does with this project: limits of the card, steps, the loader, encoding, an epoch, ranks and search.
+
+    python bench/gpu.py [--parts ceilings step loader encode epoch ranks search] [--json gpu.json] [--smoke]
+
+Weights are random, since only shapes matter. Frames are smooth pictures with noise, as many bytes as real ones. The
+limit is open_clip itself with frozen towers and one trainable vector after the first block of each tower: forward
+pass, and backward pass through activations alone. MFU counts the multiply-adds of the frozen towers, forward and
+backward through activations, over the measured bfloat16 ceiling of the card.
+
+``--smoke`` runs every part in seconds on the mini backbone, also on a CPU, to show that the script works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import synthetic
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from components.backbones import mini
+from components.backbones.clip import Backbone, create, model_config
+from components.evaluation.encode import encode_videos
+from components.evaluation.ranks import text_to_video, video_to_text
+from components.frames.reader import FrameReader
+from components.frames.staging import Staging
+from components.frames.store import FrameStore
+from components.methods.base import Method
+from components.methods.build import build
+from components.params import load_params
+from components.precision import autocast, numerics
+from components.training.loader import Batch
+from components.training.loop import fit
+from components.training.loss import info_nce
+from components.training.optimiser import build_optimiser
+from components.training.step import StepGradients
+
+ROOT = Path(__file__).resolve().parents[1]
+FRAMES, WORDS = 12, 32
+# Videos per row group: batches are drawn at random, so small groups keep what is read near what is wanted.
+GROUP = 2
+B32, B16 = "ViT-B-32-quickgelu", "ViT-B-16-quickgelu"
+PARTS = ("ceilings", "step", "loader", "encode", "epoch", "ranks", "search")
+# Multiply-adds of a video of 12 frames, forward pass of the vision tower and of one caption of 32 tokens.
+GIGA_MACS = {B32: 54.2, B16: 212.2}
+
+Table = dict[str, float | str]
+
+
+class Bench:
+    """One run: the device, the sizes, and what was measured."""
+
+    def __init__(self, smoke: bool) -> None:
+        self.smoke = smoke
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.models = (mini.NAME,) if smoke else (B32, B16)
+        self.rounds = 1 if smoke else 5
+        self.found: dict[str, Table] = {}
+
+    def add(self, part: str, **values: float | str) -> None:
+        """Prints a row and keeps it."""
+        self.found.setdefault(part, {}).update(values)
+        shown = "  ".join(f"{k} {v:,.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+        print(f"{part:10} {shown}", flush=True)
+
+    def seconds(self, turn: Callable[[], object], warm: int = 2) -> float:
+        """Median wall time of a turn, the device drained before and after."""
+        for _ in range(1 if self.smoke else warm):
+            turn()
+        times = []
+        for _ in range(self.rounds):
+            self.drain()
+            started = time.perf_counter()
+            turn()
+            self.drain()
+            times.append(time.perf_counter() - started)
+        return statistics.median(times)
+
+    def drain(self) -> None:
+        """Waits for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def peak_gib(self) -> float:
+        """Memory peak on the card since the last call."""
+        if self.device.type != "cuda":
+            return 0.0
+        peak = torch.cuda.max_memory_allocated() / 2**30
+        torch.cuda.reset_peak_memory_stats()
+        return peak
+
+
+def side_of(model: str) -> int:
+    """Input size of a backbone in pixels."""
+    return int(model_config(model, ROOT)[0]["vision_cfg"]["image_size"])
+
+
+def clip(model: str) -> Any:
+    """open_clip's model with random weights."""
+    torch.manual_seed(0)
+    return create(model, model_config(model, ROOT)[0])
+
+
+def tokens(model: str, count: int) -> Tensor:
+    """``int64[count, L]``: texts of full length, the largest id last."""
+    most = int(model_config(model, ROOT)[0]["text_cfg"]["vocab_size"])
+    texts = torch.randint(1, most - 2, (count, WORDS), generator=torch.Generator().manual_seed(0))
+    texts[:, -1] = most - 1
+    return texts
+
+
+def method_on(model: str, name: str) -> Method:
+    """A method on random weights, with the papers' sizes at CLIP's size."""
+    small = load_params(ROOT / "params.yaml").method
+    raw: dict[str, Any] = {"lr": 1e-4, "form": "paper"} if name == "mv_adapter" else {"lr": 1e-4}
+    if model == mini.NAME:
+        raw = small(name)
+    backbone = Backbone(clip(model), model, model_config(model, ROOT)[1]())
+    return build(name, {} if name == "zero_shot" else raw, backbone, frames=FRAMES, words=WORDS)
+
+
+def batch_of(model: str, videos: int, device: torch.device) -> Batch:
+    """A batch in one micro-batch, on the device."""
+    side = side_of(model)
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (videos, FRAMES, 3, side, side), dtype=torch.uint8, generator=generator)
+    return Batch(
+        ids=tuple(map(str, range(videos))),
+        owner=torch.arange(videos),
+        videos=(videos,),
+        captions=(videos,),
+        own=range(1),
+        frames=frames,
+        mask=torch.ones(videos, FRAMES, dtype=torch.bool),
+        tokens=tokens(model, videos),
+    ).to(device)
+
+
+class Limit(nn.Module):
+    """open_clip with frozen towers and a trainable vector after the first block of each."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__()
+        self.clip = clip(model).requires_grad_(False)
+        self.clip.positional_embedding = nn.Parameter(self.clip.positional_embedding[:WORDS].detach(), False)
+        self.clip.attn_mask = self.clip.attn_mask[:WORDS, :WORDS]
+        towers = self.clip.visual.transformer, self.clip.transformer
+        self.vectors = nn.ParameterList(nn.Parameter(torch.zeros(tower.width)) for tower in towers)
+        for tower, vector in zip(towers, self.vectors, strict=True):
+            tower.resblocks[0].register_forward_hook(lambda module, inputs, out, vector=vector: out + vector)
+
+    def forward(self, frames: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+        """``float[B, T, 3, S, S], int64[B, L] -> float[B, E], float[B, E]``, L2-normalised."""
+        features = F.normalize(self.clip.encode_image(frames.flatten(0, 1)), dim=-1)
+        video = features.view(len(frames), FRAMES, -1).mean(dim=1)
+        return F.normalize(video, dim=-1), F.normalize(self.clip.encode_text(texts), dim=-1)
+
+
+class Plain(nn.Module):
+    """open_clip's plain loop: everything trains."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__()
+        self.limit = Limit(model).requires_grad_(True)
+
+    def forward(self, frames: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+        """As :class:`Limit`."""
+        embeddings: tuple[Tensor, Tensor] = self.limit(frames, texts)
+        return embeddings
+
+
+def open_clip_step(bench: Bench, model: str, videos: int, full: bool) -> Callable[[], object]:
+    """A step of the limit, or of plain fine-tuning with AdamW, in bfloat16."""
+    network = (Plain if full else Limit)(model).to(bench.device)
+    batch = batch_of(model, videos, bench.device)
+    scale = torch.tensor(100.0, device=bench.device)
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=1e-6, fused=bench.device.type == "cuda") if full else None
+
+    def turn() -> None:
+        with autocast("bfloat16", bench.device):
+            video, text = network(batch.frames.float() / 127.5 - 1, batch.tokens)
+        info_nce(video.float(), text.float(), scale).backward()
+        if optimiser is not None:
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimiser.step()
+        network.zero_grad(set_to_none=True)
+
+    return turn
+
+
+def method_step(bench: Bench, model: str, name: str, videos: int, **changes: Any) -> Callable[[], object]:
+    """A whole step of the training: gradients, clipping, optimiser."""
+    method = method_on(model, name).to(bench.device)
+    settings = load_params(ROOT / "params.yaml").training
+    settings = dataclasses.replace(settings, micro_batches=1, **{"precision": "bfloat16", **changes})
+    optimiser = build_optimiser(method.trainable(), method.learning_rates(), settings.weight_decay)
+    gradients = StepGradients(method, settings, seed=0)
+    method.train()
+    batch = batch_of(model, videos, bench.device)
+
+    def turn() -> None:
+        gradients.backward(batch, step=0)
+        torch.nn.utils.clip_grad_norm_(list(method.trainable().values()), settings.max_grad_norm)
+        optimiser.step()
+
+    return turn
+
+
+def ceilings(bench: Bench) -> None:
+    """Matrix products, copies, and transfers to the card."""
+    size = 256 if bench.smoke else 8192
+    for name, dtype in (("bfloat16", torch.bfloat16), ("tf32", torch.float32), ("float32", torch.float32)):
+        if name == "tf32" and bench.device.type != "cuda":
+            continue
+        left = torch.randn(size, size, dtype=dtype, device=bench.device)
+        with numerics(name):  # type: ignore[arg-type]
+            seconds = bench.seconds(lambda left=left: left @ left)
+        bench.add("ceilings", **{f"{name}_tflops": 2 * size**3 / seconds / 1e12})
+    block = torch.empty(2**20 if bench.smoke else 2**32, dtype=torch.uint8, device=bench.device)
+    other = torch.empty_like(block)
+    bench.add("ceilings", copy_tb_s=2 * block.numel() / bench.seconds(lambda: other.copy_(block)) / 1e12)
+    if bench.device.type == "cuda":
+        host = torch.empty(231_211_008, dtype=torch.uint8)
+        pinned = host.pin_memory()
+        for name, memory in (("pageable", host), ("pinned", pinned)):
+            seconds = bench.seconds(lambda memory=memory: memory.to(bench.device, non_blocking=True))
+            bench.add("ceilings", **{f"h2d_{name}_gb_s": host.numel() / seconds / 1e9})
+
+
+def step(bench: Bench) -> None:
+    """A training step against the limit; milliseconds, GiB, and MFU."""
+    ceiling = float(bench.found.get("ceilings", {}).get("bfloat16_tflops", 0.0))
+    for model in bench.models:
+        for videos in (4,) if bench.smoke else (32, 128):
+            turns: dict[str, Callable[[], Callable[[], object]]] = {
+                "limit": partial(open_clip_step, bench, model, videos, False),
+                "mv_adapter": partial(method_step, bench, model, "mv_adapter", videos),
+                "vop": partial(method_step, bench, model, "vop", videos),
+                "full": partial(method_step, bench, model, "full", videos),
+                "open_clip_full": partial(open_clip_step, bench, model, videos, True),
+            }
+            limit = 0.0
+            for name, make in turns.items():
+                bench.peak_gib()
+                turn = make()
+                seconds = bench.seconds(turn, warm=3)
+                del turn
+                limit = limit or seconds
+                row: Table = {"ms": 1e3 * seconds, "of_limit": seconds / limit, "gib": bench.peak_gib()}
+                if ceiling and model in GIGA_MACS and name in ("limit", "mv_adapter"):
+                    row["mfu"] = 4 * GIGA_MACS[model] * videos / seconds / 1e3 / ceiling
+                bench.add(f"step {model} {videos} {name}", **row)
+                if bench.device.type == "cuda":
+                    torch.cuda.empty_cache()
+
+
+def precisions(bench: Bench) -> None:
+    """The step of MV-Adapter in each precision."""
+    for model in bench.models:
+        for name in ("float32", "tf32", "bfloat16"):
+            if name == "tf32" and bench.device.type != "cuda":
+                continue
+            turn = method_step(bench, model, "mv_adapter", 4 if bench.smoke else 32, precision=name)
+            with numerics(name):  # type: ignore[arg-type]
+                bench.add(f"precision {model}", **{f"{name}_ms": 1e3 * bench.seconds(turn)})
+
+
+def store_of(bench: Bench, folder: Path, model: str, videos: int) -> FrameStore:
+    """A frame store of smooth pictures; few different ones, since drawing them takes longer than decoding."""
+    few = synthetic.few(synthetic.smooth(FRAMES, side_of(model)), 8 if bench.smoke else 64)
+    synthetic.write_store(folder, videos, few, quality=90, train=0.9, group=GROUP)
+    return FrameStore(folder)
+
+
+def loader(bench: Bench, store: FrameStore, model: str) -> None:
+    """Frames per second of each stage: reading, decoding, batches, upload."""
+    resize = method_on(model, "zero_shot").backbone.resize
+    ids = store.ids("train")
+    size = min(len(ids), 8 if bench.smoke else 128)
+    picks = [list(np.random.default_rng(seed).choice(ids, size, replace=False)) for seed in range(4)]
+    frames = size * FRAMES
+    seconds = bench.seconds(lambda: list(store.read(picks[0])))
+    bench.add("loader", read_random=frames / seconds)
+    for threads in (1, 2) if bench.smoke else (1, 4, 8, 16):
+        staging = Staging(4 if bench.device.type == "cuda" else 0)
+        reader = FrameReader(store, resize, FRAMES, cache_mib=0, threads=threads)
+        turn = iter(range(10**6))
+        seconds = bench.seconds(
+            lambda reader=reader, turn=turn, staging=staging: reader.batch(picks[next(turn) % 4], staging=staging)
+        )
+        bench.add("loader", **{f"batch_{threads}_threads": frames / seconds})
+
+
+def encode(bench: Bench, store: FrameStore, model: str) -> None:
+    """Frames per second of evaluation, from the device's memory and from the store."""
+    ids = store.ids("all")[: 16 if bench.smoke else 512]
+    for name in ("zero_shot", "mv_adapter", "vop"):
+        method = method_on(model, name).to(bench.device).eval()
+        batch = batch_of(model, 4 if bench.smoke else 64, bench.device)
+
+        @torch.no_grad()
+        def turn(method: Method = method, batch: Batch = batch) -> None:
+            with numerics("bfloat16"), autocast("bfloat16", bench.device):
+                method.encode_video(method.backbone.normalize(batch.frames), batch.mask)
+
+        row: Table = {"device": batch.frames.shape[0] * FRAMES / bench.seconds(turn)}
+        reader = FrameReader(store, method.backbone.resize, FRAMES, cache_mib=0, threads=1 if bench.smoke else 8)
+        started = time.perf_counter()
+        encode_videos(method, reader, ids, 64, "bfloat16")
+        row["store"] = len(ids) * FRAMES / (time.perf_counter() - started)
+        bench.add(f"encode {model} {name}", **row)
+
+
+def epoch(bench: Bench, store: FrameStore, model: str) -> None:
+    """Two epochs of the project's loop: videos per second and the ratio of waiting, and MSR-VTT-9k extrapolated."""
+    params = load_params(ROOT / "params.yaml")
+    for name, videos in (("mv_adapter", 128), ("vop", 32)):
+        method = method_on(model, name).to(bench.device)
+        training = dataclasses.replace(
+            params.training,
+            epochs=2,
+            batch_size=4 if bench.smoke else videos,
+            micro_batches=1,
+            batching="random",
+            precision="bfloat16",
+            validation_every=2,
+        )
+        execution = dataclasses.replace(params.execution, cache_mib=0, decode_threads=2 if bench.smoke else 8)
+        result = fit(method, store, training, execution, seed=0)
+        rate = result.figures["samples_per_second"]
+        row: Table = {"videos_per_s": rate, "waiting": result.figures["data_wait_share"]}
+        row["msrvtt_9k_5_epochs_min"] = 5 * 9000 / rate / 60
+        bench.add(f"epoch {model} {name}", **row)
+        del method
+        if bench.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def ranks(bench: Bench) -> None:
+    """Ranking N texts against N videos, both ways."""
+    count = 200 if bench.smoke else 100_000
+    generator = torch.Generator().manual_seed(0)
+    texts = F.normalize(torch.randn(count, 512, generator=generator), dim=-1).to(bench.device)
+    videos = F.normalize(texts + torch.randn(count, 512, generator=generator).to(bench.device) / 16, dim=-1)
+    owner, present = torch.arange(count), torch.ones(count, dtype=torch.bool)
+    started = time.perf_counter()
+    text_to_video(texts, videos, owner, present)
+    video_to_text(texts, videos, owner, present)
+    bench.drain()
+    bench.add("ranks", rows=float(count), seconds=time.perf_counter() - started)
+
+
+def search(bench: Bench) -> None:
+    """A query over a million vectors, beyond the encoding of its text."""
+    from components.search.scores import Vectors
+
+    count = 1_000 if bench.smoke else 1_000_000
+    vectors = np.random.default_rng(0).standard_normal((count, 512), dtype=np.float32)
+    table = Vectors(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), bench.device)
+    query = torch.from_numpy(vectors[:1].copy()).to(bench.device)
+    bench.add("search", rows=float(count), ms_beyond_text=1e3 * bench.seconds(lambda: table.best(query, 10)))
+
+
+def main() -> None:
+    """Runs the parts asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
+    parser.add_argument("--json", type=Path, help="writes the results to this file too")
+    parser.add_argument("--smoke", action="store_true", help="the smallest sizes, on any machine")
+    parser.add_argument("--videos", type=int, default=2000, help="videos of the frame store (default: 2000)")
+    args = parser.parse_args()
+    bench = Bench(args.smoke)
+    name = torch.cuda.get_device_name() if bench.device.type == "cuda" else "CPU"
+    bench.add("machine", device=name, torch=torch.__version__)
+    if "ceilings" in args.parts:
+        ceilings(bench)
+    if "step" in args.parts:
+        step(bench)
+        precisions(bench)
+    if {"loader", "encode", "epoch"} & set(args.parts):
+        with tempfile.TemporaryDirectory() as folder:
+            store = store_of(bench, Path(folder), bench.models[0], 24 if args.smoke else args.videos)
+            if "loader" in args.parts:
+                loader(bench, store, bench.models[0])
+            for model in bench.models:
+                if "encode" in args.parts:
+                    encode(bench, store, model)
+                if "epoch" in args.parts:
+                    epoch(bench, store, model)
+    if "ranks" in args.parts:
+        ranks(bench)
+    if "search" in args.parts:
+        search(bench)
+    if args.json:
+        args.json.write_text(json.dumps(bench.found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

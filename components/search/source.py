@@ -1,0 +1,63 @@
+"""The adapter that indexes a collection: the champion, or another one where there is no champion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from components import provenance
+from components.adapters.card import read_card
+from components.adapters.file import save_adapter
+from components.backbones.clip import Backbone
+from components.layout import Layout
+from components.methods.build import build
+from components.task import TaskSettings
+from components.tracking.record import read_registry_record
+
+
+@dataclass(frozen=True)
+class Source:
+    """An adapter and what the card of the index says about it.
+
+    Attributes:
+        folder: The adapter's folder.
+        sha256: Hash of its weights file.
+        method: Its entry in params.yaml.
+        version: Its version in the registry, None if it is not registered.
+        seed: The seed of its training, None if it is not registered.
+    """
+
+    folder: Path
+    sha256: str
+    method: str
+    version: str | None = None
+    seed: int | None = None
+
+
+def read_champion(layout: Layout, task: str) -> Source:
+    """The champion of the task's registered model.
+
+    Raises:
+        RegistryError: The task has no registry record.
+    """
+    champion = read_registry_record(layout.champion_record(task)).champion
+    folder = layout.root / champion.folder
+    return Source(folder, champion.sha256, champion.method, champion.version, champion.seed)
+
+
+def read_source(folder: Path) -> Source:
+    """An adapter in a folder, which need not be registered.
+
+    Raises:
+        AdapterError: The folder holds no adapter.
+    """
+    card = read_card(folder)
+    return Source(folder, card.sha256, card.label)
+
+
+def write_plain(layout: Layout, task: str, settings: TaskSettings, backbone: Backbone) -> Source:
+    """Writes an adapter without parameters: the plain backbone."""
+    folder = layout.plain_adapter(task)
+    method = build("zero_shot", {}, backbone, frames=settings.frames, words=settings.words)
+    save_adapter(folder, method, task=task, provenance=provenance.collect(layout.root))
+    return read_source(folder)
