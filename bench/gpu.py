@@ -18,8 +18,9 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,14 @@ from torch.nn import functional as F
 from components.backbones import mini
 from components.backbones.clip import Backbone, create, model_config
 from components.evaluation.encode import encode_videos
-from components.evaluation.ranks import text_to_video, video_to_text
+from components.evaluation.ranks import both_directions
 from components.frames.reader import FrameReader
 from components.frames.staging import Staging
 from components.frames.store import FrameStore
 from components.methods.base import Method
 from components.methods.build import build
 from components.params import load_params
-from components.precision import autocast, numerics
+from components.precision import Precision, autocast, numerics
 from components.training.loader import Batch
 from components.training.loop import fit
 from components.training.loss import info_nce
@@ -140,7 +141,7 @@ def batch_of(model: str, videos: int, device: torch.device) -> Batch:
         owner=torch.arange(videos),
         videos=(videos,),
         captions=(videos,),
-        own=range(1),
+        local=range(1),
         frames=frames,
         mask=torch.ones(videos, FRAMES, dtype=torch.bool),
         tokens=tokens(model, videos),
@@ -221,12 +222,14 @@ def method_step(bench: Bench, model: str, name: str, videos: int, **changes: Any
 def ceilings(bench: Bench) -> None:
     """Matrix products, copies, and transfers to the card."""
     size = 256 if bench.smoke else 8192
-    for name, dtype in (("bfloat16", torch.bfloat16), ("tf32", torch.float32), ("float32", torch.float32)):
+    kinds: tuple[tuple[Precision, torch.dtype], ...]
+    kinds = (("bfloat16", torch.bfloat16), ("tf32", torch.float32), ("float32", torch.float32))
+    for name, dtype in kinds:
         if name == "tf32" and bench.device.type != "cuda":
             continue
         left = torch.randn(size, size, dtype=dtype, device=bench.device)
-        with numerics(name):  # type: ignore[arg-type]
-            seconds = bench.seconds(lambda left=left: left @ left)
+        with numerics(name):
+            seconds = bench.seconds(partial(torch.matmul, left, left))
         bench.add("ceilings", **{f"{name}_tflops": 2 * size**3 / seconds / 1e12})
     block = torch.empty(2**20 if bench.smoke else 2**32, dtype=torch.uint8, device=bench.device)
     other = torch.empty_like(block)
@@ -234,9 +237,9 @@ def ceilings(bench: Bench) -> None:
     if bench.device.type == "cuda":
         host = torch.empty(231_211_008, dtype=torch.uint8)
         pinned = host.pin_memory()
-        for name, memory in (("pageable", host), ("pinned", pinned)):
-            seconds = bench.seconds(lambda memory=memory: memory.to(bench.device, non_blocking=True))
-            bench.add("ceilings", **{f"h2d_{name}_gb_s": host.numel() / seconds / 1e9})
+        for kind, memory in (("pageable", host), ("pinned", pinned)):
+            seconds = bench.seconds(partial(memory.to, bench.device, non_blocking=True))
+            bench.add("ceilings", **{f"h2d_{kind}_gb_s": host.numel() / seconds / 1e9})
 
 
 def step(bench: Bench) -> None:
@@ -269,11 +272,12 @@ def step(bench: Bench) -> None:
 def precisions(bench: Bench) -> None:
     """The step of MV-Adapter in each precision."""
     for model in bench.models:
-        for name in ("float32", "tf32", "bfloat16"):
+        names: tuple[Precision, ...] = ("float32", "tf32", "bfloat16")
+        for name in names:
             if name == "tf32" and bench.device.type != "cuda":
                 continue
             turn = method_step(bench, model, "mv_adapter", 4 if bench.smoke else 32, precision=name)
-            with numerics(name):  # type: ignore[arg-type]
+            with numerics(name):
                 bench.add(f"precision {model}", **{f"{name}_ms": 1e3 * bench.seconds(turn)})
 
 
@@ -296,11 +300,14 @@ def loader(bench: Bench, store: FrameStore, model: str) -> None:
     for threads in (1, 2) if bench.smoke else (1, 4, 8, 16):
         staging = Staging(4 if bench.device.type == "cuda" else 0)
         reader = FrameReader(store, resize, FRAMES, cache_mib=0, threads=threads)
-        turn = iter(range(10**6))
-        seconds = bench.seconds(
-            lambda reader=reader, turn=turn, staging=staging: reader.batch(picks[next(turn) % 4], staging=staging)
-        )
-        bench.add("loader", **{f"batch_{threads}_threads": frames / seconds})
+        following = cycle(picks)
+
+        def turn(
+            reader: FrameReader = reader, following: Iterator[list[str]] = following, staging: Staging = staging
+        ) -> None:
+            reader.batch(next(following), staging=staging)
+
+        bench.add("loader", **{f"batch_{threads}_threads": frames / bench.seconds(turn)})
 
 
 def encode(bench: Bench, store: FrameStore, model: str) -> None:
@@ -339,8 +346,8 @@ def epoch(bench: Bench, store: FrameStore, model: str) -> None:
         )
         execution = dataclasses.replace(params.execution, cache_mib=0, decode_threads=2 if bench.smoke else 8)
         result = fit(method, store, training, execution, seed=0)
-        rate = result.figures["samples_per_second"]
-        row: Table = {"videos_per_s": rate, "waiting": result.figures["data_wait_share"]}
+        rate = result.samples_per_second
+        row: Table = {"videos_per_s": rate, "waiting": result.data_wait_share}
         row["msrvtt_9k_5_epochs_min"] = 5 * 9000 / rate / 60
         bench.add(f"epoch {model} {name}", **row)
         del method
@@ -356,8 +363,7 @@ def ranks(bench: Bench) -> None:
     videos = F.normalize(texts + torch.randn(count, 512, generator=generator).to(bench.device) / 16, dim=-1)
     owner, present = torch.arange(count), torch.ones(count, dtype=torch.bool)
     started = time.perf_counter()
-    text_to_video(texts, videos, owner, present)
-    video_to_text(texts, videos, owner, present)
+    both_directions(texts, videos, owner, present, device=bench.device)
     bench.drain()
     bench.add("ranks", rows=float(count), seconds=time.perf_counter() - started)
 

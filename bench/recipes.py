@@ -70,7 +70,7 @@ def batch_of(method: Method, videos: int, parts: int, captions: int) -> Batch:
         owner=torch.arange(videos).repeat_interleave(captions),
         videos=sizes,
         captions=tuple(size * captions for size in sizes),
-        own=range(parts),
+        local=range(parts),
         frames=torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator),
         mask=torch.ones(videos, method.frames, dtype=torch.bool),
         tokens=texts,
@@ -105,6 +105,7 @@ def try_method(params: Params, name: str, device: torch.device) -> dict[str, Any
             break
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
+        method: Method | None = None
         try:
             method = build(
                 name, params.method(name), backbone_of(params.backbone.model), frames=task.frames, words=task.words
@@ -113,7 +114,7 @@ def try_method(params: Params, name: str, device: torch.device) -> dict[str, Any
                 return {"trains": False}
             seconds = steps(method, settings, device, 2)
         except torch.OutOfMemoryError:
-            method = None  # type: ignore[assignment]
+            del method
             gc.collect()
             torch.cuda.empty_cache()
             continue

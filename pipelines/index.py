@@ -36,9 +36,11 @@ def body(stage: cli.Stage) -> None:
     else:
         source = read_champion(stage.layout, task)
     method = load_adapter(source.folder, backbone).to(pick_device(params.evaluation.device))
-    split, size = params.search.split, params.evaluation.batch_size
-    index = indexes.build(method, store, split=split, adapter_sha256=source.sha256, batch_size=size)
-    gallery = make_gallery(method, store, index, size)
+    split, size, precision = params.search.split, params.evaluation.batch_size, params.evaluation.precision
+    index = indexes.build(
+        method, store, split=split, adapter_sha256=source.sha256, batch_size=size, precision=precision
+    )
+    gallery = make_gallery(method, store, index, size, precision)
     made_from = {"version": source.version, "method": source.method, "seed": source.seed}
     made_from |= {"split": split, "store": store.fingerprint}
     card = indexes.write(index, stage.layout.index(task), source.folder, made_from, gallery)

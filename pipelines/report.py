@@ -1,31 +1,35 @@
-"""Writes tables, plots and a page under reports/. --print shows the stored tables and where everything is."""
+"""Scorecards to tables, plots and a page under reports/; --print shows the stored tables and where everything is."""
 
 from __future__ import annotations
 
 import argparse
 
 from components import cli
-from components.report import tables
+from components.report import collect, page, tables
 from components.report.results import read_results
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this stage."""
-    parser.add_argument("--print", action="store_true", dest="show", help="only print the results of the last report")
+    parser.add_argument("--print", action="store_true", dest="show", help="only print what the last report found")
 
 
 def body(stage: cli.Stage) -> None:
-    """From scorecards, adapters, registry and indexes to reports/."""
-    folder = stage.layout.reports
-    if not stage.args.show:
-        from components.report import collect, page  # with matplotlib, which printing does not need
-
-        content = collect.collect(stage.root, stage.params)
-        page.write(folder, content)
-        for name in content.missing:
-            print(f"not evaluated: {name}")
-        print(f"report: {folder / 'index.html'}")
+    """Scorecards, adapters, registry, indexes -> reports/."""
+    if stage.args.show:
+        show(stage)
         return
+    folder = stage.layout.reports
+    content = collect.collect(stage.root, stage.params)
+    page.write(folder, content)
+    for name in content.missing:
+        print(f"not evaluated: {name}")
+    print(f"report: {folder / 'index.html'}")
+
+
+def show(stage: cli.Stage) -> None:
+    """Prints the tables of the last report and where to look next."""
+    folder = stage.layout.reports
     results = read_results(folder / "results.json")
     print(tables.plain_all(results))
     task = tables.task_names(results)[0]
@@ -35,4 +39,4 @@ def body(stage: cli.Stage) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(body, __doc__ or "", arguments)
+    cli.main(body, __doc__, arguments)

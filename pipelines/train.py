@@ -34,7 +34,8 @@ def body(stage: cli.Stage) -> None:
         tags={"training_key": plan.key, "store": plan.store},
         resume=plan.key,
     ) as run:
-        validate = Validation(params.evaluation.batch_size, on_test=params.training.select_on == "test")
+        evaluation, on_test = params.evaluation, params.training.select_on == "test"
+        validate = Validation(evaluation.batch_size, on_test, evaluation.precision)
         record = train(job, plan, validate, run.log, run.run_id)
         names = ("seconds", "total_seconds", "samples_per_second", "data_wait_share", "artifact_bytes")
         run.log(record.steps, {f"training_{name}": getattr(record, name) for name in names})

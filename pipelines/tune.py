@@ -50,7 +50,9 @@ def body(stage: cli.Stage) -> None:
     ) as run:
         identity = job.task, job.method, job.seed, settings, versions
         follow = TrialRuns(root, params.tracking, run.run_id, plan.name, *identity)
-        trials = tune.search(plan, Validation(params.evaluation.batch_size), follow)
+        trials = tune.search(
+            plan, Validation(params.evaluation.batch_size, precision=params.evaluation.precision), follow
+        )
         run.log(0, {f"val_{name}": value for name, value in trials[0].metrics.items()})
         run.tag({"best": trials[0].overrides})
     file = stage.layout.reports / "tune" / f"{job.name}.json"

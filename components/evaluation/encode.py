@@ -16,7 +16,7 @@ from components.frames.staging import Staging
 from components.frames.store import FrameStore
 from components.manifest import Video
 from components.methods.base import Method
-from components.precision import Precision, autocast, numerics
+from components.precision import Precision, autocast, check_precision, numerics
 from components.processes import share_out
 
 
@@ -57,9 +57,13 @@ def encode_videos(
         precision: What the towers compute in.
 
     Returns:
-        ``float32[N, D]`` on the CPU, in the order of ``ids``; shared out over the process group.
+        ``float32[N, D]`` on the CPU, in the order of ``ids``. The processes of a group divide the videos.
+
+    Raises:
+        ConfigError: The method's device does not compute in this precision.
     """
     device = device_of(method)
+    check_precision(precision, device, "evaluation.precision")
     staging = Staging(3) if device.type == "cuda" else Staging()
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 

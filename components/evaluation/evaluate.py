@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from components.adapters.card import AdapterCard
 from components.evaluation.card import Decoding, Identity, Parameters
-from components.evaluation.encode import encode_split
+from components.evaluation.encode import device_of, encode_split
 from components.evaluation.rescoring import encode_bank, rescored
 from components.evaluation.scorecard import Scorecard, make_scorecard
 from components.evaluation.settings import EvaluationSettings
-from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.methods.base import Method
+from components.methods.reader import reader_for
 
 
 def evaluate(
@@ -31,10 +31,10 @@ def evaluate(
         DataError: The store's frames do not fit the adapter.
     """
     method.eval()
-    # Every video is read once, so a cache of decoded frames would not help.
-    reader = FrameReader(store, method.backbone.resize, method.frames, cache_mib=0)
-    encoded = encode_split(method, store, reader, split, settings.batch_size)
-    scorecard = make_scorecard(encoded, store.manifest, split, _identity(adapter, store, seed), settings.bootstrap)
+    reader = reader_for(method, store)
+    encoded = encode_split(method, store, reader, split, settings.batch_size, settings.precision)
+    identity = _identity(adapter, store, seed)
+    scorecard = make_scorecard(encoded, store.manifest, split, identity, settings.bootstrap, device_of(method))
     if not settings.rescoring:
         return scorecard
     bank = encode_bank(method, store, reader, settings) if "qb_norm" in settings.rescoring else None

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from components.errors import EvaluationError
+from components.evaluation.card import Direction
 
 # The similarities held at a time. This bounds the memory for any size of gallery. Sizes near the cache's are fastest.
 CHUNK_BYTES = 64 * 2**20
@@ -43,6 +44,31 @@ class Ranks:
     def select(self, mask: NDArray[np.bool_]) -> Ranks:
         """The ranks of the queries marked in ``mask`` (bool[Q])."""
         return Ranks(self.expected[mask], self.optimistic[mask], self.pessimistic[mask])
+
+
+def both_directions(
+    texts: Tensor,
+    videos: Tensor,
+    owner: Tensor,
+    present: Tensor,
+    ids: Sequence[str] | None = None,
+    device: torch.device | None = None,
+) -> dict[Direction, Ranks]:
+    """The ranks of ``t2v`` (:func:`text_to_video`) and ``v2t`` (:func:`video_to_text`).
+
+    Args:
+        texts, videos, owner, present, ids: As for :func:`text_to_video`, on any device.
+        device: Where the similarities are computed, None for the CPU. It changes the time, not the results.
+
+    Raises:
+        EvaluationError: A vector contains NaN or Inf. The message names the ids.
+    """
+    place = device or torch.device("cpu")
+    texts, videos, owner, present = texts.to(place), videos.to(place), owner.to(place), present.to(place)
+    return {
+        "t2v": text_to_video(texts, videos, owner, present, ids),
+        "v2t": video_to_text(texts, videos, owner, present, ids),
+    }
 
 
 def text_to_video(

@@ -80,9 +80,10 @@ def encode_bank(method: Method, store: FrameStore, reader: FrameReader, settings
     """Encodes up to ``qb_norm.bank`` training captions and as many training videos, taken at equal distances."""
     size = settings.qb_norm.bank
     captions = [caption for video in store.manifest.split("train") for caption in video.captions]
+    batch, precision = settings.batch_size, settings.precision
     return Bank(
-        encode_texts(method, _thinned(captions, size), settings.batch_size),
-        encode_videos(method, reader, _thinned(store.ids("train"), size), settings.batch_size),
+        encode_texts(method, _thinned(captions, size), batch, precision),
+        encode_videos(method, reader, _thinned(store.ids("train"), size), batch, precision),
     )
 
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
 from components import storage
@@ -19,7 +20,7 @@ from components.evaluation.card import RANKS_SCHEMA, WHOLE, Direction, Identity,
 from components.evaluation.card_text import describe
 from components.evaluation.encode import EncodedSplit
 from components.evaluation.metrics import summary, ties
-from components.evaluation.ranks import Ranks, text_to_video, video_to_text
+from components.evaluation.ranks import Ranks, both_directions
 from components.frames.store import write_table
 from components.manifest import Manifest
 
@@ -49,7 +50,12 @@ class Scorecard:
 
 
 def make_scorecard(
-    encoded: EncodedSplit, manifest: Manifest, split: str, identity: Identity, resamples: int = 1000
+    encoded: EncodedSplit,
+    manifest: Manifest,
+    split: str,
+    identity: Identity,
+    resamples: int = 1000,
+    device: torch.device | None = None,
 ) -> Scorecard:
     """Ranks every query and computes the metrics of the whole split and of each named part.
 
@@ -61,14 +67,16 @@ def make_scorecard(
         split: The name of the split.
         identity: What was evaluated.
         resamples: Resamples of the videos for the intervals.
+        device: Where the similarities are computed, None for the CPU.
 
     Raises:
         EvaluationError: A vector has NaN or Inf.
     """
     started = time.perf_counter()
     names = [video.video_id for video in encoded.videos]
-    arguments = (encoded.text_vectors, encoded.video_vectors, encoded.owner, encoded.present, names)
-    directions: dict[Direction, Ranks] = {"t2v": text_to_video(*arguments), "v2t": video_to_text(*arguments)}
+    directions = both_directions(
+        encoded.text_vectors, encoded.video_vectors, encoded.owner, encoded.present, names, device
+    )
     seconds = {**encoded.seconds, "ranks": time.perf_counter() - started}
     masks = _masks(encoded)
     ranks: RanksByPart = {

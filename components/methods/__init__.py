@@ -22,7 +22,7 @@ METHODS.register("seq_transf", "components.methods.seq_transf:SeqTransf")
 METHODS.register("vpt", "components.methods.vpt:VPT")
 METHODS.register("coop", "components.methods.coop:CoOp")
 METHODS.register("vop", "components.methods.vop:VoP")
-# VoP's variants. components.methods.vop:PRESETS says what each name stands for.
+# VoP's variants. components.methods.vop:PRESETS has the settings of each name.
 for variant in ("vop_p", "vop_c", "vop_f", "vop_fp", "vop_fc", "vop_pc", "vop_fpc"):
     METHODS.register(variant, "components.methods.vop:VoP")
 METHODS.register("mv_adapter", "components.methods.mv_adapter:MVAdapter")

@@ -28,8 +28,8 @@ class AdapterSettings(TrainedSettings):
         bottleneck: Hidden width.
         scale: s, the factor on the output.
         activation: The function between the projections.
-        vision_layers: Layers of the vision tower with an adapter, from 0; None for all.
-        text_layers: Layers of the text tower with an adapter, from 0; None for all.
+        vision_layers: Layers of the vision tower with an adapter, from 0. None means all.
+        text_layers: Layers of the text tower with an adapter, from 0. None means all.
     """
 
     bottleneck: Annotated[int, Field(ge=1)] = 64

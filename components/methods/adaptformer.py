@@ -78,8 +78,8 @@ def adapt_mlps(layers: int, width: int, hidden: int, settings: AdaptFormerSettin
     Args:
         layers: The number of layers in the tower.
         width: D, the tower's width.
-        hidden: Width of the bottleneck; 0 makes no AdaptMLP.
-        settings: The source of scale and norm; None for AdaptFormer's.
+        hidden: Width of the bottleneck. 0 makes no AdaptMLP.
+        settings: The source of scale and norm. None means AdaptFormer's.
     """
     scale, norm = (settings.scale, settings.norm) if settings else (0.1, True)
     return nn.ModuleDict(

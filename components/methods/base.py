@@ -34,7 +34,7 @@ class MethodSettings:
         """``raw`` with the values of presets filled in. Most methods have no presets.
 
         Args:
-            name: The name of the method, which can stand for a preset.
+            name: The name of the method. It can name a preset.
             raw: The settings as in params.yaml.
             where: Their place, for messages.
 
@@ -53,7 +53,7 @@ class TrainedSettings(MethodSettings):
         train_logit_scale: Whether the logit scale trains too. Both papers freeze it.
         train_biases: Whether CLIP's biases train too. They do in MV-Adapter's released code and, judging by the printed
             parameter ratios, in every row of that paper's tables.
-        bias_lr: Peak learning rate of these biases; None for ``lr`` (MV-Adapter's release: 1e-7).
+        bias_lr: Peak learning rate of these biases. None means ``lr`` (MV-Adapter's release: 1e-7).
     """
 
     lr: Annotated[float, Field(gt=0)]

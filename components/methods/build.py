@@ -33,7 +33,7 @@ def read_settings(name: str, raw: Mapping[str, Any], where: str = "") -> MethodS
     Args:
         name: A name as :func:`method_class` takes it.
         raw: The settings as in params.yaml.
-        where: Their place, for messages; ``methods.<name>`` by default.
+        where: Their place, for messages. The default is ``methods.<name>``.
 
     Raises:
         ConfigError: The method is unknown, or the settings are wrong. The message lists all their faults.
@@ -61,7 +61,7 @@ def build(
         backbone: The frozen CLIP. It does not change and may serve other methods.
         frames: T, the most frames per video.
         words: L, the most tokens per text.
-        where: The place of the settings, for messages; ``methods.<name>`` by default.
+        where: The place of the settings, for messages. The default is ``methods.<name>``.
 
     Raises:
         ConfigError: The method is unknown or not installed, or its settings are wrong or do not fit the backbone,

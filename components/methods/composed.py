@@ -1,7 +1,8 @@
 """Several methods in one model, such as VoP's prompts and MV-Adapter. They act on different places of a block.
 
 ``method: [vop, mv_adapter]`` in params.yaml. Hooks act in the order of the list. Each part has its settings and its
-learning rate. Two parts cannot train the same parameters of the backbone, and at most one can pool frames in its way.
+learning rate. Two parts cannot train the same parameters of the backbone. At most one can replace the pooling of
+frames.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class Composed(Method[ComposedSettings]):
         pooling = [part for part in parts.values() if part.pools_itself]
         if len(pooling) > 1:
             raise ConfigError(
-                "two parts pool frames in their way", where=self.name, found=[part.name for part in pooling]
+                "two parts replace the pooling of frames", where=self.name, found=[part.name for part in pooling]
             )
 
     def _check_scale(self) -> None:

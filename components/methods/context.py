@@ -23,8 +23,8 @@ class ContextPrompts(nn.Module):
         count: The number of prompts per frame.
         frames: T, the number of a transformer's positions.
         kind: The context module, which reads the class tokens along the frames.
-        hidden: Its width, per direction; None for D_v.
-        depth: The number of its layers; None for 1, or for 4 with a transformer.
+        hidden: Its width, per direction. None means D_v.
+        depth: The number of its layers. None means 1, or 4 with a transformer.
 
     Raises:
         ConfigError: A transformer has another width than the tower.

@@ -35,7 +35,7 @@ class ConvpassSettings(TrainedSettings):
         bottleneck: Channels of the convolution.
         scale: s, the factor on the output.
         places: What the bypasses are next to.
-        text_bottleneck: Hidden width of the text tower's AdaptMLPs; 0 for no adapters there.
+        text_bottleneck: Hidden width of the text tower's AdaptMLPs. 0 means no adapters there.
     """
 
     bottleneck: Annotated[int, Field(ge=1)] = 48

@@ -33,22 +33,28 @@ def canonical(label: str, raw: Mapping[str, Any], where: str | None = None) -> t
     """
     settings = dict(raw)
     method = settings.pop("method", label)
-    names = [method] if isinstance(method, str) else method
-    valid = isinstance(names, list | tuple) and names and all(isinstance(item, str) for item in names)
-    if not valid or len(set(names)) < len(names):
-        raise ConfigError(
-            "not a method",
-            where=where and f"{where}.method",
-            found=method,
-            expected="a name or a list of different names",
-        )
+    given = [method] if isinstance(method, str) else method
+    if not (isinstance(given, list | tuple) and given and all(isinstance(name, str) for name in given)):
+        raise _not_a_method(method, where)
+    names = ["+".join(_portable(part, where) for part in name.split("+")) for name in given]
+    if len(set(names)) < len(names):
+        raise _not_a_method(method, where)
     if len(names) > 1:
-        settings["parts"] = {_portable(name, where): settings.pop(name, {}) for name in names}
-    return "+".join(_portable(part, where) for name in names for part in name.split("+")), settings
+        settings["parts"] = {name: settings.pop(key, {}) for name, key in zip(names, given, strict=True)}
+    return "+".join(names), settings
+
+
+def _not_a_method(found: object, where: str | None) -> ConfigError:
+    return ConfigError(
+        "not a method",
+        where=where and f"{where}.method",
+        found=found,
+        expected="a name or a list of different names",
+    )
 
 
 def _portable(name: str, where: str | None) -> str:
-    """A registered name as it is; for the name of an entry point, its target."""
+    """A registered name unchanged. The name of an entry point becomes its target."""
     return name if name in METHODS else METHODS.target(name, where)
 
 

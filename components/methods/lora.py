@@ -31,10 +31,10 @@ class LoRASettings(TrainedSettings):
 
     Attributes:
         rank: r.
-        alpha: Numerator of the factor alpha / r; None for r, which makes the factor one.
+        alpha: Numerator of the factor alpha / r. None means r, which makes the factor one.
         targets: Linear maps with an update: ``qkv`` and ``out`` of attention, ``fc`` and ``proj`` of the MLP.
-        vision_layers: Layers of the vision tower with updates, from 0; None for all.
-        text_layers: Layers of the text tower with updates, from 0; None for all.
+        vision_layers: Layers of the vision tower with updates, from 0. None means all.
+        text_layers: Layers of the text tower with updates, from 0. None means all.
     """
 
     rank: Annotated[int, Field(ge=1)] = 8

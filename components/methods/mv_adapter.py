@@ -6,7 +6,7 @@ Let h be the output of an MLP. A layer becomes ``x + h + s * A(h)``. In the text
 1. ``u = act(h W_down)`` for all tokens. Each frame keeps the class token and the mean of the patches.
 2. ``[CC, class_1..class_T, patch_1..patch_T]`` plus positions goes through a layer norm and TRM over the whole video.
    The keys of padding frames are masked. CC is a learned token that gathers the video's global context.
-3. Calibration: ``alpha_t = 1 + FC2(ReLU(FC1([class'_t + patch'_t ; g(CC')])))``. In effect, each frame gets its W_up.
+3. Calibration: ``alpha_t = 1 + FC2(ReLU(FC1([class'_t + patch'_t ; g(CC')])))``. In effect, W_up differs per frame.
 4. Class tokens leave as ``(alpha_t * class'_t) W_up``, patches as ``u W_up`` without temporal mixing.
 
 Cross-modality tying (section 3.4): in chosen layers, a shared factor f per layer goes through a projection per tower.

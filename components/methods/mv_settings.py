@@ -90,9 +90,9 @@ class MVAdapterSettings(TrainedSettings):
         block_activation: Whether QuickGELU follows TRM. If left out, ``form`` decides.
         calibration_start: ``identity``: 1 + FC2(...), FC2 at zero. ``random``: FC2(...). If left out, ``form`` decides.
         normalize_frames: Whether frames are L2-normalised before their mean. If left out, ``form`` decides.
-        text_bottleneck: Width of the bottleneck in the text tower; None for ``bottleneck``.
-        vision_layers: Layers of the vision tower with an adapter, from 0; None for all.
-        text_layers: Layers of the text tower with an adapter, from 0; None for all.
+        text_bottleneck: Width of the bottleneck in the text tower. None means ``bottleneck``.
+        vision_layers: Layers of the vision tower with an adapter, from 0. None means all.
+        text_layers: Layers of the text tower with an adapter, from 0. None means all.
     """
 
     preset: Literal["msrvtt", "msvd", "lsmdc", "didemo", "activitynet"] | None = None

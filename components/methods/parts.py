@@ -23,11 +23,11 @@ def activate(name: Activation, x: Tensor) -> Tensor:
 
 
 def chosen_layers(where: str, layers: Sequence[int] | None, depth: int) -> list[int]:
-    """Sorted numbers of layers; all layers for None.
+    """Chosen layers as sorted numbers from 0.
 
     Args:
         where: The key of the setting, for messages.
-        layers: Numbers from 0. Negative numbers count from the end.
+        layers: Numbers from 0. Negative numbers count from the end. None means all layers.
         depth: The number of layers in the tower.
 
     Raises:
@@ -82,8 +82,8 @@ class Block(nn.Module):
     Args:
         width: D.
         heads: The number of attention heads.
-        outer: The width that sets the standard deviations of the initialisation; None for D. MV-Adapter's release uses
-            the tower's width.
+        outer: The width that sets the standard deviations of the initialisation. None means D. MV-Adapter's release
+            uses the tower's width.
     """
 
     def __init__(self, width: int, heads: int, outer: int | None = None) -> None:
@@ -104,7 +104,7 @@ class Block(nn.Module):
 
         Args:
             x: The tokens.
-            keys: ``bool[B, L]``, the tokens that can be attended to; None for all.
+            keys: ``bool[B, L]``, the tokens that can be attended to. None means all.
             causal: Whether a token attends only to itself and to the tokens before it.
         """
         rows, length, width = x.shape

@@ -29,7 +29,7 @@ class SeqTransfSettings(TrainedSettings):
 
     Attributes:
         layers: The number of transformer blocks.
-        heads: The number of attention heads; None for one per 64 channels, as in CLIP.
+        heads: The number of attention heads. None means one per 64 channels, as in CLIP.
         start: ``text`` copies the text tower's first layers and positions. ``random`` draws them.
     """
 

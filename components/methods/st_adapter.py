@@ -30,7 +30,7 @@ class STAdapterSettings(TrainedSettings):
     Attributes:
         bottleneck: Hidden width in the vision tower.
         kernel: Sizes of the depth-wise convolution over frames, rows and columns. They are odd.
-        text_bottleneck: Hidden width of the text tower's AdaptMLPs; 0 for no adapters there.
+        text_bottleneck: Hidden width of the text tower's AdaptMLPs. 0 means no adapters there.
     """
 
     bottleneck: Width = 384

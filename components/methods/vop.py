@@ -64,7 +64,7 @@ from components.methods.prompts import (
 Prompts = Annotated[int, Field(ge=0, le=256)]
 Width = Annotated[int, Field(ge=1)]
 
-# The registered names of the variants and the settings that they stand for. VoP^P, VoP^C, VoP^F, VoP^{F+P} and
+# The registered names of the variants and their settings. VoP^P, VoP^C, VoP^F, VoP^{F+P} and
 # VoP^{F+C} have the published numbers of prompts: 4 of 8 are specific. VoP^{P+C} and VoP^{F+P+C} are not in the paper.
 # They have 2 prompts of each specific kind and 4 generic ones.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -83,18 +83,18 @@ class VoPSettings(TrainedSettings):
     """Numbers, kinds and places of prompts.
 
     Attributes:
-        video_prompts: P_v, prompts per layer of the vision tower; 0 for no prompts there.
-        text_prompts: P_t, prompts per layer of the text tower; 0 for no prompts there.
+        video_prompts: P_v, prompts per layer of the vision tower. 0 means no prompts there.
+        text_prompts: P_t, prompts per layer of the text tower. 0 means no prompts there.
         position_prompts: How many of the P_v are position-specific, in layers that see frames one by one.
         context_prompts: How many of the P_v are context-specific, in the same layers.
         function_specific: Whether the last layers attend over all frames of a video.
-        intra_layers: K^s, the number of first layers that see frames one by one; None for two thirds of the layers (8
+        intra_layers: K^s, the number of first layers that see frames one by one. None means two thirds of the layers (8
             of 12, as published).
         context_module: The module that reads the class tokens along the frames.
-        context_width: Its hidden width, per direction; None for D_v.
-        context_depth: The number of its layers; None for 1, or for 4 with a transformer (both as published).
-        video_layers: Layers of the vision tower with prompts, from 0; None for all.
-        text_layers: Layers of the text tower with prompts, from 0; None for all.
+        context_width: Its hidden width, per direction. None means D_v.
+        context_depth: The number of its layers. None means 1, or 4 with a transformer (both as published).
+        video_layers: Layers of the vision tower with prompts, from 0. None means all.
+        text_layers: Layers of the text tower with prompts, from 0. None means all.
         text_layout: The places of text prompts and of the read-out, see the module.
         suffix_prompts: How many of the text prompts come before the last column. Only the released layout has such
             prompts. There, None means half of them (4 of 8 in the release).
@@ -118,7 +118,7 @@ class VoPSettings(TrainedSettings):
 
     @classmethod
     def expand(cls, name: str, raw: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """The preset that the method's name stands for, with ``raw`` on top."""
+        """The preset of the method's name, with ``raw`` on top."""
         return {**PRESETS.get(name, {}), **raw}
 
     def __post_init__(self) -> None:

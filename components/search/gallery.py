@@ -15,6 +15,7 @@ from components.evaluation.ranks import text_to_video
 from components.frames.store import FrameStore
 from components.manifest import Video
 from components.methods.base import Method
+from components.precision import Precision
 from components.search.card import Gallery, ShownHit, ShownQuery
 from components.search.index import Index
 from components.search.query import Hit, Searcher
@@ -42,7 +43,9 @@ class RankedCaption:
     rank: float
 
 
-def make_gallery(method: Method, store: FrameStore, index: Index, batch_size: int) -> Gallery | None:
+def make_gallery(
+    method: Method, store: FrameStore, index: Index, batch_size: int, precision: Precision = "float32"
+) -> Gallery | None:
     """The chosen test queries of a task with their answers.
 
     Args:
@@ -50,6 +53,7 @@ def make_gallery(method: Method, store: FrameStore, index: Index, batch_size: in
         store: The task's frames.
         index: An index that was made with ``method``.
         batch_size: Texts per forward pass.
+        precision: What the text tower computes in.
 
     Returns:
         The queries, None if the collection has no test captions or the index does not hold the test videos.
@@ -58,14 +62,16 @@ def make_gallery(method: Method, store: FrameStore, index: Index, batch_size: in
     videos = store.manifest.split(SPLIT)
     if not any(video.captions for video in videos) or not any(video.video_id in held for video in videos):
         return None
-    chosen = choose(ranked_captions(method, store, index, batch_size))
+    chosen = choose(ranked_captions(method, store, index, batch_size, precision))
     answers = Searcher(method, index).search_many([query.caption for query in chosen], len(index.rows))
     queries = tuple(_shown(query, hits) for query, hits in zip(chosen, answers, strict=True))
     ids = dict.fromkeys(hit.video_id for query in queries for hit in (*query.best, query.right))
     return Gallery(queries, {name: _strip(store, name) for name in ids})
 
 
-def ranked_captions(method: Method, store: FrameStore, index: Index, batch_size: int) -> list[RankedCaption]:
+def ranked_captions(
+    method: Method, store: FrameStore, index: Index, batch_size: int, precision: Precision = "float32"
+) -> list[RankedCaption]:
     """Every caption of the test split with its rank, in the order of the scorecard's rows.
 
     The ranks are computed as the scorecard computes them, from the vectors of the index.
@@ -78,7 +84,7 @@ def ranked_captions(method: Method, store: FrameStore, index: Index, batch_size:
     for row, video in enumerate(videos):
         if video.video_id in row_of:
             vectors[row] = index.vectors[row_of[video.video_id]]
-    texts = encode_texts(method.eval(), [caption for _, caption in pairs], batch_size)
+    texts = encode_texts(method.eval(), [caption for _, caption in pairs], batch_size, precision)
     owner = torch.tensor([row for row, _ in pairs])
     names = [video.video_id for video in videos]
     ranks = text_to_video(texts, torch.from_numpy(vectors), owner, present, names)

@@ -23,9 +23,10 @@ from components import storage
 from components.adapters.card import FILES, read_card
 from components.errors import DataError
 from components.evaluation.encode import encode_videos
-from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.methods.base import Method
+from components.methods.reader import reader_for
+from components.precision import Precision
 from components.records import make_record, write_record
 from components.search.card import CARD, FORMAT, GALLERY, Gallery, IndexCard, read_index_card, write_index_card
 
@@ -49,7 +50,15 @@ class Index:
     rows: list[dict[str, Any]]
 
 
-def build(method: Method, store: FrameStore, *, split: str, adapter_sha256: str, batch_size: int) -> Index:
+def build(
+    method: Method,
+    store: FrameStore,
+    *,
+    split: str,
+    adapter_sha256: str,
+    batch_size: int,
+    precision: Precision = "float32",
+) -> Index:
     """Embeds the decoded videos of a split.
 
     Args:
@@ -58,16 +67,16 @@ def build(method: Method, store: FrameStore, *, split: str, adapter_sha256: str,
         split: ``train``, ``val``, ``test`` or ``all``.
         adapter_sha256: Hash of the weights file of the adapter in ``method``.
         batch_size: Videos per forward pass.
+        precision: What the towers compute in.
 
     Raises:
         DataError: The split has no decoded video.
+        ConfigError: The device does not compute in this precision.
     """
     ids = store.ids(split)
     if not ids:
         raise DataError("no decoded video to index", where=store.uri, found=split)
-    # Every video is read once, so a cache of decoded frames would not help.
-    reader = FrameReader(store, method.backbone.resize, method.frames, cache_mib=0)
-    vectors = encode_videos(method.eval(), reader, ids, batch_size).numpy()
+    vectors = encode_videos(method.eval(), reader_for(method, store), ids, batch_size, precision).numpy()
     videos = store.manifest.by_id()
     rows = []
     for stored in store.read(ids):

@@ -16,9 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from components.adapters.card import read_card
 from components.adapters.file import load_adapter
@@ -31,9 +29,7 @@ from components.methods.base import Method
 from components.params import load_params
 from components.search import index as indexes
 from components.search.index import Index
-
-# Above the noise of float32, below any difference with a meaning.
-SCORE_DECIMALS = 6
+from components.search.scores import Vectors
 
 
 @dataclass(frozen=True, repr=False)
@@ -80,6 +76,8 @@ class Searcher:
         self.method = method.eval()
         self.index = index
         self.top = top
+        self._device = next(method.parameters()).device
+        self._vectors = Vectors(index.vectors, self._device)
 
     @classmethod
     def open(cls, root: str | Path, task: str) -> Searcher:
@@ -141,11 +139,8 @@ class Searcher:
         if not texts:
             return []
         tokens = self.method.backbone.tokenize(list(texts), self.method.words)
-        device = next(self.method.parameters()).device
-        vectors = self.method.encode_text(tokens.to(device)).float().cpu().numpy()
-        # Without rounding, the order of two equal videos would depend on how the product was split into blocks.
-        table = np.round(vectors @ self.index.vectors.T, SCORE_DECIMALS)
-        return [self._hits(scores, top) for scores in table]
+        queries = self.method.encode_text(tokens.to(self._device))
+        return [self._hits(best) for best in self._vectors.best(queries, top)]
 
     def kept_words(self, text: str) -> tuple[int, int]:
         """How many words of the text fit into the task's tokens, and how many words it has. The rest is ignored."""
@@ -162,9 +157,8 @@ class Searcher:
     def _tokens(self, text: str) -> torch.Tensor:
         return self.method.backbone.tokenize([text], self.method.words)[0]
 
-    def _hits(self, scores: NDArray[np.float32], top: int) -> list[Hit]:
-        order = np.argsort(-scores, kind="stable")[:top]
-        return [Hit(rank=n, score=float(scores[row]), **self.index.rows[row]) for n, row in enumerate(order, 1)]
+    def _hits(self, best: Sequence[tuple[int, float]]) -> list[Hit]:
+        return [Hit(rank=n, score=score, **self.index.rows[row]) for n, (row, score) in enumerate(best, 1)]
 
 
 @functools.lru_cache(maxsize=2)

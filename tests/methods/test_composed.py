@@ -94,7 +94,7 @@ def test_adapters_see_frames_in_a_joint_layout() -> None:
                 "seq_transf": {"start": "random"},
                 "mv_adapter": {"form": "paper"},
             },
-            "two parts pool frames in their way",
+            "two parts replace the pooling of frames",
         ),
     ],
 )

@@ -128,6 +128,11 @@ def test_an_object_that_is_no_method_is_refused() -> None:
         make("pathlib:Path")
 
 
+def test_two_names_of_one_method_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"methods\.mine\.method: not a method.*a list of different names"):
+        make(["lab_gain", TARGET])
+
+
 def test_a_method_that_trains_needs_a_learning_rate() -> None:
     class Rateless(Method[MethodSettings]):
         def setup(self) -> None:
