@@ -24,7 +24,9 @@ from components.adapters.file import load_adapter, read_card
 from components.backbones.clip import load_backbone
 from components.evaluation.evaluate import evaluate
 from components.params import load_params
+from components.records import make_record
 from components.report import tables
+from components.report.results import AdapterResult
 from components.training.job import Job, run
 
 
@@ -47,7 +49,7 @@ def one(root: Path, task: str, method: str, seed: int, done: dict[str, dict[str,
         "task": task,
         "method": method,
         "seed": seed,
-        "metrics": scorecard.card["metrics"],
+        "metrics": scorecard.card.metrics,
         "trainable_parameters": card.trainable,
         "backbone_share": card.share,
         "artifact_bytes": sum(file.stat().st_size for file in (work / "adapter").iterdir()),
@@ -88,7 +90,8 @@ def main() -> None:
             metrics = record["metrics"]["all"]
             recalls = f"t2v {metrics['t2v']['R@1']}, v2t {metrics['v2t']['R@1']}"
             print(f"{len(records)}/{len(wanted)} {key}: R@1 {recalls}", flush=True)
-    print("\n\n".join(tables.markdown(table) for table in tables.all_tables([records[key] for key in wanted])))
+    fields = [{name: value for name, value in records[key].items() if name != "training_key"} for key in wanted]
+    print(tables.markdown_all([make_record(tree, AdapterResult, path) for tree in fields]), end="")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from components.backbones.clip import load_backbone
+from components.evaluation.card import Identity
 from components.evaluation.encode import encode_split
 from components.evaluation.scorecard import make_scorecard
 from components.frames.reader import FrameReader
@@ -39,10 +40,11 @@ def run(root: Path, task: str, method: str, seed: int, overrides: list[str]) -> 
     seconds = time.process_time() - started
     model.eval()
     reader = FrameReader(store, backbone.resize, model.frames, cache_mib=0)
-    scorecard = make_scorecard(encode_split(model, store, reader, "val", 64), store.manifest, "val", {"task": task})
+    identity = Identity(task=task, method=method, seed=seed)
+    scorecard = make_scorecard(encode_split(model, store, reader, "val", 64), store.manifest, "val", identity)
     metrics = {
         f"{part} {direction} R@1": round(values["R@1"], 1)
-        for part, both in scorecard.card["metrics"].items()
+        for part, both in scorecard.card.metrics.items()
         for direction, values in both.items()
     }
     return {"task": task, "method": method, "seed": seed, "settings": overrides, **metrics, "cpu_s": round(seconds)}

@@ -7,6 +7,7 @@ import argparse
 from components import cli
 from components.adapters.file import load_adapter, read_card
 from components.backbones.clip import load_backbone
+from components.evaluation.card import WHOLE
 from components.evaluation.card_text import warnings_of
 from components.evaluation.evaluate import evaluate
 from components.evaluation.scorecard import write_scorecard
@@ -35,8 +36,8 @@ def body(stage: cli.Stage) -> None:
         write_scorecard(stage.layout.scorecards(args.task, args.method, args.seed), scorecard)
         for warning in warnings_of(scorecard.card):
             print(f"WARNING: {warning}")
-        for direction, figures in scorecard.card["metrics"]["all"].items():
-            shown = "  ".join(f"{key} {value:.1f}" for key, value in figures.items())
+        for direction, metrics in scorecard.card.metrics[WHOLE].items():
+            shown = "  ".join(f"{key} {value:.1f}" for key, value in metrics.items())
             print(f"{args.task} {name} {split:5s} {direction}  {shown}")
 
 

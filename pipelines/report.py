@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from components import cli
-from components.errors import DataError
 from components.report import collect, page, tables
+from components.report.results import read_results
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,12 +30,9 @@ def body(stage: cli.Stage) -> None:
 def show(stage: cli.Stage) -> None:
     """Prints the tables of the last report and where to look next."""
     folder = stage.layout.reports
-    try:
-        records = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError("no report yet", where=folder / "results.json", cure="dvc repro") from None
-    print(tables.plain_all(records))
-    task = tables.task_names(records)[0]
+    results = read_results(folder / "results.json")
+    print(tables.plain_all(results))
+    task = tables.task_names(results)[0]
     print(f"\nreport    {folder / 'index.html'}")
     print("registry  make ui, then http://127.0.0.1:5000/#/models")
     print(f'search    python pipelines/search.py --task {task} "a red circle moves from left to right"')

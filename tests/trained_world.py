@@ -14,6 +14,7 @@ from components.adapters.card import TrainingFacts
 from components.adapters.file import save_adapter
 from components.adapters.record import CURVE, ParameterCount, TrainingRecord, write_training
 from components.backbones.clip import load_backbone
+from components.evaluation.card import Identity, Parameters
 from components.evaluation.encode import encode_split
 from components.evaluation.scorecard import make_scorecard, write_scorecard
 from components.frames.reader import FrameReader
@@ -81,7 +82,7 @@ def score(root: Path, method: Method, seed: int) -> None:
     """Writes both scorecards of a method."""
     store = FrameStore(Layout(root).frames(TASK))
     reader = FrameReader(store, method.backbone.resize, method.frames, cache_mib=1)
-    identity = {"task": TASK, "method": method.name, "seed": seed, "parameters": {"trainable": 1}}
+    identity = Identity(task=TASK, method=method.name, seed=seed, parameters=Parameters(trainable=1))
     for split in ("val", "test"):
         card = make_scorecard(encode_split(method, store, reader, split, 8), store.manifest, split, identity)
         write_scorecard(Layout(root).scorecards(TASK, method.name, seed), card)

@@ -1,8 +1,8 @@
 """Bootstrap of retrieval metrics: how far they could move if other videos had been collected.
 
 The intervals are percentile intervals (Efron and Tibshirani, 1993, chapter 13). *Videos* are drawn with replacement,
-each with all its captions. The ranks of one video's captions depend on each other, so drawing single captions would
-make the intervals too narrow. The ranks themselves are kept, since the gallery is not drawn again.
+each with all its captions. Captions of one video tend to be right or wrong together, so drawing captions singly would
+make the intervals too narrow. Ranks do not change: the gallery is not drawn again.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from components.evaluation.card import METRICS, Intervals
 from components.evaluation.metrics import DECIMALS, RECALLS
 
 LEVEL = 95
-METRICS = (*(f"R@{k}" for k in RECALLS), "MdR", "MnR")
 
-# The seed is fixed, so a scorecard has the same bytes every time, and two adapters are compared on the same draws.
+# Fixed, so that a scorecard has the same bytes every time and two adapters are compared on the same draws.
 SEED = 0
 
-# The number of query weights held at a time.
+# The most weights of queries that are in memory at a time.
 _CELLS = 2**22
 
 
@@ -28,7 +28,7 @@ def resampled(ranks: NDArray[np.float64], video: NDArray[np.int64], resamples: i
     """The metrics of each resample, float64[resamples, 5] in the order of :data:`METRICS`.
 
     Args:
-        ranks: float64[Q], with at least one rank.
+        ranks: float64[Q], at least one.
         video: int64[Q], the video that each query belongs to. Equal arrays give equal draws.
         resamples: The number of resamples.
     """
@@ -37,24 +37,24 @@ def resampled(ranks: NDArray[np.float64], video: NDArray[np.int64], resamples: i
     hits = np.stack([np.bincount(group, ranks <= k) for k in RECALLS], axis=1)
     totals = np.concatenate([hits, np.bincount(group, ranks)[:, None]], axis=1)
     order = np.argsort(ranks, kind="stable")
-    found = np.empty((resamples, len(METRICS)))
+    metrics = np.empty((resamples, len(METRICS)))
     done = 0
     for weights in _draws(len(sizes), resamples, len(ranks)):
         rows = slice(done, done + len(weights))
         queries = weights @ sizes
         sums = weights @ totals
-        found[rows, :3] = 100.0 * sums[:, :3] / queries[:, None]
-        found[rows, 3] = _medians(ranks[order], weights[:, group[order]])
-        found[rows, 4] = sums[:, 3] / queries
+        metrics[rows, :3] = 100.0 * sums[:, :3] / queries[:, None]
+        metrics[rows, 3] = _medians(ranks[order], weights[:, group[order]])
+        metrics[rows, 4] = sums[:, 3] / queries
         done += len(weights)
-    return found
+    return metrics
 
 
-def intervals(ranks: NDArray[np.float64], video: NDArray[np.int64], resamples: int) -> dict[str, list[float]]:
-    """The 95 % interval of each metric, ``{"R@1": [low, high], ...}``. The arguments are those of :func:`resampled`."""
+def intervals(ranks: NDArray[np.float64], video: NDArray[np.int64], resamples: int) -> Intervals:
+    """The 95 % interval of each metric, ``{"R@1": (low, high), ...}``. Arguments as for :func:`resampled`."""
     low, high = bounds(resampled(ranks, video, resamples))
     return {
-        name: [round(float(a), DECIMALS), round(float(b), DECIMALS)]
+        name: (round(float(a), DECIMALS), round(float(b), DECIMALS))
         for name, a, b in zip(METRICS, low, high, strict=True)
     }
 
@@ -67,10 +67,10 @@ def bounds(metrics: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[n
 
 
 def _draws(videos: int, resamples: int, queries: int) -> Iterator[NDArray[np.int64]]:
-    """Yields how often each video was drawn, int64[n, videos], for a few resamples at a time.
+    """How often each video was drawn, int64[n, videos], a few resamples at a time.
 
-    The draws do not depend on how many resamples are drawn at a time. They may change with the NumPy release, which
-    requirements.lock fixes.
+    The draws do not depend on how many resamples are made at a time. The generator is that of the NumPy release in
+    requirements.lock, and another release may draw differently.
     """
     generator = np.random.Generator(np.random.PCG64(SEED))
     step = max(1, _CELLS // max(videos, queries))
@@ -82,7 +82,7 @@ def _draws(videos: int, resamples: int, queries: int) -> Iterator[NDArray[np.int
 
 
 def _medians(ordered: NDArray[np.float64], weights: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The medians of ``ordered`` (float64[Q], rising), with each value repeated as in ``weights`` (int64[n, Q])."""
+    """Medians of ``ordered`` (float64[Q], ascending), each value counted ``weights`` (int64[n, Q]) times."""
     running = np.cumsum(weights, axis=1)
     queries = running[:, -1:]
     lower = np.argmax(running > (queries - 1) // 2, axis=1)

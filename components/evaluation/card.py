@@ -1,32 +1,230 @@
-"""The head of a scorecard: the fields of ``<split>.json`` that every card has. Reading it needs no torch."""
+"""What an evaluation leaves: ``<split>.json`` and ``<split>-ranks.parquet``. Reading them needs no torch."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, field
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic.dataclasses import dataclass
 
-# part -> direction -> metric -> value, such as all -> t2v -> R@1.
-Metrics = dict[str, dict[str, dict[str, float]]]
+from components.backbones.spec import BackboneSpec
+from components.config import STRICT
+from components.errors import EvaluationError
+from components.manifest import Protocol
+from components.records import read_record
+
+Direction = Literal["t2v", "v2t"]
+DIRECTIONS: dict[Direction, str] = {"t2v": "text to video", "v2t": "video to text"}
+METRICS = ("R@1", "R@5", "R@10", "MdR", "MnR")
+# The name of the whole split, next to the names of its parts.
+WHOLE = "all"
+
+Metrics = dict[str, float]
+Intervals = dict[str, tuple[float, float]]
+
+RANKS_SCHEMA = pa.schema(
+    [
+        pa.field("direction", pa.string(), nullable=False),
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("caption", pa.string()),
+        pa.field("rank", pa.float64(), nullable=False),
+        pa.field("rank_optimistic", pa.int64(), nullable=False),
+        pa.field("rank_pessimistic", pa.int64(), nullable=False),
+        pa.field("decoded", pa.bool_(), nullable=False),
+        pa.field("subsets", pa.list_(pa.string()), nullable=False),
+    ]
+)
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="ignore", strict=True, allow_inf_nan=False))
-class ScorecardHead:
-    """What was evaluated and how well it did. The other fields of the card are not checked.
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Parameters:
+    """The size of an adapter.
 
     Attributes:
-        task: Name of the collection.
-        method: The method's entry in params.yaml.
-        seed: The seed of the training.
-        split: The videos that were ranked.
-        metrics: The metrics of the whole split (``all``) and of each named part.
-        rescored: What each re-scoring uses, its settings and its metrics, by its name.
+        trainable: Scalars of the adapter.
+        total: Scalars of the backbone.
+        share: ``trainable`` divided by ``total``.
+        artifact_bytes: Size of the weights file.
+    """
+
+    trainable: int
+    total: int | None = None
+    share: float | None = None
+    artifact_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Decoding:
+    """How the frames were decoded and stored, under the names in params.yaml."""
+
+    decoder: str | None
+    size: int | None
+    quality: int | None
+    chroma: int | None
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Identity:
+    """What was evaluated, and on which frames. Fields that were added later, or that are not known, are None.
+
+    Attributes:
+        task: Key of the task in params.yaml.
+        method: Key of the method in params.yaml.
+        seed: The training's seed.
+        settings: All settings of the method.
+        frames: T, the most frames per video.
+        words: L, the most tokens per text.
+        sampling: The sampling rule of the frame store.
+        decoding: How its frames were decoded and stored.
+        epoch: The epoch that gave the parameters, 0 without training.
+        selected_on: The value of ``training.select_on``.
+        parameters: The adapter's size.
+        backbone: The backbone that the adapter is bound to.
+        adapter_sha256: Hash of the adapter's weights file.
+        store: Fingerprint of the frame store.
+        provenance: Commit and package versions of the training.
     """
 
     task: str
     method: str
     seed: int
+    settings: dict[str, Any] | None = None
+    frames: int | None = None
+    words: int | None = None
+    sampling: str | None = None
+    decoding: Decoding | None = None
+    epoch: int | None = None
+    selected_on: str | None = None
+    parameters: Parameters | None = None
+    backbone: BackboneSpec | None = None
+    adapter_sha256: str | None = None
+    store: str | None = None
+    provenance: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Ties:
+    """How far ties could move the metrics of one direction.
+
+    Attributes:
+        queries: Queries with a tie.
+        optimistic: Metrics if every tie is broken in favour of the right answer.
+        pessimistic: Metrics if every tie is broken against it.
+    """
+
+    queries: int
+    optimistic: Metrics
+    pessimistic: Metrics
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Rescored:
+    """Metrics after a re-scoring.
+
+    Attributes:
+        uses: What the re-scoring uses besides the query.
+        settings: Its settings.
+        t2v: Metrics of text to video.
+        v2t: Metrics of video to text.
+    """
+
+    uses: str
+    settings: dict[str, int | float]
+    t2v: Metrics
+    v2t: Metrics
+
+    @property
+    def metrics(self) -> dict[Direction, Metrics]:
+        """The metrics of both directions."""
+        return {"t2v": self.t2v, "v2t": self.v2t}
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ScorecardHead(Identity):
+    """The content of ``<split>.json``. All of it but ``seconds`` is the same for the same adapter and frames.
+
+    Attributes:
+        split: The split whose queries were ranked.
+        protocol: The protocol of the benchmark.
+        metrics: Metrics by part of the split (:data:`WHOLE` for all of it) and direction.
+        intervals: The 95 % interval of each metric, in the same shape. Empty in cards of release 0.1.
+        ties: How far ties could move the metrics, by part and direction.
+        queries: Captions of the split.
+        gallery: Videos of the split.
+        subset_queries: Queries by part and direction.
+        failed_videos: Videos that could not be decoded and count as wrong.
+        rank_rule: How ranks are counted, in words.
+        interval_rule: How intervals are made, in words.
+        seconds: Wall time by step.
+        rescored: Metrics by the name of the re-scoring. No table of plain metrics reads them.
+    """
+
     split: str
-    metrics: Metrics
-    rescored: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    protocol: Protocol
+    metrics: dict[str, dict[Direction, Metrics]]
+    intervals: dict[str, dict[Direction, Intervals]] = field(default_factory=dict)
+    ties: dict[str, dict[Direction, Ties]]
+    queries: int
+    gallery: int
+    subset_queries: dict[str, dict[Direction, int]]
+    failed_videos: int
+    rank_rule: str
+    interval_rule: str | None = None
+    seconds: dict[str, float]
+    rescored: dict[str, Rescored] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """``<method>-<seed>``."""
+        return f"{self.method}-{self.seed}"
+
+    def to_json(self) -> str:
+        """The text of ``<split>.json``, which has ``rescored`` only if there is something in it."""
+        tree = asdict(self)
+        if not self.rescored:
+            del tree["rescored"]
+        return json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
+
+
+def read_scorecard(folder: Path, split: str) -> ScorecardHead:
+    """Reads ``<split>.json``.
+
+    Raises:
+        EvaluationError: The file is missing or damaged.
+    """
+    return read_record(folder / f"{split}.json", ScorecardHead, error=EvaluationError, cure="run the evaluate stage")
+
+
+def read_ranks(folder: Path, split: str) -> pa.Table:
+    """Reads ``<split>-ranks.parquet``, a table of :data:`RANKS_SCHEMA` with a row per query.
+
+    Raises:
+        EvaluationError: The file is missing or damaged, or has other columns.
+    """
+    path = folder / f"{split}-ranks.parquet"
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise EvaluationError(
+            "ranks cannot be read", where=path, found=str(error), cure="run the evaluate stage"
+        ) from None
+    if not table.schema.equals(RANKS_SCHEMA):
+        raise EvaluationError(
+            "not a table of ranks", where=path, found=table.schema.names, expected=", ".join(RANKS_SCHEMA.names)
+        )
+    return table
+
+
+def text_ranks(folder: Path, split: str) -> Mapping[tuple[str, str], float]:
+    """The rank of every text-to-video query of a split, by video id and caption.
+
+    Raises:
+        EvaluationError: The table of ranks is missing or damaged.
+    """
+    rows = read_ranks(folder, split).select(["direction", "video_id", "caption", "rank"]).to_pylist()
+    return {(row["video_id"], row["caption"]): row["rank"] for row in rows if row["direction"] == "t2v"}

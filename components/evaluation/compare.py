@@ -1,16 +1,15 @@
 """Two adapters on the same queries: is the difference more than the choice of videos?
 
-A paired bootstrap (Efron and Tibshirani, 1993; Koehn, EMNLP 2004) measures both adapters on the same draws of videos.
-The interval and the p-value are those of the difference. The seed of a training is another source of chance, which one
-scorecard per method does not show.
+The test is a paired bootstrap (Efron and Tibshirani, 1993; Koehn, EMNLP 2004). The metrics of both adapters come from
+the same draws of videos, and the interval and the p-value are those of their difference. The seed of a training is
+another source of chance, which one scorecard per method does not show.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,15 +18,15 @@ from numpy.typing import NDArray
 
 from components.errors import EvaluationError
 from components.evaluation import bootstrap
-from components.evaluation.card_text import DIRECTIONS, warnings_of
+from components.evaluation.card import DIRECTIONS, METRICS, Direction, ScorecardHead, read_ranks, read_scorecard
+from components.evaluation.card_text import warnings_of
 from components.evaluation.metrics import DECIMALS, summary
-from components.evaluation.scorecard import read_ranks, read_scorecard
 from components.layout import Layout
 
-# The fields that must be equal in both cards, in the order in which differences are looked for.
-CARD_KEYS = ("split", "protocol", "rank_rule", "gallery", "queries", "failed_videos")
-# The columns that must be equal row by row.
-ROW_KEYS = {"direction": "directions", "video_id": "videos", "caption": "captions", "decoded": "decoded videos"}
+# The fields that must be equal in both cards. The message names the first that differs.
+CARD_FIELDS = ("split", "protocol", "rank_rule", "gallery", "queries", "failed_videos")
+# The columns that must be equal row by row, and what a message calls their content.
+COLUMNS = {"direction": "directions", "video_id": "videos", "caption": "captions", "decoded": "decoded videos"}
 
 
 @dataclass(frozen=True)
@@ -36,14 +35,16 @@ class Difference:
 
     Attributes:
         direction: ``t2v`` or ``v2t``.
-        metric: ``R@1`` and so on.
-        a, b: The metric of each adapter.
+        metric: Its name, such as ``R@1``.
+        a: The value of the first adapter.
+        b: The value of the second adapter.
         difference: b - a.
-        low, high: The 95 % interval of the difference.
-        p: The two-sided p-value for no difference.
+        low: Lower end of the 95 % interval of the difference.
+        high: Upper end of the interval.
+        p: The two-sided p-value of no difference.
     """
 
-    direction: str
+    direction: Direction
     metric: str
     a: float
     b: float
@@ -55,7 +56,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class Change:
-    """One query with two different ranks. ``caption`` is None where the query is the video."""
+    """One query with another rank.
+
+    Attributes:
+        direction: ``t2v`` or ``v2t``.
+        video_id: The query's video.
+        caption: The query, None if the video is the query.
+        rank_a: The rank under the first adapter.
+        rank_b: The rank under the second adapter.
+    """
 
     direction: str
     video_id: str
@@ -66,22 +75,22 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The result of a comparison.
+    """The outcome.
 
     Attributes:
         names: The names of both adapters.
-        split: The videos that were ranked.
-        queries: The number of queries per direction.
-        gallery: The number of ranked videos.
-        resamples: The number of bootstrap resamples.
+        split: The split that both were evaluated on.
+        queries: The number of queries by direction.
+        gallery: The number of videos that were ranked.
+        resamples: Resamples of the videos.
         differences: One per direction and metric.
-        changes: The queries that changed most.
+        changes: The queries whose rank changed most.
         warnings: The warnings of both cards.
     """
 
     names: tuple[str, str]
     split: str
-    queries: dict[str, int]
+    queries: dict[Direction, int]
     gallery: int
     resamples: int
     differences: list[Difference]
@@ -90,7 +99,11 @@ class Comparison:
 
 
 def scorecard_folder(root: Path, name: str) -> Path:
-    """The folder that ``name`` stands for: a path, or ``task/method-seed``.
+    """The folder that ``name`` means: a path, or ``task/method-seed``.
+
+    Args:
+        root: The project's folder.
+        name: The path, relative to the root, or the name.
 
     Raises:
         EvaluationError: There is no such folder.
@@ -108,17 +121,18 @@ def scorecard_folder(root: Path, name: str) -> Path:
 
 
 def compare(a: Path, b: Path, split: str, resamples: int, most: int = 10) -> Comparison:
-    """Compares the scorecards of two folders.
+    """Compares the scorecards in two folders.
 
     Args:
-        a, b: Folders that the evaluate stage wrote.
+        a: A folder that the evaluate stage wrote.
+        b: Another such folder.
         split: ``test`` or ``val``.
-        resamples: The number of bootstrap resamples.
+        resamples: Resamples of the videos.
         most: The number of changed queries to list.
 
     Raises:
-        EvaluationError: A file is missing or damaged, or the two scorecards have different queries, galleries or
-            protocols. The message names the first difference.
+        EvaluationError: A file is missing or damaged, or the two adapters were not evaluated on the same queries,
+            gallery and protocol. The message names the first difference.
     """
     cards = read_scorecard(a, split), read_scorecard(b, split)
     tables = read_ranks(a, split), read_ranks(b, split)
@@ -127,60 +141,57 @@ def compare(a: Path, b: Path, split: str, resamples: int, most: int = 10) -> Com
     videos, directions = tables[0]["video_id"].to_numpy(), tables[0]["direction"].to_numpy()
     differences = []
     for direction in DIRECTIONS:
-        mine = directions == direction
-        _, video = np.unique(videos[mine], return_inverse=True)
-        differences += compare_ranks(ranks[0][mine], ranks[1][mine], video, direction, resamples)
+        mask = directions == direction
+        _, video = np.unique(videos[mask], return_inverse=True)
+        differences += compare_ranks(ranks[0][mask], ranks[1][mask], video, direction, resamples)
     return Comparison(
-        names=(_name(cards[0], a), _name(cards[1], b)),
+        names=(cards[0].name, cards[1].name),
         split=split,
         queries={direction: int((directions == direction).sum()) for direction in DIRECTIONS},
-        gallery=cards[0]["gallery"],
+        gallery=cards[0].gallery,
         resamples=resamples,
         differences=differences,
         changes=_changes(tables, most),
-        warnings=[
-            f"{_name(card, path)}: {text}"
-            for card, path in zip(cards, (a, b), strict=True)
-            for text in warnings_of(card)
-        ],
+        warnings=[f"{card.name}: {text}" for card in cards for text in warnings_of(card)],
     )
 
 
 def compare_ranks(
-    a: NDArray[np.float64], b: NDArray[np.float64], video: NDArray[np.int64], direction: str, resamples: int
+    a: NDArray[np.float64], b: NDArray[np.float64], video: NDArray[np.int64], direction: Direction, resamples: int
 ) -> list[Difference]:
-    """The difference in every metric on the same queries.
+    """The difference of every metric on the same queries.
 
     Args:
-        a, b: float64[Q], ranks of the same queries.
+        a: float64[Q], the ranks under the first adapter.
+        b: float64[Q], the ranks of the same queries under the second adapter.
         video: int64[Q], the video that each query belongs to.
-        direction: The direction to name in the result.
-        resamples: The number of bootstrap resamples.
+        direction: The direction of the queries.
+        resamples: Resamples of the videos.
     """
     drawn = bootstrap.resampled(b, video, resamples) - bootstrap.resampled(a, video, resamples)
     low, high = bootstrap.bounds(drawn)
-    metrics = summary(a), summary(b)
+    first, second = summary(a), summary(b)
     return [
         Difference(
             direction,
             metric,
-            metrics[0][metric],
-            metrics[1][metric],
-            round(metrics[1][metric] - metrics[0][metric], DECIMALS),
+            first[metric],
+            second[metric],
+            round(second[metric] - first[metric], DECIMALS),
             round(float(low[column]), DECIMALS),
             round(float(high[column]), DECIMALS),
             p_value(drawn[:, column]),
         )
-        for column, metric in enumerate(bootstrap.METRICS)
+        for column, metric in enumerate(METRICS)
     ]
 
 
 def p_value(differences: NDArray[np.float64]) -> float:
-    """The two-sided p-value for no difference.
+    """The two-sided p-value of no difference.
 
-    It is twice the smaller fraction of resamples on either side of zero, where zero itself counts on both sides. One is
-    added to count and total (Davison and Hinkley, 1997, 4.2.1), so p is never 0, and its least value depends on the
-    number of resamples.
+    It is twice the smaller ratio of resamples on either side of zero. A resample with difference zero counts on both
+    sides. One is added to count and total (Davison and Hinkley, 1997, 4.2.1), so p is never 0, and its smallest value
+    shows the number of resamples.
     """
     total = len(differences)
     fewer = min(np.sum(differences <= 0), np.sum(differences >= 0))
@@ -188,29 +199,29 @@ def p_value(differences: NDArray[np.float64]) -> float:
 
 
 def require_same(
-    cards: tuple[dict[str, Any], dict[str, Any]],
+    cards: tuple[ScorecardHead, ScorecardHead],
     tables: tuple[pa.Table, pa.Table],
     paths: tuple[Path, Path],
     split: str,
 ) -> None:
-    """Refuses two scorecards with different queries, galleries or protocols.
+    """Checks that two scorecards have the same queries, gallery and protocol.
 
     Raises:
-        EvaluationError: The scorecards differ. The message names the first difference and both values.
+        EvaluationError: They differ. The message names the first difference and both values.
     """
-    for key in CARD_KEYS:
-        one, other = (card.get(key) for card in cards)
-        if isinstance(one, dict) and isinstance(other, dict):
-            for name in {**one, **other}:
-                _require_equal(f"{key}.{name}", one.get(name), other.get(name), paths, split)
-        _require_equal(key, one, other, paths, split)
-    for column, what in ROW_KEYS.items():
+    for name in CARD_FIELDS:
+        if name == "protocol":
+            one, other = (asdict(card.protocol) for card in cards)
+            for key in one:
+                _require_equal(f"protocol.{key}", one[key], other[key], paths, split)
+        _require_equal(name, getattr(cards[0], name), getattr(cards[1], name), paths, split)
+    for column, what in COLUMNS.items():
         first, second = tables[0][column].to_pylist(), tables[1][column].to_pylist()
         if first != second:
             row = next((i for i, pair in enumerate(zip(first, second, strict=False)) if pair[0] != pair[1]), None)
             at = min(len(first), len(second)) if row is None else row
-            one, other = (repr(rows[at]) if at < len(rows) else "nothing" for rows in (first, second))
-            _require_equal(f"{what} of the queries, row {at}", one, other, paths, split)
+            values = [repr(rows[at]) if at < len(rows) else "nothing" for rows in (first, second)]
+            _require_equal(f"{what} of the queries, row {at}", values[0], values[1], paths, split)
 
 
 def _require_equal(what: str, a: object, b: object, paths: tuple[Path, Path], split: str) -> None:
@@ -225,22 +236,18 @@ def _require_equal(what: str, a: object, b: object, paths: tuple[Path, Path], sp
 
 
 def _changes(tables: Sequence[pa.Table], most: int) -> list[Change]:
-    """The queries with the largest changes of rank, up or down. The order does not depend on which adapter is A."""
+    """The queries whose rank changed most, up or down. Their order does not depend on which adapter is the first."""
     first, second = tables[0]["rank"], tables[1]["rank"]
     moved = np.abs(pc.subtract(second, first).to_numpy())
     order = np.argsort(-moved, kind="stable")[:most]
-    found = []
+    changes = []
     for row in map(int, order):
         if moved[row] > 0:
             direction, video_id, caption = (
                 tables[0][name][row].as_py() for name in ("direction", "video_id", "caption")
             )
-            found.append(Change(direction, video_id, caption, first[row].as_py(), second[row].as_py()))
-    return found
-
-
-def _name(card: dict[str, Any], path: Path) -> str:
-    return f"{card['method']}-{card['seed']}" if "method" in card and "seed" in card else path.name
+            changes.append(Change(direction, video_id, caption, first[row].as_py(), second[row].as_py()))
+    return changes
 
 
 def describe(comparison: Comparison) -> str:

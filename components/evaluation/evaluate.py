@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from components.adapters.card import AdapterCard
+from components.evaluation.card import Decoding, Identity, Parameters
 from components.evaluation.encode import device_of, encode_split
 from components.evaluation.rescoring import encode_bank, rescored
 from components.evaluation.scorecard import Scorecard, make_scorecard
@@ -42,27 +41,30 @@ def evaluate(
     return scorecard.with_rescored(rescored(encoded, settings, bank))
 
 
-def _identity(adapter: AdapterCard, store: FrameStore, seed: int) -> dict[str, Any]:
+def _identity(adapter: AdapterCard, store: FrameStore, seed: int) -> Identity:
     """Everything that the metrics depend on, for the head of the card."""
-    return {
-        "task": adapter.task,
-        "method": adapter.label,
-        "seed": seed,
-        "settings": adapter.settings,
-        "frames": adapter.frames,
-        "words": adapter.words,
-        "sampling": store.card.settings.sampling,
-        "decoding": {key: getattr(store.card.settings, key) for key in ("decoder", "size", "quality", "chroma")},
-        "epoch": adapter.extra.epoch,
-        "selected_on": adapter.extra.selected_on,
-        "parameters": {
-            "trainable": adapter.trainable,
-            "total": adapter.extra.parameters_total,
-            "share": adapter.share,
-            "artifact_bytes": adapter.bytes,
-        },
-        "backbone": adapter.backbone.to_dict(),
-        "adapter_sha256": adapter.sha256,
-        "store": store.fingerprint,
-        "provenance": adapter.provenance,
-    }
+    settings = store.card.settings
+    return Identity(
+        task=adapter.task,
+        method=adapter.label,
+        seed=seed,
+        settings=adapter.settings,
+        frames=adapter.frames,
+        words=adapter.words,
+        sampling=settings.sampling,
+        decoding=Decoding(
+            decoder=settings.decoder, size=settings.size, quality=settings.quality, chroma=settings.chroma
+        ),
+        epoch=adapter.extra.epoch,
+        selected_on=adapter.extra.selected_on,
+        parameters=Parameters(
+            trainable=adapter.trainable,
+            total=adapter.extra.parameters_total,
+            share=adapter.share,
+            artifact_bytes=adapter.bytes,
+        ),
+        backbone=adapter.backbone,
+        adapter_sha256=adapter.sha256,
+        store=store.fingerprint,
+        provenance=adapter.provenance,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from components.evaluation.card import Metrics, Ties
 from components.evaluation.ranks import Ranks
 
 RECALLS = (1, 5, 10)
@@ -13,7 +14,7 @@ RECALLS = (1, 5, 10)
 DECIMALS = 6
 
 
-def summary(ranks: NDArray[np.floating] | NDArray[np.integer]) -> dict[str, float]:
+def summary(ranks: NDArray[np.floating] | NDArray[np.integer]) -> Metrics:
     """R@1, R@5 and R@10 in percent, MdR and MnR. The median of an even number of ranks is the mean of the middle two.
 
     Args:
@@ -29,10 +30,10 @@ def summary(ranks: NDArray[np.floating] | NDArray[np.integer]) -> dict[str, floa
     }
 
 
-def ties(ranks: Ranks) -> dict[str, object]:
-    """How far ties could move the metrics: the number of queries with a tie, and the metrics of both extreme ranks."""
-    return {
-        "queries": int(np.sum(ranks.optimistic != ranks.pessimistic)),
-        "optimistic": summary(ranks.optimistic),
-        "pessimistic": summary(ranks.pessimistic),
-    }
+def ties(ranks: Ranks) -> Ties:
+    """How far ties could move the metrics."""
+    return Ties(
+        queries=int(np.sum(ranks.optimistic != ranks.pessimistic)),
+        optimistic=summary(ranks.optimistic),
+        pessimistic=summary(ranks.pessimistic),
+    )

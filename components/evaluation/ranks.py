@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from components.errors import EvaluationError
+from components.evaluation.card import Direction
 
 # The similarities held at a time. This bounds the memory for any size of gallery. Sizes near the cache's are fastest.
 CHUNK_BYTES = 64 * 2**20
@@ -52,7 +53,7 @@ def both_directions(
     present: Tensor,
     ids: Sequence[str] | None = None,
     device: torch.device | None = None,
-) -> dict[str, Ranks]:
+) -> dict[Direction, Ranks]:
     """The ranks of ``t2v`` (:func:`text_to_video`) and ``v2t`` (:func:`video_to_text`).
 
     Args:
@@ -62,7 +63,8 @@ def both_directions(
     Raises:
         EvaluationError: A vector contains NaN or Inf. The message names the ids.
     """
-    texts, videos, owner, present = (tensor.to(device or "cpu") for tensor in (texts, videos, owner, present))
+    place = device or torch.device("cpu")
+    texts, videos, owner, present = texts.to(place), videos.to(place), owner.to(place), present.to(place)
     return {
         "t2v": text_to_video(texts, videos, owner, present, ids),
         "v2t": video_to_text(texts, videos, owner, present, ids),

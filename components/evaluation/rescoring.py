@@ -18,11 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from components.evaluation.card import Direction, Rescored
 from components.evaluation.encode import EncodedSplit, encode_texts, encode_videos
 from components.evaluation.metrics import summary
 from components.evaluation.ranks import CHUNK_BYTES, Ranks, Scores, chunks, rank, text_scores, video_scores
@@ -54,7 +54,7 @@ class Bank:
 
 
 @dataclass(frozen=True)
-class _Direction:
+class _Side:
     """The queries and candidates of one direction.
 
     Attributes:
@@ -87,7 +87,7 @@ def encode_bank(method: Method, store: FrameStore, reader: FrameReader, settings
     )
 
 
-def rescored(encoded: EncodedSplit, settings: EvaluationSettings, bank: Bank | None) -> dict[str, Any]:
+def rescored(encoded: EncodedSplit, settings: EvaluationSettings, bank: Bank | None) -> dict[str, Rescored]:
     """For each name in ``settings.rescoring``: the metrics of both directions, what they use, and the settings.
 
     Args:
@@ -95,23 +95,25 @@ def rescored(encoded: EncodedSplit, settings: EvaluationSettings, bank: Bank | N
         settings: The names and their settings.
         bank: The training queries, which ``qb_norm`` needs.
     """
-    found: dict[str, Any] = {}
+    blocks: dict[str, Rescored] = {}
     for name in settings.rescoring:
         ranks = rescored_ranks(name, encoded, settings, bank)
-        block = {direction: summary(both.expected) for direction, both in ranks.items()}
-        found[name] = {"uses": USES[name], "settings": asdict(getattr(settings, name)), **block}
-    return found
+        metrics = {direction: summary(both.expected) for direction, both in ranks.items()}
+        blocks[name] = Rescored(
+            uses=USES[name], settings=asdict(getattr(settings, name)), t2v=metrics["t2v"], v2t=metrics["v2t"]
+        )
+    return blocks
 
 
 def rescored_ranks(
     name: str, encoded: EncodedSplit, settings: EvaluationSettings, bank: Bank | None, chunk_bytes: int = CHUNK_BYTES
-) -> Mapping[str, Ranks]:
+) -> Mapping[Direction, Ranks]:
     """The ranks of both directions after the re-scoring ``name``.
 
     Raises:
         ValueError: ``qb_norm`` has no bank.
     """
-    ranks = {}
+    ranks: dict[Direction, Ranks] = {}
     for direction, side in _directions(encoded, bank).items():
         if name == "dual_softmax":
             scores = dual_softmax(side.scores, side.asking, side.width, settings.dual_softmax.temperature, chunk_bytes)
@@ -185,11 +187,11 @@ def qb_norm(
     return normalised
 
 
-def _directions(encoded: EncodedSplit, bank: Bank | None) -> dict[str, _Direction]:
+def _directions(encoded: EncodedSplit, bank: Bank | None) -> dict[Direction, _Side]:
     texts, videos, owner, present = encoded.text_vectors, encoded.video_vectors, encoded.owner, encoded.present
     count, widest = len(videos), max(len(texts), len(videos))
     return {
-        "t2v": _Direction(
+        "t2v": _Side(
             text_scores(texts, videos, present),
             text_scores(bank.texts, videos, present) if bank else None,
             len(bank.texts) if bank else 0,
@@ -198,7 +200,7 @@ def _directions(encoded: EncodedSplit, bank: Bank | None) -> dict[str, _Directio
             torch.ones(len(texts), dtype=torch.bool),
             count,
         ),
-        "v2t": _Direction(
+        "v2t": _Side(
             video_scores(videos, texts, owner, count),
             video_scores(bank.videos, texts, owner, count) if bank else None,
             len(bank.videos) if bank else 0,

@@ -8,7 +8,6 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from components.config import STRICT, Count
-from components.precision import Precision
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -33,7 +32,7 @@ class EvaluationSettings:
 
     batch_size: Count
     device: Literal["auto", "cpu", "cuda"]
-    precision: Precision
+    precision: Literal["float32", "tf32", "bfloat16"]
     bootstrap: Annotated[int, Field(ge=100)]
     rescoring: tuple[Literal["dual_softmax", "qb_norm"], ...]
     dual_softmax: DualSoftmax

@@ -1,22 +1,25 @@
-"""Reads the outputs of the other stages for the report."""
+"""Reads what the stages left under ``outputs/`` for the report. It loads neither torch nor a model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from components.adapters.card import read_card
+from components.adapters.record import CURVE
 from components.errors import DataError
+from components.evaluation.card import text_ranks
 from components.layout import Layout
 from components.params import Params
-from components.report import gallery, plots, tables
-from components.report.page import Content, Extras
+from components.report import plots
+from components.report.gallery import make_queries
+from components.report.page import Content, TaskContent
+from components.report.results import collect_results
 from components.search.card import read_gallery, read_index_card
 from components.tracking.record import read_registry_record
 
 
 def collect(root: Path, params: Params) -> Content:
-    """Reads the content of the report on every task, method and seed of params.yaml.
+    """The content of the report on every task, method and seed of params.yaml.
 
     Args:
         root: The project's folder.
@@ -24,48 +27,44 @@ def collect(root: Path, params: Params) -> Content:
 
     Raises:
         DataError: Nothing has been evaluated, or a file is damaged.
+        ReelTuneError: A card is missing or damaged.
     """
-    wanted = [
-        (task, method, seed) for task in params.run.tasks for method in params.run.methods for seed in params.run.seeds
-    ]
-    records, missing = tables.read_records(root, wanted)
-    done = [(record["task"], record["method"], record["seed"]) for record in records]
-    folders = {key: Layout(root).adapter(*key) for key in done}
-    card = read_card(folders[done[0]])
+    layout, run = Layout(root), params.run
+    wanted = [(task, method, seed) for task in run.tasks for method in run.methods for seed in run.seeds]
+    results, missing = collect_results(root, wanted)
+    done = [(result.task, result.method, result.seed) for result in results]
+    cards = {key: read_card(layout.adapter(*key)) for key in done}
+    adapters: dict[str, list[tuple[str, int]]] = {}
+    for task, method, seed in done:
+        adapters.setdefault(task, []).append((method, seed))
     return Content(
-        records=records,
+        results=results,
         missing=missing,
-        curves={key: plots.read_curve(folder / "curves.csv") for key, folder in folders.items()},
-        backbone=card.backbone.to_dict(),
-        backbone_parameters=_backbone_parameters(folders.values()),
-        temporal={key[1]: read_card(folder).temporal for key, folder in folders.items()},
-        extras={task: _extras(root, task, done) for task in dict.fromkeys(key[0] for key in done)},
+        curves={key: plots.read_curve(layout.adapter(*key) / CURVE) for key in done},
+        backbone=cards[done[0]].backbone,
+        # As the trainings counted them, 0 if no card has the number.
+        backbone_parameters=max(card.extra.parameters_total or 0 for card in cards.values()),
+        temporal={method: card.temporal for (_, method, _), card in cards.items()},
+        tasks={task: _task(layout, task, trained) for task, trained in adapters.items()},
     )
 
 
-def _backbone_parameters(folders: Iterable[Path]) -> int:
-    """The number of scalars in the backbone, as the trainings counted them. It is 0 if no card has the number."""
-    cards = [read_card(folder) for folder in folders]
-    return max((card.extra.parameters_total or 0 for card in cards), default=0)
-
-
-def _extras(root: Path, task: str, done: list[tuple[str, str, int]]) -> Extras:
-    layout = Layout(root)
-    path = layout.champion_record(task)
+def _task(layout: Layout, task: str, adapters: list[tuple[str, int]]) -> TaskContent:
+    path, folder = layout.champion_record(task), layout.index(task)
     registry = read_registry_record(path) if path.exists() else None
-    folder = layout.index(task)
     try:
         card = read_index_card(folder)
         shown = read_gallery(folder) if card.split in ("test", "all") else None
     except DataError as error:
-        return Extras(registry, no_queries=f"No queries are shown: {error}")
+        return TaskContent(registry, no_queries=f"No queries are shown: {error}")
     searched = f"{card.method}-{card.seed}"
-    scorecards = {
-        f"{method}-{seed}": layout.scorecards(name, method, seed)
-        for name, method, seed in done
-        if (name, seed) == (task, card.seed)
+    ranks = {
+        f"{method}-{seed}": text_ranks(layout.scorecards(task, method, seed), "test")
+        for method, seed in adapters
+        if seed == card.seed
     }
-    ranks = gallery.read_ranks(scorecards)
     if shown is None or searched not in ranks:
-        return Extras(registry, no_queries="No queries are shown: the index does not hold the test split's videos.")
-    return Extras(registry, gallery.make_queries(shown, ranks), searched)
+        return TaskContent(
+            registry, no_queries="No queries are shown: the index does not hold the test split's videos."
+        )
+    return TaskContent(registry, make_queries(shown, ranks), searched)

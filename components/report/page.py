@@ -8,29 +8,31 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
 from components import storage
+from components.backbones.spec import BackboneSpec
 from components.report import plots, tables
-from components.report.gallery import Query
-from components.tracking.record import RegistryRecord
+from components.report.gallery import PageQuery
+from components.report.results import AdapterResult, write_results
+from components.report.tables import Row, Table
+from components.tracking.record import Champion, Outcome, RegistryRecord
 
 
 @dataclass(frozen=True)
-class Extras:
-    """What the page shows of a task besides its metrics.
+class TaskContent:
+    """What the page shows of a task besides its tables.
 
     Attributes:
         registry: The result of the register stage, None before that stage.
-        queries: Test queries with answers. Without an index there are none.
-        searched: The name of the adapter that answered.
+        queries: Test queries with answers. Empty if there is no gallery.
+        searched: ``<method>-<seed>`` of the adapter that answered.
         no_queries: Why there are no queries.
     """
 
     registry: RegistryRecord | None = None
-    queries: Sequence[Query] = ()
+    queries: Sequence[PageQuery] = ()
     searched: str = ""
     no_queries: str = ""
 
@@ -40,32 +42,46 @@ class Content:
     """Everything in the report.
 
     Attributes:
-        records: One record per task, method and seed.
-        missing: The adapters that have not been evaluated.
+        results: One result per task, method and seed.
+        missing: Names of the adapters that have not been evaluated.
         curves: Validation curves by task, method and seed.
-        backbone: The spec of the adapters' backbone.
-        backbone_parameters: The number of scalars in the backbone.
-        temporal: For each method, whether the order of the frames can change its embedding.
-        extras: What else the page shows, by task.
+        backbone: The backbone of the adapters.
+        backbone_parameters: Scalars in the backbone, 0 if unknown.
+        temporal: By method, whether the order of the frames can change its embedding.
+        tasks: What is shown besides the tables, by task.
     """
 
-    records: list[tables.Record]
+    results: list[AdapterResult]
     missing: list[str]
     curves: dict[tuple[str, str, int], plots.Curve]
-    backbone: dict[str, Any]
+    backbone: BackboneSpec
     backbone_parameters: int
     temporal: dict[str, bool]
-    extras: dict[str, Extras]
+    tasks: dict[str, TaskContent]
+
+
+@dataclass(frozen=True)
+class _Section:
+    """The section of a task, as the template reads it."""
+
+    name: str
+    tables: list[Table]
+    champion: Champion | None
+    decisions: Sequence[Outcome]
+    queries: Sequence[PageQuery]
+    searched: str
+    no_queries: str
 
 
 def write(folder: Path, content: Content) -> None:
     """Writes results.json, metrics.json, table.md, index.html and plots/ into ``folder``."""
-    records = content.records
-    bars, curves = plots.recall_bars(records), plots.curves(content.curves)
-    _write_json(folder / "results.json", records)
-    _write_json(folder / "metrics.json", tables.metric_tree(records))
-    storage.write_bytes(folder / "table.md", tables.markdown_all(records).encode())
-    storage.write_bytes(folder / "plots" / "recall.csv", _csv(tables.recall_rows(records)).encode())
+    results = content.results
+    bars, curves = plots.recall_bars(results), plots.curves(content.curves)
+    write_results(folder / "results.json", results)
+    metrics = json.dumps(tables.mean_metrics(results), indent=1)
+    storage.write_bytes(folder / "metrics.json", (metrics + "\n").encode())
+    storage.write_bytes(folder / "table.md", tables.markdown_all(results).encode())
+    storage.write_bytes(folder / "plots" / "recall.csv", _csv(tables.recall_rows(results)).encode())
     storage.write_bytes(folder / "plots" / "recall.png", plots.png(bars))
     storage.write_bytes(folder / "plots" / "curves.csv", _csv(plots.curve_rows(content.curves)).encode())
     storage.write_bytes(folder / "plots" / "curves.png", plots.png(curves))
@@ -74,11 +90,12 @@ def write(folder: Path, content: Content) -> None:
 
 
 def render(content: Content, bars: str, curves: str) -> str:
-    """The page. It has no scripts and no links to other places, and it contains its pictures.
+    """The page. It has no scripts and no links to other sites, and its pictures are inside.
 
     Args:
         content: The content of the report.
-        bars, curves: The plots as data URIs.
+        bars: The plot of recalls, as a data URI.
+        curves: The plot of validation curves, as a data URI.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -86,10 +103,10 @@ def render(content: Content, bars: str, curves: str) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=False,
     )
-    methods = list(dict.fromkeys(record["method"] for record in content.records))
+    methods = list(dict.fromkeys(result.method for result in content.results))
     return environment.get_template("page.html").render(
-        tasks=[_task(content, name) for name in tables.task_names(content.records)],
-        count=len(content.records),
+        tasks=[_section(content, name) for name in tables.task_names(content.results)],
+        count=len(content.results),
         missing=content.missing,
         backbone=content.backbone,
         backbone_parameters=content.backbone_parameters,
@@ -100,24 +117,20 @@ def render(content: Content, bars: str, curves: str) -> str:
     )
 
 
-def _task(content: Content, name: str) -> dict[str, Any]:
-    extras = content.extras.get(name, Extras())
-    return {
-        "name": name,
-        "tables": tables.tables_of(content.records, name),
-        "champion": extras.registry.champion if extras.registry else None,
-        "decisions": extras.registry.decisions if extras.registry else (),
-        "queries": extras.queries,
-        "searched": extras.searched,
-        "no_queries": extras.no_queries,
-    }
+def _section(content: Content, name: str) -> _Section:
+    task = content.tasks.get(name, TaskContent())
+    return _Section(
+        name=name,
+        tables=tables.tables_of(content.results, name),
+        champion=task.registry.champion if task.registry else None,
+        decisions=task.registry.decisions if task.registry else (),
+        queries=task.queries,
+        searched=task.searched,
+        no_queries=task.no_queries,
+    )
 
 
-def _write_json(path: Path, content: object) -> None:
-    storage.write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def _csv(rows: Sequence[tables.Record]) -> str:
+def _csv(rows: Sequence[Row]) -> str:
     stream = io.StringIO(newline="")
     writer = csv.DictWriter(stream, list(rows[0]) if rows else ["name", "epoch"], lineterminator="\n")
     writer.writeheader()

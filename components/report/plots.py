@@ -1,4 +1,4 @@
-"""The plots of the report: recall on the whole test set and on its parts, and validation curves."""
+"""Plots of the report: recall on the whole test split and on its parts, and validation curves."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ matplotlib.use("Agg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from components.report.tables import WHOLE, Record
+from components.evaluation.card import DIRECTIONS, WHOLE, Direction
+from components.report.results import AdapterResult
+from components.report.tables import Row, parts_in_order
 
-# Colour-blind readers can tell these colours apart, and they differ in grey.
+# Colour-blind readers can distinguish these, and so can readers of a grey print.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C")
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -33,41 +35,40 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "reeltune",
 }
 
+# One row per epoch: epoch, loss and validation metrics.
 Curve = list[dict[str, float]]
-CURVE_FIGURES = ("loss", "t2v_R@1", "v2t_R@1")
+CURVE_METRICS = ("loss", "t2v_R@1", "v2t_R@1")
 
 
 def read_curve(path: Path) -> Curve:
-    """The rows of a training's curves.csv with epoch, loss and validation metrics. Without a file there are none."""
+    """The rows of a training's curves.csv. Empty if there is no such file."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as stream:
         return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)]
 
 
-def recall_bars(records: Sequence[Record], figure: str = "R@1", direction: str = "t2v") -> Figure:
-    """Bars per method and a panel per task: the whole test set next to each of its parts, with a dot per seed."""
-    tasks = list(dict.fromkeys(record["task"] for record in records))
+def recall_bars(results: Sequence[AdapterResult], metric: str = "R@1", direction: Direction = "t2v") -> Figure:
+    """Bars per method, one panel per task: the whole test split and each of its parts, with a dot per seed."""
+    tasks = list(dict.fromkeys(result.task for result in results))
     with matplotlib.rc_context(STYLE):
         canvas = Figure(figsize=(4.4 * len(tasks), 3.1), layout="constrained")
         panels = canvas.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
         for panel, task in zip(panels, tasks, strict=True):
-            _bars(panel, [record for record in records if record["task"] == task], figure, direction)
+            _bars(panel, [result for result in results if result.task == task], metric, direction)
             panel.set_title(task, loc="left", fontweight="bold", fontsize=10)
-        panels[0].set_ylabel(f"{'text to video' if direction == 't2v' else 'video to text'} {figure} (%)")
+        panels[0].set_ylabel(f"{DIRECTIONS[direction]} {metric} (%)")
         panels[-1].legend(frameon=False, loc="upper left")
     return canvas
 
 
-def _bars(panel: Axes, records: Sequence[Record], figure: str, direction: str) -> None:
-    methods = list(dict.fromkeys(record["method"] for record in records))
-    parts = sorted({part for record in records for part in record["metrics"]}, key=lambda part: (part != WHOLE, part))
+def _bars(panel: Axes, results: Sequence[AdapterResult], metric: str, direction: Direction) -> None:
+    methods = list(dict.fromkeys(result.method for result in results))
+    parts = parts_in_order({part for result in results for part in result.metrics})
     width = 0.8 / len(parts)
     for offset, part in enumerate(parts):
         for column, method in enumerate(methods):
-            values = [
-                float(record["metrics"][part][direction][figure]) for record in records if record["method"] == method
-            ]
+            values = [result.metrics[part][direction][metric] for result in results if result.method == method]
             x = column + (offset - (len(parts) - 1) / 2) * width
             label = ("whole test set" if part == WHOLE else f"{part} part") if column == 0 else None
             panel.bar(x, mean(values), width * 0.92, color=COLOURS[offset % len(COLOURS)], label=label)
@@ -82,8 +83,8 @@ def _bars(panel: Axes, records: Sequence[Record], figure: str, direction: str) -
     panel.grid(axis="y", color="#e6e8eb", linewidth=0.8)
 
 
-def curve_rows(found: Mapping[tuple[str, str, int], Curve], figures: Sequence[str] = CURVE_FIGURES) -> list[Record]:
-    """One row per training and validated epoch."""
+def curve_rows(curves: Mapping[tuple[str, str, int], Curve], metrics: Sequence[str] = CURVE_METRICS) -> list[Row]:
+    """One flat row per training and validated epoch."""
     return [
         {
             "name": f"{task} {method}-{seed}",
@@ -91,16 +92,16 @@ def curve_rows(found: Mapping[tuple[str, str, int], Curve], figures: Sequence[st
             "method": method,
             "seed": seed,
             "epoch": int(row["epoch"]),
-            **{figure: row.get(figure, "") for figure in figures},
+            **{metric: row.get(metric, "") for metric in metrics},
         }
-        for (task, method, seed), rows in found.items()
+        for (task, method, seed), rows in curves.items()
         for row in rows
     ]
 
 
-def curves(found: Mapping[tuple[str, str, int], Curve], figure: str = "t2v_R@1") -> Figure:
-    """A validation metric against the epoch, with a line per training and a panel per task."""
-    usable = {key: [row for row in rows if figure in row] for key, rows in found.items()}
+def curves(found: Mapping[tuple[str, str, int], Curve], metric: str = "t2v_R@1") -> Figure:
+    """A validation metric against the epoch, with a panel per task and a line per training."""
+    usable = {key: [row for row in rows if metric in row] for key, rows in found.items()}
     usable = {key: rows for key, rows in usable.items() if rows}
     if not usable:
         canvas = Figure(figsize=(4.4, 1))
@@ -116,23 +117,23 @@ def curves(found: Mapping[tuple[str, str, int], Curve], figure: str = "t2v_R@1")
             for (its_task, method, _), rows in usable.items():
                 if its_task == task:
                     colour = COLOURS[methods.index(method) % len(COLOURS)]
-                    _line(panel, rows, figure, colour, None if method in seen else method)
+                    _line(panel, rows, metric, colour, None if method in seen else method)
                     seen.add(method)
             panel.set_title(task, loc="left", fontweight="bold", fontsize=10)
             panel.set_xlabel("epoch")
             panel.grid(axis="y", color="#e6e8eb", linewidth=0.8)
-        panels[0].set_ylabel(f"validation {figure.replace('_', ' ')} (%)")
+        panels[0].set_ylabel(f"validation {metric.replace('_', ' ')} (%)")
         panels[-1].legend(frameon=False, loc="best")
     return canvas
 
 
-def _line(panel: Axes, rows: Curve, figure: str, colour: str, label: str | None) -> None:
-    if len(rows) == 1:  # nothing was trained, so the value is a level to compare with
-        panel.axhline(rows[0][figure], color=colour, linewidth=1.2, linestyle="--", label=label)
+def _line(panel: Axes, rows: Curve, metric: str, colour: str, label: str | None) -> None:
+    if len(rows) == 1:  # nothing was trained: a level to compare with
+        panel.axhline(rows[0][metric], color=colour, linewidth=1.2, linestyle="--", label=label)
         return
     epochs = [row["epoch"] for row in rows]
     panel.plot(
-        epochs, [row[figure] for row in rows], color=colour, linewidth=1.6, marker="o", markersize=3, label=label
+        epochs, [row[metric] for row in rows], color=colour, linewidth=1.6, marker="o", markersize=3, label=label
     )
 
 
@@ -148,8 +149,8 @@ def png(figure: Figure) -> bytes:
 
 def _bytes(figure: Figure, kind: str) -> bytes:
     stream = io.BytesIO()
-    # Without date and version, the same plots give the same bytes.
-    metadata: dict[str, Any] = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    # Date and version are left out, so that the same results give the same bytes.
+    metadata: dict[str, str | None] = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     with matplotlib.rc_context(STYLE):
         figure.savefig(stream, format=kind, dpi=160, metadata=metadata)
     return stream.getvalue()

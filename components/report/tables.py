@@ -1,86 +1,34 @@
-"""The metrics of all trainings: one record per task, method and seed, and the tables made from them."""
+"""The tables of the report: per task, the whole test split, each of its parts, and each re-scoring."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
-from components.errors import DataError
-from components.evaluation.card import ScorecardHead
-from components.evaluation.card_text import warnings_of
-from components.layout import Layout
-from components.records import make_record, read_tree
+from components.evaluation.card import DIRECTIONS, METRICS, WHOLE, Direction
+from components.report.results import AdapterResult
 
-DIRECTIONS = ("t2v", "v2t")
-METRICS = ("R@1", "R@5", "R@10", "MdR", "MnR")
-WHOLE = "all"
+# The last columns of the table of the whole test split.
+SIZES = ("trainable", "share", "size", "seconds")
 
-Record = dict[str, Any]
-
-
-def read_records(root: Path, combinations: Iterable[tuple[str, str, int]]) -> tuple[list[Record], list[str]]:
-    """Reads the records of what has been evaluated, and lists the names of what has not.
-
-    Args:
-        root: The project's folder.
-        combinations: Task, method and seed, in the order of the tables.
-
-    Raises:
-        DataError: Nothing has been evaluated, or a file is damaged.
-    """
-    layout = Layout(root)
-    records, missing = [], []
-    for task, method, seed in combinations:
-        name = f"{task}/{method}-{seed}"
-        adapter, card = layout.adapter(task, method, seed), layout.scorecards(task, method, seed) / "test.json"
-        if not card.exists() or not (adapter / "training.json").exists():
-            missing.append(name)
-            continue
-        records.append(
-            _record(card, read_tree(adapter / "adapter.json"), read_tree(adapter / "training.json"), adapter)
-        )
-    if not records:
-        raise DataError("no scorecards", where=layout.all_scorecards, cure="train and evaluate first: dvc repro")
-    return records, missing
-
-
-def _record(scorecard: Path, adapter: Record, training: Record, folder: Path) -> Record:
-    card = read_tree(scorecard)
-    head = make_record(card, ScorecardHead, scorecard)
-    where = folder / "adapter.json"
-    try:
-        return {
-            "task": head.task,
-            "method": head.method,
-            "seed": head.seed,
-            "metrics": head.metrics,
-            "rescored": head.rescored,
-            "warnings": warnings_of(card),
-            "trainable_parameters": adapter["trainable"],
-            "backbone_share": adapter["share"],
-            "artifact_bytes": sum((folder / name).stat().st_size for name in ("adapter.json", "adapter.safetensors")),
-            "training_seconds": training["seconds"],
-        }
-    except KeyError as error:
-        raise DataError("field is missing", where=where, found=str(error), cure="train and evaluate again") from None
+# One row of a CSV file.
+Row = dict[str, str | int | float]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text cells. The first column is a name, and the others are numbers.
+    """A table of text cells. The first column is a name, the others are numbers.
 
     Attributes:
-        title: The title, on one line.
-        groups: The heading of each group of columns, and its number of columns.
-        head: The heading of each column.
-        rows: The cells, one per column.
-        best: For each cell of ``rows``, whether it is the best of its column.
-        notes: What a reader must know before the metrics, one line each.
+        title: One line.
+        groups: The heading of each group of columns, and how many columns it spans.
+        head: One heading per column.
+        rows: As many cells each.
+        best: For each row, which cells have the best value of their column.
+        notes: What a reader must know before the numbers, one line each.
     """
 
     title: str
@@ -91,72 +39,92 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
-def tables_of(records: Sequence[Record], task: str) -> list[Table]:
-    """The tables of one task: the whole test set with sizes, each named part of it, and each re-scoring."""
-    mine = [record for record in records if record["task"] == task]
-    parts = sorted(
-        set.intersection(*(set(record["metrics"]) for record in mine)), key=lambda part: (part != WHOLE, part)
-    )
-    return [*(_table(mine, task, part) for part in parts), *_rescored_tables(mine, task)]
+def tables_of(results: Sequence[AdapterResult], task: str) -> list[Table]:
+    """The tables of one task: the whole test split with sizes, then each named part, then each re-scoring."""
+    selected = [result for result in results if result.task == task]
+    return [*(_table(selected, task, part) for part in _common_parts(selected)), *_rescored_tables(selected, task)]
 
 
-def _rescored_tables(records: Sequence[Record], task: str) -> list[Table]:
-    """A table per re-scoring with the records that have it. Re-scored metrics are never next to plain ones."""
-    names = list(dict.fromkeys(name for record in records for name in record.get("rescored", {})))
+def _common_parts(results: Sequence[AdapterResult]) -> list[str]:
+    """The parts that all results have, the whole first."""
+    return parts_in_order(set.intersection(*(set(result.metrics) for result in results)))
+
+
+def parts_in_order(parts: set[str]) -> list[str]:
+    """Parts of the test split, the whole first."""
+    return sorted(parts, key=lambda part: (part != WHOLE, part))
+
+
+def _rescored_tables(results: Sequence[AdapterResult], task: str) -> list[Table]:
+    """One table per re-scoring, with the results that have it. It is never a column next to plain metrics."""
+    names = list(dict.fromkeys(name for result in results for name in result.rescored))
     tables = []
     for name in names:
-        having = [record for record in records if name in record.get("rescored", {})]
-        shown = [{**record, "metrics": {name: record["rescored"][name]}} for record in having]
+        having = [result for result in results if name in result.rescored]
+        shown = [dataclasses.replace(result, metrics={name: result.rescored[name].metrics}) for result in having]
         table = _table(shown, task, name)
         title = f"{task}: whole test set, RE-SCORED by {name}"
-        note = f"uses {having[0]['rescored'][name]['uses']}: not comparable with plain figures"
+        note = f"uses {having[0].rescored[name].uses}: not comparable with plain figures"
         tables.append(dataclasses.replace(table, title=title + _spread(shown), notes=(note, *table.notes)))
     return tables
 
 
-def _table(records: Sequence[Record], task: str, part: str) -> Table:
-    methods = list(dict.fromkeys(record["method"] for record in records))
-    columns = [_metric(part, direction, metric) for direction in DIRECTIONS for metric in METRICS]
-    groups = [("", 1), ("text to video", len(METRICS)), ("video to text", len(METRICS))]
-    head = ["method", *METRICS, *METRICS]
+def _table(results: Sequence[AdapterResult], task: str, part: str) -> Table:
+    methods = list(dict.fromkeys(result.method for result in results))
+    values = [_values(results, method, part) for method in methods]
+    groups, head = [("", 1)], ["method"]
+    for text in DIRECTIONS.values():
+        groups.append((text, len(METRICS)))
+        head += METRICS
+    rows = [[method, *map(_cell, line)] for method, line in zip(methods, values, strict=True)]
+    best = [[False, *marks] for marks in _best(values)]
     if part == WHOLE:
-        groups.append(("adapter", 4))
-        head += ["trainable", "share", "size", "seconds"]
-    values = [[_over_seeds(records, method, column) for column in columns] for method in methods]
-    rows = [
-        [method, *(_cell(cell) for cell in line), *(_sizes(records, method) if part == WHOLE else [])]
-        for method, line in zip(methods, values, strict=True)
-    ]
-    best = [[False] * len(head) for _ in methods]
-    for column in range(len(columns)):
-        numbers = [round(mean(line[column]), 1) for line in values]
-        target = max(numbers) if METRICS[column % len(METRICS)].startswith("R@") else min(numbers)
-        for row, number in enumerate(numbers):
-            best[row][column + 1] = number == target and len(methods) > 1
+        groups.append(("adapter", len(SIZES)))
+        head += SIZES
+        rows = [[*row, *_sizes(results, method)] for row, method in zip(rows, methods, strict=True)]
+        best = [[*marks, *[False] * len(SIZES)] for marks in best]
     name = "whole test set" if part == WHOLE else f"{part} part of the test set"
-    return Table(f"{task}: {name}{_spread(records)}", groups, head, rows, best, _warnings(records))
+    return Table(f"{task}: {name}{_spread(results)}", groups, head, rows, best, _warnings(results))
 
 
-def _spread(records: Sequence[Record]) -> str:
-    seeds = sorted({record["seed"] for record in records})
+def _values(results: Sequence[AdapterResult], method: str, part: str) -> list[list[float]]:
+    """A method's values by column of a table, one per seed."""
+    return [
+        _over_seeds(results, method, _metric(part, direction, name)) for direction in DIRECTIONS for name in METRICS
+    ]
+
+
+def _best(values: Sequence[Sequence[Sequence[float]]]) -> list[list[bool]]:
+    """For each method and column, whether its mean is the best one as shown. One method alone has no best."""
+    marks: list[list[bool]] = [[] for _ in values]
+    for column, name in enumerate(METRICS * len(DIRECTIONS)):
+        numbers = [round(mean(line[column]), 1) for line in values]
+        target = max(numbers) if name.startswith("R@") else min(numbers)
+        for row, number in zip(marks, numbers, strict=True):
+            row.append(number == target and len(values) > 1)
+    return marks
+
+
+def _spread(results: Sequence[AdapterResult]) -> str:
+    seeds = sorted({result.seed for result in results})
     return f", mean and standard deviation over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""
 
 
-def _warnings(records: Sequence[Record]) -> tuple[str, ...]:
-    """Each warning of the scorecards once, with the methods that it is about."""
+def _warnings(results: Sequence[AdapterResult]) -> tuple[str, ...]:
+    """Each warning of the results once, with the methods that it is about."""
     about: dict[str, list[str]] = {}
-    for record in records:
-        for text in record.get("warnings", []):
-            about.setdefault(text, []).append(record["method"])
+    for result in results:
+        for text in result.warnings:
+            about.setdefault(text, []).append(result.method)
     return tuple(f"WARNING ({', '.join(dict.fromkeys(methods))}): {text}" for text, methods in about.items())
 
 
-def _metric(part: str, direction: str, metric: str) -> Callable[[Record], float]:
-    return lambda record: float(record["metrics"][part][direction][metric])
+def _metric(part: str, direction: Direction, name: str) -> Callable[[AdapterResult], float]:
+    return lambda result: result.metrics[part][direction][name]
 
 
-def _over_seeds(records: Sequence[Record], method: str, value: Callable[[Record], float]) -> list[float]:
-    return [value(record) for record in records if record["method"] == method]
+def _over_seeds(results: Sequence[AdapterResult], method: str, value: Callable[[AdapterResult], float]) -> list[float]:
+    return [value(result) for result in results if result.method == method]
 
 
 def _cell(values: Sequence[float]) -> str:
@@ -164,22 +132,22 @@ def _cell(values: Sequence[float]) -> str:
     return f"{text}±{stdev(values):.1f}" if len(values) > 1 else text
 
 
-def _sizes(records: Sequence[Record], method: str) -> list[str]:
-    first = next(record for record in records if record["method"] == method)
-    seconds = mean(_over_seeds(records, method, lambda record: record["training_seconds"]))
-    share = 100 * first["backbone_share"]
-    return [f"{first['trainable_parameters']:,}", f"{share:.2f}%", size(first["artifact_bytes"]), f"{seconds:.0f}"]
+def _sizes(results: Sequence[AdapterResult], method: str) -> list[str]:
+    first = next(result for result in results if result.method == method)
+    seconds = mean(_over_seeds(results, method, lambda result: result.training_seconds))
+    share = 100 * first.backbone_share
+    return [f"{first.trainable_parameters:,}", f"{share:.2f}%", size(first.artifact_bytes), f"{seconds:.0f}"]
 
 
 def size(count: float) -> str:
-    """A size as B, KB or MB, in powers of 1000."""
+    """Bytes as B, KB or MB of 1000."""
     if count < 1000:
         return f"{count:.0f} B"
     return f"{count / 1e3:.1f} KB" if count < 1e6 else f"{count / 1e6:.1f} MB"
 
 
 def plain(table: Table) -> str:
-    """The table as aligned text, for a terminal."""
+    """The table as aligned text for a terminal."""
     lines = [table.head, *table.rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(table.head))]
     starts, column = [], 0
@@ -198,7 +166,7 @@ def _aligned(line: Sequence[str], widths: Sequence[int]) -> list[str]:
 def markdown(table: Table) -> str:
     """The table in Markdown, with the best value of each column in bold."""
     groups = [text for text, span in table.groups for _ in range(span)]
-    short = {"text to video": "t2v ", "video to text": "v2t "}
+    short = {text: f"{direction} " for direction, text in DIRECTIONS.items()}
     head = [short.get(group, "") + name for group, name in zip(groups, table.head, strict=True)]
     rows = [
         [f"**{cell}**" if best else cell for cell, best in zip(row, marks, strict=True)]
@@ -209,52 +177,57 @@ def markdown(table: Table) -> str:
     return "\n".join([f"### {table.title}", "", *notes, *("| " + " | ".join(line) + " |" for line in lines)])
 
 
-def task_names(records: Sequence[Record]) -> list[str]:
-    """The tasks of the records, in their order."""
-    return list(dict.fromkeys(record["task"] for record in records))
+def task_names(results: Sequence[AdapterResult]) -> list[str]:
+    """The tasks of the results, in their order."""
+    return list(dict.fromkeys(result.task for result in results))
 
 
-def all_tables(records: Sequence[Record]) -> list[Table]:
+def all_tables(results: Sequence[AdapterResult]) -> list[Table]:
     """The tables of every task."""
-    return [table for task in task_names(records) for table in tables_of(records, task)]
+    return [table for task in task_names(results) for table in tables_of(results, task)]
 
 
-def plain_all(records: Sequence[Record]) -> str:
+def plain_all(results: Sequence[AdapterResult]) -> str:
     """All tables as text for a terminal."""
-    return "\n\n".join(plain(table) for table in all_tables(records))
+    return "\n\n".join(plain(table) for table in all_tables(results))
 
 
-def markdown_all(records: Sequence[Record]) -> str:
+def markdown_all(results: Sequence[AdapterResult]) -> str:
     """All tables in Markdown."""
-    return "\n\n".join(markdown(table) for table in all_tables(records)) + "\n"
+    return "\n\n".join(markdown(table) for table in all_tables(results)) + "\n"
 
 
-def recall_rows(records: Sequence[Record]) -> list[Record]:
-    """One row per record, direction and part of the test set, for plots."""
+def recall_rows(results: Sequence[AdapterResult]) -> list[Row]:
+    """One flat row per result, part of the test split and direction, for plots."""
     return [
         {
-            "name": f"{record['task']} {part} {direction} {record['method']}-{record['seed']}",
-            "task": record["task"],
-            "method": record["method"],
-            "seed": record["seed"],
+            "name": f"{result.task} {part} {direction} {result.method}-{result.seed}",
+            "task": result.task,
+            "method": result.method,
+            "seed": result.seed,
             "direction": direction,
             "subset": part,
-            **{metric: record["metrics"][part][direction][metric] for metric in METRICS},
+            **{name: metrics[direction][name] for name in METRICS},
         }
-        for record in records
-        for part in record["metrics"]
+        for result in results
+        for part, metrics in result.metrics.items()
         for direction in DIRECTIONS
     ]
 
 
-def metric_tree(records: Sequence[Record]) -> Record:
-    """The mean metrics over the seeds by task and method, for ``dvc metrics diff``."""
-    tree: Record = {}
-    for row in recall_rows(records):
-        leaf = tree.setdefault(row["task"], {}).setdefault(row["method"], {})
-        for metric in ("R@1", "R@10", "MdR"):
-            leaf.setdefault(f"{row['subset']} {row['direction']} {metric}", []).append(float(row[metric]))
-    for methods in tree.values():
-        for leaf in methods.values():
-            leaf.update({name: round(math.fsum(values) / len(values), 3) for name, values in leaf.items()})
-    return tree
+def mean_metrics(results: Sequence[AdapterResult]) -> dict[str, dict[str, dict[str, float]]]:
+    """Task, method and metric to the mean over the seeds. This is what ``dvc metrics diff`` compares."""
+    values: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for result in results:
+        leaf = values.setdefault(result.task, {}).setdefault(result.method, {})
+        for part, metrics in result.metrics.items():
+            for direction in DIRECTIONS:
+                for name in ("R@1", "R@10", "MdR"):
+                    leaf.setdefault(f"{part} {direction} {name}", []).append(metrics[direction][name])
+    return {
+        task: {
+            method: {key: round(math.fsum(numbers) / len(numbers), 3) for key, numbers in leaf.items()}
+            for method, leaf in methods.items()
+        }
+        for task, methods in values.items()
+    }

@@ -27,8 +27,8 @@ SPLIT = "test"
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A test caption that may be shown.
+class RankedCaption:
+    """A test caption with its rank.
 
     Attributes:
         caption: The query.
@@ -62,16 +62,16 @@ def make_gallery(
     videos = store.manifest.split(SPLIT)
     if not any(video.captions for video in videos) or not any(video.video_id in held for video in videos):
         return None
-    chosen = choose(candidates(method, store, index, batch_size, precision))
+    chosen = choose(ranked_captions(method, store, index, batch_size, precision))
     answers = Searcher(method, index).search_many([query.caption for query in chosen], len(index.rows))
     queries = tuple(_shown(query, hits) for query, hits in zip(chosen, answers, strict=True))
     ids = dict.fromkeys(hit.video_id for query in queries for hit in (*query.best, query.right))
     return Gallery(queries, {name: _strip(store, name) for name in ids})
 
 
-def candidates(
+def ranked_captions(
     method: Method, store: FrameStore, index: Index, batch_size: int, precision: Precision = "float32"
-) -> list[Candidate]:
+) -> list[RankedCaption]:
     """Every caption of the test split with its rank, in the order of the scorecard's rows.
 
     The ranks are computed as the scorecard computes them, from the vectors of the index.
@@ -89,18 +89,18 @@ def candidates(
     names = [video.video_id for video in videos]
     ranks = text_to_video(texts, torch.from_numpy(vectors), owner, present, names)
     return [
-        Candidate(caption, videos[row], bool(present[row]), float(rank))
+        RankedCaption(caption, videos[row], bool(present[row]), float(rank))
         for (row, caption), rank in zip(pairs, ranks.expected, strict=True)
     ]
 
 
-def choose(queries: Sequence[Candidate], each: int = 2) -> list[Candidate]:
+def choose(queries: Sequence[RankedCaption], each: int = 2) -> list[RankedCaption]:
     """Takes ``each`` queries with rank 1 and ``each`` others, inside named parts of the test set and outside them.
 
     Within each of these four groups, the queries with the smallest hash of video and caption are taken. Nobody chooses
     this draw, and it stays the same.
     """
-    groups: dict[tuple[bool, bool], list[Candidate]] = {(a, b): [] for a in (True, False) for b in (True, False)}
+    groups: dict[tuple[bool, bool], list[RankedCaption]] = {(a, b): [] for a in (True, False) for b in (True, False)}
     for query in sorted(queries, key=_draw):
         group = groups[bool(query.video.subsets), query.rank == 1]
         if query.decoded and len(group) < each:
@@ -108,11 +108,11 @@ def choose(queries: Sequence[Candidate], each: int = 2) -> list[Candidate]:
     return [query for group in groups.values() for query in group]
 
 
-def _draw(query: Candidate) -> str:
+def _draw(query: RankedCaption) -> str:
     return hashlib.sha256(f"{query.video.video_id}\0{query.caption}".encode()).hexdigest()
 
 
-def _shown(query: Candidate, hits: Sequence[Hit]) -> ShownQuery:
+def _shown(query: RankedCaption, hits: Sequence[Hit]) -> ShownQuery:
     shown = [ShownHit(hit.rank, hit.score, hit.video_id, hit.span) for hit in hits]
     right = next(hit for hit in shown if hit.video_id == query.video.video_id)
     video = query.video

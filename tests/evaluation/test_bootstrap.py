@@ -1,4 +1,4 @@
-"""Bootstrap against drawing the queries one by one, and against what statistics says of it."""
+"""Bootstrap against drawing the queries one by one, and against the widths that statistics predicts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.evaluation import bootstrap
-from components.evaluation.bootstrap import METRICS, intervals, resampled
+from components.evaluation.bootstrap import intervals, resampled
+from components.evaluation.card import METRICS
 from components.evaluation.metrics import summary
 
 
@@ -27,13 +28,13 @@ def cells(count: int) -> Iterator[None]:
 @settings(max_examples=60, deadline=None)
 def test_each_resample_is_the_summary_of_the_drawn_queries(rows: list[tuple[int, int]]) -> None:
     ranks, video = np.array([r for r, _ in rows], dtype=float) / 2 + 0.5, np.array([v for _, v in rows])
-    found = resampled(ranks, video, 7)
+    draws = resampled(ranks, video, 7)
     names = np.unique(video)
     generator = np.random.Generator(np.random.PCG64(bootstrap.SEED))
-    for figures in found:
+    for metrics in draws:
         drawn = names[generator.integers(len(names), size=len(names))]
         expected = summary(np.concatenate([ranks[video == name] for name in drawn]))
-        assert dict(zip(METRICS, figures.tolist(), strict=True)) == pytest.approx(expected, abs=1e-5)
+        assert dict(zip(METRICS, metrics.tolist(), strict=True)) == pytest.approx(expected, abs=1e-5)
 
 
 def test_memory_does_not_change_results() -> None:
@@ -45,20 +46,20 @@ def test_memory_does_not_change_results() -> None:
 
 
 def test_intervals_have_the_width_of_theory() -> None:
-    """R@1 of 1000 independent queries has the normal interval of a proportion; the mean, that of a mean."""
+    """R@1 of 1000 independent queries has the normal interval of a proportion, and MnR has that of a mean."""
     rng = np.random.default_rng(1)
     ranks = rng.geometric(0.4, 1000).astype(float)
     found = intervals(ranks, np.arange(1000), 2000)
-    share = float(np.mean(ranks <= 1))
+    ratio = float(np.mean(ranks <= 1))
     low, high = found["R@1"]
-    assert (high - low) / 100 == pytest.approx(2 * 1.96 * (share * (1 - share) / 1000) ** 0.5, rel=0.08)
+    assert (high - low) / 100 == pytest.approx(2 * 1.96 * (ratio * (1 - ratio) / 1000) ** 0.5, rel=0.08)
     low, high = found["MnR"]
     assert high - low == pytest.approx(2 * 1.96 * ranks.std() / 1000**0.5, rel=0.08)
     assert low < ranks.mean() < high
 
 
-def test_captions_of_a_video_stand_or_fall_together() -> None:
-    """Twenty captions with one rank per video are no more evidence than one."""
+def test_captions_are_drawn_with_their_video() -> None:
+    """Twenty captions with one rank per video are no more evidence than one caption."""
     rng = np.random.default_rng(2)
     ranks = rng.integers(1, 20, 100).astype(float)
     one = intervals(ranks, np.arange(100), 500)

@@ -1,4 +1,4 @@
-"""The paired comparison: symmetric, zero against itself, refusing what is not the same test."""
+"""The paired comparison: symmetric, zero against itself, and refused if the test is not the same."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_real_scorecards_against_themselves_and_each_other(root: Path) -> None:
     assert moved
     card = json.loads((b / "test.json").read_text())
     assert {(row.direction, row.metric): row.b for row in forth.differences} == {
-        (direction, figure): value for direction, row in card["metrics"]["all"].items() for figure, value in row.items()
+        (direction, metric): value for direction, row in card["metrics"]["all"].items() for metric, value in row.items()
     }
 
 
@@ -81,7 +81,7 @@ def test_a_clear_difference_is_clear_and_noise_is_not() -> None:
 
 
 def test_p_is_uniform_where_there_is_no_difference() -> None:
-    """Of 200 pairs that differ by chance alone, about one in ten has a p below 0.1."""
+    """Of 200 pairs that differ by chance only, about one in ten has a p below 0.1."""
     rng = np.random.default_rng(4)
     found = []
     for _ in range(200):
@@ -100,8 +100,8 @@ def test_p_counts_both_sides() -> None:
 def changed(folder: Path, path: Path, card: dict[str, object], column: str | None = None) -> Path:
     """A copy of a scorecard folder with fields of the card, or the first cell of a column of the ranks, replaced."""
     path.mkdir()
-    own = json.loads((folder / "test.json").read_text())
-    (path / "test.json").write_text(json.dumps({**own, **card}))
+    original = json.loads((folder / "test.json").read_text())
+    (path / "test.json").write_text(json.dumps({**original, **card}))
     table = pq.read_table(folder / "test-ranks.parquet")
     if column:
         values = table[column].to_pylist()

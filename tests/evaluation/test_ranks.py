@@ -1,4 +1,4 @@
-"""Ranks against a ten-line oracle, against the released implementations, and where those are wrong."""
+"""Ranks against a ten-line oracle, against released implementations, and where those are wrong."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from components.errors import EvaluationError
 from components.evaluation.metrics import summary, ties
-from components.evaluation.ranks import Ranks, text_to_video, video_to_text
+from components.evaluation.ranks import Ranks, rank, text_to_video, video_to_text
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RELEASED: dict[str, Any] = json.loads((GOLDEN / "case09_metrics.json").read_text())["matrices"]
@@ -29,16 +29,19 @@ def matrix(name: str) -> tuple[Tensor, Tensor]:
     return similarity, torch.arange(len(similarity)) if owner is None else torch.from_numpy(owner)
 
 
-def rank_both(similarity: Tensor, owner: Tensor) -> tuple[Ranks, Ranks]:
-    """Text-to-video and video-to-text ranks of a ready matrix: the texts are its rows, the videos are unit vectors."""
-    videos = torch.eye(similarity.shape[1])
-    return text_to_video(similarity, videos, owner), video_to_text(similarity, videos, owner)
+def from_similarity(similarity: Tensor, owner: Tensor) -> tuple[Ranks, Ranks]:
+    """Ranks of both directions from a matrix float[Q, N] of texts against videos."""
+    texts, videos = similarity.shape
+    everyone = torch.ones(videos, dtype=torch.bool)
+    best = torch.stack([similarity[owner == video].amax(0) for video in range(videos)]).T
+    forward = rank(lambda rows: similarity[rows], owner, videos, everyone[owner])
+    return forward, rank(lambda rows: best[rows], torch.arange(videos), max(texts, videos), everyone)
 
 
-def oracle(rows: list[list[float]], own: list[int]) -> list[tuple[float, int, int]]:
+def oracle(rows: list[list[float]], target: list[int]) -> list[tuple[float, int, int]]:
     """Expected, optimistic and pessimistic rank, straight from the definition."""
     found = []
-    for row, right in zip(rows, own, strict=True):
+    for row, right in zip(rows, target, strict=True):
         better = sum(score > row[right] for score in row)
         equal = sum(score == row[right] for score in row) - 1
         found.append((1 + better + equal / 2, 1 + better, 1 + better + equal))
@@ -85,15 +88,15 @@ def test_every_query_has_the_rank_of_the_definition(
 def test_bounds_are_those_of_the_reference_matrices(name: str) -> None:
     similarity, owner = matrix(name)
     exact = RELEASED[name]["exact_ranks_from_0"]
-    for ranks, direction in zip(rank_both(similarity, owner), ("t2v", "v2t"), strict=True):
+    for ranks, direction in zip(from_similarity(similarity, owner), ("t2v", "v2t"), strict=True):
         assert (ranks.optimistic - 1).tolist() == exact[f"{direction}_rank_ties_for"]
         assert (ranks.pessimistic - 1).tolist() == exact[f"{direction}_rank_ties_against"]
 
 
 @pytest.mark.parametrize("name", NO_TIES)
 def test_parity_with_the_released_metrics(name: str) -> None:
-    """CLIP4Clip's recall, median and mean; MV-Adapter's recall and mean, which count ranks from 0."""
-    for ranks, direction in zip(rank_both(*matrix(name)), ("text_to_video", "video_to_text"), strict=True):
+    """CLIP4Clip's recall, median and mean, and MV-Adapter's recall and mean, which count ranks from 0."""
+    for ranks, direction in zip(from_similarity(*matrix(name)), ("text_to_video", "video_to_text"), strict=True):
         found = summary(ranks.expected)
         theirs = RELEASED[name]["clip4clip"][direction]
         for key, name_there in {"R@1": "R1", "R@5": "R5", "R@10": "R10", "MnR": "MeanR"}.items():
@@ -108,16 +111,16 @@ def test_parity_with_the_released_metrics(name: str) -> None:
 
 def test_ties_add_no_queries() -> None:
     """CLIP4Clip counts ten equal scores as a hundred queries and calls one in ten right."""
-    ranks, _ = rank_both(*matrix("all_equal"))
+    ranks, _ = from_similarity(*matrix("all_equal"))
     assert len(ranks.expected) == 10
     assert summary(ranks.expected) == {"R@1": 0, "R@5": 0, "R@10": 100, "MdR": 5.5, "MnR": 5.5}
-    assert ties(ranks)["queries"] == 10
-    ranks, _ = rank_both(*matrix("ties_square"))
+    assert ties(ranks).queries == 10
+    ranks, _ = from_similarity(*matrix("ties_square"))
     assert len(ranks.expected) == 50
 
 
 def test_equal_vectors_tie_whatever_the_chunk() -> None:
-    """Copies of a vector at every place of a wide gallery have the same score to the last bit."""
+    """Copies of a vector at every place in a wide gallery have the same score to the last bit."""
     generator = torch.Generator().manual_seed(0)
     texts = torch.nn.functional.normalize(torch.randn(37, 96, generator=generator), dim=1)
     videos = texts[:1].repeat(37, 1) + 0.1 * texts.roll(1, 0)[:1]
@@ -150,12 +153,12 @@ def test_summary_is_the_definition(ranks: list[int]) -> None:
         assert found[f"R@{k}"] == pytest.approx(100 * sum(rank <= k for rank in ranks) / len(ranks), abs=1e-6)
 
 
-def peers_ranks(similarity: Tensor) -> np.ndarray:
-    """The rank rule of the released retrieval code: sort each row, take every place that equals the diagonal."""
+def released_ranks(similarity: Tensor) -> np.ndarray:
+    """The rule of the released retrieval code: sort each row and take every place that equals the diagonal."""
     scores = similarity.numpy()
     ordered = np.sort(-scores, axis=1)
-    own = np.diag(-scores)[:, None]
-    return np.where(ordered - own == 0)[1] + 1
+    right = np.diag(-scores)[:, None]
+    return np.where(ordered - right == 0)[1] + 1
 
 
 def one_caption_world(queries: int = 1000) -> tuple[Tensor, Tensor]:
@@ -166,19 +169,19 @@ def one_caption_world(queries: int = 1000) -> tuple[Tensor, Tensor]:
     return torch.nn.functional.normalize(texts, dim=1), videos
 
 
-def test_the_peers_rule_is_ours_where_scores_are_distinct() -> None:
-    similarity = torch.rand(200, 200, generator=torch.Generator().manual_seed(1))
-    ranks, _ = rank_both(similarity, torch.arange(200))
-    assert peers_ranks(similarity).tolist() == ranks.expected.tolist()
+def test_the_released_rule_gives_the_same_ranks_for_distinct_scores() -> None:
+    similarity = torch.rand(200, 200, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ranks, _ = from_similarity(similarity, torch.arange(200))
+    assert released_ranks(similarity).tolist() == ranks.expected.tolist()
 
 
 def test_a_duplicated_video_adds_no_query() -> None:
-    """Two equal videos: released code ranks 1002 queries, here both have the mean of first and second place."""
+    """With two equal videos, released code ranks 1002 queries. Here both have the mean of first and second place."""
     texts, videos = one_caption_world()
     videos[1] = videos[0]
     texts[:2] = videos[:2]
     ranks = text_to_video(texts, videos, torch.arange(1000))
-    assert len(peers_ranks(texts.double() @ videos.double().T)) == 1002
+    assert len(released_ranks(texts.double() @ videos.double().T)) == 1002
     assert len(ranks.expected) == 1000
     assert ranks.expected[:2].tolist() == [1.5, 1.5]
     assert (ranks.optimistic[0], ranks.pessimistic[0]) == (1, 2)
@@ -187,17 +190,17 @@ def test_a_duplicated_video_adds_no_query() -> None:
 def test_queries_without_a_number_are_refused_not_dropped() -> None:
     texts, videos = one_caption_world()
     texts[[7, 9]] = torch.nan
-    assert len(peers_ranks(texts @ videos.T)) == 998
+    assert len(released_ranks(texts @ videos.T)) == 998
     with pytest.raises(EvaluationError, match=r"^v7, v9: 2 text vector\(s\) with NaN or Inf"):
         text_to_video(texts, videos, torch.arange(1000), ids=[f"v{number}" for number in range(1000)])
 
 
 def test_unreadable_videos_do_not_multiply() -> None:
-    """Half the gallery without a vector, zeros in released code: 250,500 ranks there, of which one in 500 is right."""
+    """Half the gallery has no vector. Released code has zeros there and 250,500 ranks, of which one in 500 is right."""
     texts, videos = one_caption_world()
     present = torch.arange(1000) % 2 == 0
     videos[~present] = 0
-    theirs = peers_ranks(texts.double() @ videos.double().T)
+    theirs = released_ranks(texts.double() @ videos.double().T)
     assert len(theirs) == 250_500
     assert 100 * np.mean(theirs <= 1) < 0.3
     for direction in (text_to_video, video_to_text):
@@ -207,12 +210,10 @@ def test_unreadable_videos_do_not_multiply() -> None:
         assert set(ranks.expected[1::2]) == {1000.0}
 
 
-@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_gives_the_same_ranks() -> None:
     texts, videos = one_caption_world()
     owner = torch.arange(1000)
     for direction in (text_to_video, video_to_text):
-        assert triples(direction(texts.cuda(), videos.cuda(), owner.cuda())) == triples(
-            direction(texts, videos, torch.arange(1000))
-        )
+        on_gpu = direction(texts.cuda(), videos.cuda(), owner.cuda())
+        assert triples(on_gpu) == triples(direction(texts, videos, owner))

@@ -1,8 +1,9 @@
-"""Re-scoring against its equations written out, and its distance from the plain figures."""
+"""Re-scoring against its equations written out, and its separation from plain metrics."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from components.adapters.card import read_card
 from components.adapters.file import save_adapter
 from components.backbones.clip import load_backbone
+from components.evaluation.card import DIRECTIONS, METRICS, Direction, ScorecardHead
 from components.evaluation.encode import EncodedSplit
 from components.evaluation.evaluate import evaluate
 from components.evaluation.ranks import text_to_video
@@ -53,7 +55,7 @@ def dual_softmax_oracle(scores: list[list[float]], temperature: float) -> list[l
 
 
 def qb_norm_oracle(scores: list[list[float]], bank: list[list[float]], beta: float, top: int) -> list[list[float]]:
-    """The equations, score by score; no ties."""
+    """The equations, score by score, without ties."""
     active = {c for row in bank for c in sorted(range(len(row)), key=lambda c: -row[c])[:top]}
     sums = [math.fsum(math.exp(beta * row[c]) for row in bank) for c in range(len(bank[0]))]
     return [
@@ -84,7 +86,7 @@ def test_qb_norm_is_its_equation(queries: int, candidates: int, bank: int, seed:
     theirs = torch.rand(bank, candidates, generator=generator).double()
     normed = qb_norm(lambda rows: matrix[rows], lambda rows: theirs[rows], bank, candidates, 20.0, top, chunk)
     expected = torch.tensor(qb_norm_oracle(matrix.tolist(), theirs.tolist(), 20.0, top), dtype=torch.float64)
-    # The order is what counts: ours are logarithms where the equation has exponentials.
+    # Only the order counts: these are logarithms where the equation has exponentials.
     assert normed(slice(0, queries)).argsort(dim=1).tolist() == expected.argsort(dim=1).tolist()
 
 
@@ -95,14 +97,15 @@ def test_both_directions_rank_the_rescored_matrix() -> None:
     matrix = (split.text_vectors.double() @ split.video_vectors.double().T).float().double()
     best = torch.stack([matrix[split.owner == video].amax(0) for video in range(5)]).T
     ranks = rescored_ranks("dual_softmax", split, SETTINGS, None)
-    for direction, plain, own in (("t2v", matrix, owner), ("v2t", best, list(range(5)))):
+    sides: dict[Direction, tuple[Tensor, list[int]]] = {"t2v": (matrix, owner), "v2t": (best, list(range(5)))}
+    for direction, (plain, target) in sides.items():
         scores = torch.tensor(dual_softmax_oracle(plain.tolist(), SETTINGS.dual_softmax.temperature))
-        expected = [1 + int((row > row[right]).sum()) for row, right in zip(scores, own, strict=True)]
+        expected = [1 + int((row > row[right]).sum()) for row, right in zip(scores, target, strict=True)]
         assert ranks[direction].expected.tolist() == expected
 
 
 def test_a_hub_is_pushed_back() -> None:
-    """One video is near to everything: re-scored, by either rule, each query finds its own."""
+    """One video is near to everything. After either re-scoring the other videos have better ranks."""
     split = world(list(range(12)), 12, 1)
     hub = torch.nn.functional.normalize(torch.ones(1, 6), dim=1)
     texts = torch.nn.functional.normalize(split.video_vectors + 1.5 * hub, dim=1)
@@ -117,19 +120,19 @@ def test_a_hub_is_pushed_back() -> None:
 
 @pytest.mark.parametrize("name", BOTH.rescoring)
 def test_ties_and_absent_videos_stay(name: str) -> None:
-    """Two equal videos tie as before, whatever the chunk; a video without a vector is last and in no sum."""
+    """Two equal videos tie as before with chunks of any size. A video without a vector is last and in no sum."""
     split = world(list(range(9)), 9, 3, absent=(4, 8))
     split.video_vectors[1] = split.video_vectors[0]
     bank = Bank(normal(40, 6, 8), normal(30, 6, 9))
     for chunk in (1, 500, 2**20):
         ranks = rescored_ranks(name, split, SETTINGS, bank, chunk)
-        for direction in ("t2v", "v2t"):
+        for direction in DIRECTIONS:
             assert ranks[direction].expected[[4, 8]].tolist() == [9.0, 9.0]
         assert (ranks["t2v"].pessimistic - ranks["t2v"].optimistic).tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0]
     smaller = dataclasses.replace(split, video_vectors=split.video_vectors.clone())
     smaller.video_vectors[4] = 5.0
     again = rescored_ranks(name, smaller, SETTINGS, bank)
-    for direction in ("t2v", "v2t"):
+    for direction in DIRECTIONS:
         assert again[direction].expected.tolist() == ranks[direction].expected.tolist()
 
 
@@ -138,8 +141,8 @@ def test_no_bank_is_refused() -> None:
         rescored(world([0, 1], 2, 1), BOTH, None)
 
 
-def test_plain_figures_are_the_same_with_and_without(tmp_path: Path) -> None:
-    """A real evaluation, to the bit; the block says what it used, and its bank is training videos and captions."""
+def test_plain_metrics_are_the_same_with_and_without_rescoring(tmp_path: Path) -> None:
+    """A real evaluation, compared to the bit. The block says what it used."""
     tiny_world.write_project(tmp_path, train=9, val=6, test=8, failed_test=2)
     params = tiny_world.params(tmp_path)
     store = FrameStore(tmp_path / "outputs" / "frames" / tiny_world.TASK)
@@ -148,21 +151,19 @@ def test_plain_figures_are_the_same_with_and_without(tmp_path: Path) -> None:
     save_adapter(tmp_path / "adapter", method, task=tiny_world.TASK, provenance={"commit": None})
     adapter = read_card(tmp_path / "adapter")
 
-    def made(evaluation: EvaluationSettings) -> tuple[dict[str, object], object]:
+    def made(evaluation: EvaluationSettings) -> tuple[ScorecardHead, object]:
         scorecard = evaluate(method, store, "test", adapter, 0, evaluation)
-        scorecard.card.pop("seconds")
-        return scorecard.card, scorecard.ranks
+        return dataclasses.replace(scorecard.card, seconds={}), scorecard.ranks
 
     plain, plain_ranks = made(params.evaluation)
     both = dataclasses.replace(params.evaluation, rescoring=("dual_softmax", "qb_norm"))
     more, more_ranks = made(both)
     assert plain_ranks == more_ranks
-    assert "rescored" not in plain
-    blocks = more.pop("rescored")
-    assert more == plain
-    assert isinstance(blocks, dict)
+    assert "rescored" not in json.loads(plain.to_json())
+    blocks = more.rescored
+    assert dataclasses.replace(more, rescored={}) == plain
     assert set(blocks) == {"dual_softmax", "qb_norm"}
-    assert blocks["dual_softmax"]["uses"] == "all queries of the split at once"
-    assert blocks["qb_norm"]["settings"] == {"beta": 20.0, "top": 1, "bank": 5000}
+    assert blocks["dual_softmax"].uses == "all queries of the split at once"
+    assert blocks["qb_norm"].settings == {"beta": 20.0, "top": 1, "bank": 5000}
     for block in blocks.values():
-        assert set(block["t2v"]) == set(block["v2t"]) == {"R@1", "R@5", "R@10", "MdR", "MnR"}
+        assert tuple(block.t2v) == tuple(block.v2t) == METRICS

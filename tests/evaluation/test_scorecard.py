@@ -1,7 +1,8 @@
-"""Scorecards of a tiny project: counts, subsets, failed videos, and the same bytes twice."""
+"""Scorecards of a tiny project: counts, parts, failed videos, and the same bytes twice."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,10 +14,11 @@ import torch
 
 from components.backbones.clip import load_backbone
 from components.errors import EvaluationError
+from components.evaluation.card import Identity, Rescored, read_ranks, read_scorecard
 from components.evaluation.card_text import describe, warnings_of
 from components.evaluation.encode import encode_split, encode_texts, encode_videos
 from components.evaluation.metrics import summary
-from components.evaluation.scorecard import Scorecard, make_scorecard, read_ranks, read_scorecard, write_scorecard
+from components.evaluation.scorecard import Scorecard, make_scorecard, write_scorecard
 from components.evaluation.validation import Validation
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
@@ -50,18 +52,38 @@ def reader_of(method: Method, store: FrameStore) -> FrameReader:
 
 def score(method: Method, store: FrameStore, split: str, batch: int = 3) -> Scorecard:
     encoded = encode_split(method, store, reader_of(method, store), split, batch)
-    return make_scorecard(encoded, store.manifest, split, {"task": "tiny", "method": "zero_shot", "seed": 0})
+    return make_scorecard(encoded, store.manifest, split, Identity(task="tiny", method="zero_shot", seed=0))
 
 
 def test_the_card_counts_everything_once(method: Method, store: FrameStore) -> None:
     card = score(method, store, "test").card
-    assert (card["queries"], card["gallery"], card["failed_videos"]) == (8, 8, FAILED)
-    assert card["subset_queries"] == {"all": {"t2v": 8, "v2t": 8}, "late": {"t2v": 2, "v2t": 2}}
-    assert card["protocol"]["caption_rule"] == "one caption per test video"
-    assert json.loads(json.dumps(card)) == card
+    assert (card.queries, card.gallery, card.failed_videos) == (8, 8, FAILED)
+    assert card.subset_queries == {"all": {"t2v": 8, "v2t": 8}, "late": {"t2v": 2, "v2t": 2}}
+    assert card.protocol.caption_rule == "one caption per test video"
 
 
-def test_ranks_explain_the_figures_and_failed_videos_come_last(method: Method, store: FrameStore) -> None:
+def test_a_card_comes_back_unchanged(method: Method, store: FrameStore, tmp_path: Path) -> None:
+    scorecard = score(method, store, "test")
+    block = Rescored(uses="a bank", settings={"beta": 20.0, "top": 1}, t2v={"R@1": 1.0}, v2t={"R@1": 2.0})
+    for made in (scorecard, scorecard.with_rescored({"qb_norm": block})):
+        write_scorecard(tmp_path, made)
+        assert read_scorecard(tmp_path, "test") == made.card
+        assert read_scorecard(tmp_path, "test").to_json() == (tmp_path / "test.json").read_text(encoding="utf-8")
+
+
+def test_a_card_of_release_0_1_loads(method: Method, store: FrameStore, tmp_path: Path) -> None:
+    """That release wrote neither intervals nor the decoding."""
+    write_scorecard(tmp_path, score(method, store, "test"))
+    tree = json.loads((tmp_path / "test.json").read_text(encoding="utf-8"))
+    for name in ("intervals", "interval_rule", "decoding"):
+        del tree[name]
+    (tmp_path / "test.json").write_text(json.dumps(tree), encoding="utf-8")
+    text = describe(read_scorecard(tmp_path, "test"))
+    assert "[" not in text
+    assert "intervals" not in text
+
+
+def test_ranks_explain_the_metrics_and_failed_videos_come_last(method: Method, store: FrameStore) -> None:
     scorecard = score(method, store, "test")
     rows = scorecard.ranks.to_pylist()
     for direction in ("t2v", "v2t"):
@@ -69,21 +91,21 @@ def test_ranks_explain_the_figures_and_failed_videos_come_last(method: Method, s
         assert [row["video_id"] for row in mine] == [f"test{number:03d}" for number in range(8)]
         for name in ("all", "late"):
             ranks = np.array([row["rank"] for row in mine if name == "all" or name in row["subsets"]])
-            assert scorecard.card["metrics"][name][direction] == summary(ranks)
+            assert scorecard.card.metrics[name][direction] == summary(ranks)
         assert [row["rank"] for row in mine if not row["decoded"]] == [8.0] * FAILED
     assert {row["caption"] for row in rows if row["direction"] == "v2t"} == {None}
     assert rows[1]["caption"] == "a red square moves left"
 
 
-def test_intervals_stand_beside_every_figure(method: Method, store: FrameStore) -> None:
+def test_every_metric_has_an_interval(method: Method, store: FrameStore) -> None:
     card = score(method, store, "test").card
-    for part, both in card["metrics"].items():
-        for direction, figures in both.items():
-            assert card["intervals"][part][direction].keys() == figures.keys()
-            for name, value in figures.items():
-                low, high = card["intervals"][part][direction][name]
+    for part, both in card.metrics.items():
+        for direction, metrics in both.items():
+            assert card.intervals[part][direction].keys() == metrics.keys()
+            for name, value in metrics.items():
+                low, high = card.intervals[part][direction][name]
                 assert low <= value <= high
-    assert card["interval_rule"] == "95 % percentile bootstrap over videos, 1000 resamples, seed 0"
+    assert card.interval_rule == "95 % percentile bootstrap over videos, 1000 resamples, seed 0"
 
 
 def test_the_text_says_what_the_card_says(method: Method, store: FrameStore, tmp_path: Path) -> None:
@@ -92,14 +114,14 @@ def test_the_text_says_what_the_card_says(method: Method, store: FrameStore, tmp
     text, card = (tmp_path / "test.txt").read_text(encoding="utf-8"), scorecard.card
     assert text.startswith("tiny, split test: zero_shot, seed 0\n")
     for part in ("all", "late"):
-        low, high = card["intervals"][part]["t2v"]["MnR"]
-        assert f"{card['metrics'][part]['t2v']['MnR']:.1f} [{low:.1f}, {high:.1f}]" in text
+        low, high = card.intervals[part]["t2v"]["MnR"]
+        assert f"{card.metrics[part]['t2v']['MnR']:.1f} [{low:.1f}, {high:.1f}]" in text
     for line in (
         "8 captions (text to video), 8 videos (video to text)",
         "8 videos, 2 of which failed to decode and count as wrong",
         "one caption per test video",
-        card["rank_rule"],
-        card["interval_rule"],
+        card.rank_rule,
+        str(card.interval_rule),
     ):
         assert line in text
     assert "WARNING" not in text
@@ -110,17 +132,17 @@ def test_the_text_says_what_the_card_says(method: Method, store: FrameStore, tmp
     ("split", "selected_on", "epoch", "warned"),
     [("test", "test", 3, True), ("val", "test", 3, False), ("test", "val", 3, False), ("test", "test", 0, False)],
 )
-def test_an_epoch_chosen_on_test_is_told(
+def test_an_epoch_chosen_on_test_gives_a_warning(
     method: Method, store: FrameStore, split: str, selected_on: str, epoch: int, warned: bool
 ) -> None:
-    card = {**score(method, store, split).card, "selected_on": selected_on, "epoch": epoch}
+    card = dataclasses.replace(score(method, store, split).card, selected_on=selected_on, epoch=epoch)
     assert bool(warnings_of(card)) == warned
     text = describe(card)
     assert ("WARNING: the epoch was chosen by these test figures" in text) == warned
     assert f"{epoch}, selected on {selected_on}" in text
 
 
-def test_a_card_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_card_is_named(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"val\.json: missing; run the evaluate stage"):
         read_scorecard(tmp_path, "val")
     (tmp_path / "val.json").write_text("[1]")
@@ -133,7 +155,7 @@ def test_a_card_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_training_captions_are_all_queries(method: Method, store: FrameStore) -> None:
     card = score(method, store, "train").card
-    assert (card["queries"], card["gallery"]) == (18, 9)
+    assert (card.queries, card.gallery) == (18, 9)
 
 
 def test_writing_twice_gives_the_same_bytes(method: Method, store: FrameStore, tmp_path: Path) -> None:
@@ -141,8 +163,8 @@ def test_writing_twice_gives_the_same_bytes(method: Method, store: FrameStore, t
         write_scorecard(tmp_path / name, score(method, store, "val"))
     cards = [read_scorecard(tmp_path / name, "val") for name in ("one", "two")]
     for card in cards:
-        assert card.pop("seconds").keys() == {"videos", "texts", "ranks"}
-    assert cards[0] == cards[1]
+        assert card.seconds.keys() == {"videos", "texts", "ranks"}
+    assert dataclasses.replace(cards[0], seconds={}) == dataclasses.replace(cards[1], seconds={})
     paths = [tmp_path / name / "val-ranks.parquet" for name in ("one", "two")]
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert pq.read_table(paths[0]).num_rows == 12
@@ -161,9 +183,9 @@ def test_vectors_do_not_depend_on_the_batch(method: Method, store: FrameStore) -
 
 
 def test_validation_is_the_scorecard_of_val(method: Method, store: FrameStore) -> None:
-    figures = Validation(batch_size=3)(method, store, reader_of(method, store))
+    metrics = Validation(batch_size=3)(method, store, reader_of(method, store))
     card = score(method, store, "val").card
-    assert figures == {f"{d}_{k}": v for d, row in card["metrics"]["all"].items() for k, v in row.items()}
+    assert metrics == {f"{d}_{k}": v for d, row in card.metrics["all"].items() for k, v in row.items()}
 
 
 def test_a_split_without_videos(method: Method, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from video_files import REPOSITORY, SHARED
 
 from components.backbones.clip import Backbone, create
+from components.evaluation.card import Identity
 from components.evaluation.encode import encode_split
 from components.evaluation.scorecard import make_scorecard
 from components.frames.reader import FrameReader
@@ -73,7 +74,8 @@ def test_features_and_scorecard(store: FrameStore) -> None:
     encoded = encode_split(method, store, reader, "test", 3)
     assert encoded.video_vectors.shape == encoded.text_vectors.shape == (3, 512)
     assert torch.allclose(encoded.video_vectors.norm(dim=1), torch.ones(3), atol=1e-5)
-    card = make_scorecard(encoded, store.manifest, "test", {"task": "msrvtt", "method": "zero_shot", "seed": 0}).card
-    assert (card["queries"], card["gallery"], card["failed_videos"]) == (3, 3, 0)
-    assert card["protocol"]["benchmark"] == "msrvtt"
-    assert all(1 <= card["metrics"]["all"][direction]["MnR"] <= 3 for direction in ("t2v", "v2t"))
+    identity = Identity(task="msrvtt", method="zero_shot", seed=0)
+    card = make_scorecard(encoded, store.manifest, "test", identity).card
+    assert (card.queries, card.gallery, card.failed_videos) == (3, 3, 0)
+    assert card.protocol.benchmark == "msrvtt"
+    assert all(1 <= metrics["MnR"] <= 3 for metrics in card.metrics["all"].values())

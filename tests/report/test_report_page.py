@@ -16,11 +16,13 @@ import trained_world
 from trained_world import TASK
 
 from components.adapters.file import load_adapter
-from components.evaluation.scorecard import read_scorecard
+from components.evaluation.card import read_scorecard, text_ranks
 from components.fingerprint import code_of
 from components.frames.store import FrameStore
+from components.layout import Layout
 from components.manifest import Video
-from components.report import collect, gallery, page
+from components.report import collect, page
+from components.report.results import read_results
 from components.search import gallery as shown
 from components.search import index as indexes
 from components.search.query import shared_backbone
@@ -57,15 +59,15 @@ def _run_block(text: str) -> str:
 
 
 def test_results_are_the_scorecards(world: Path) -> None:
-    results = json.loads((world / "reports" / "results.json").read_text())
-    assert [(line["task"], line["method"], line["seed"]) for line in results] == [
+    results = read_results(world / "reports" / "results.json")
+    assert [(result.task, result.method, result.seed) for result in results] == [
         (TASK, "zero_shot", 0),
         (TASK, "mv_adapter", 0),
     ]
-    for line in results:
-        card = read_scorecard(world / "outputs" / "scorecards" / TASK / f"{line['method']}-0", "test")
-        assert line["metrics"] == card["metrics"]
-    assert results[0]["trainable_parameters"] == 0 < results[1]["trainable_parameters"]
+    for result in results:
+        card = read_scorecard(Layout(world).scorecards(TASK, result.method, 0), "test")
+        assert result.metrics == card.metrics
+    assert results[0].trainable_parameters == 0 < results[1].trainable_parameters
 
 
 def test_curves_are_those_of_the_trainings(world: Path) -> None:
@@ -115,27 +117,28 @@ def test_the_page_holds_tables_queries_and_the_plain_truth(world: Path) -> None:
 
 
 def _ranks(world: Path) -> dict[tuple[str, str], float]:
-    folder = world / "outputs" / "scorecards" / TASK / "mv_adapter-0"
-    return dict(gallery.read_ranks({"mv_adapter-0": folder})["mv_adapter-0"])
+    return dict(text_ranks(Layout(world).scorecards(TASK, "mv_adapter", 0), "test"))
 
 
 def _chosen_by_the_scorecard(world: Path) -> list[tuple[str, str]]:
     """Video and caption of the queries that the rule takes by the ranks of the scorecard."""
     store = FrameStore(world / "outputs" / "frames" / TASK)
     videos, decoded = store.manifest.by_id(), store.ids("test")
-    rows = [shown.Candidate(text, videos[name], name in decoded, rank) for (name, text), rank in _ranks(world).items()]
+    rows = [
+        shown.RankedCaption(text, videos[name], name in decoded, rank) for (name, text), rank in _ranks(world).items()
+    ]
     return [(query.video.video_id, query.caption) for query in shown.choose(rows)]
 
 
 def test_the_index_chooses_the_queries_as_the_scorecard_would(world: Path) -> None:
-    queries = collect.collect(world, trained_world.tiny_world.params(world)).extras[TASK].queries
+    queries = collect.collect(world, trained_world.tiny_world.params(world)).tasks[TASK].queries
     assert [(query.video_id, query.text) for query in queries] == _chosen_by_the_scorecard(world)
 
 
 def test_pictures_are_the_first_the_middle_and_the_last_frame(world: Path) -> None:
     store = FrameStore(world / "outputs" / "frames" / TASK)
-    for query in collect.collect(world, trained_world.tiny_world.params(world)).extras[TASK].queries:
-        for item in query.found:
+    for query in collect.collect(world, trained_world.tiny_world.params(world)).tasks[TASK].queries:
+        for item in query.best:
             frames = next(store.read([item.hit.video_id])).frames
             wanted = [frames[place] for place in sorted({0, round((len(frames) - 1) / 2), len(frames) - 1})]
             assert [base64.b64decode(uri.partition(",")[2]) for uri in item.strip] == wanted
@@ -167,16 +170,16 @@ def test_the_report_loads_no_model(world: Path, tmp_path: Path) -> None:
 
 
 def test_shown_ranks_are_those_of_the_scorecard(world: Path) -> None:
-    extras = collect.collect(world, trained_world.tiny_world.params(world)).extras[TASK]
+    task = collect.collect(world, trained_world.tiny_world.params(world)).tasks[TASK]
     ranks = _ranks(world)
-    for query in extras.queries:
-        right = [item.hit.rank for item in [*query.found, query.own] if item is not None and item.right]
+    for query in task.queries:
+        right = [item.hit.rank for item in [*query.best, query.right] if item is not None and item.is_right]
         assert right == [ranks[query.video_id, query.text]] == [query.ranks["mv_adapter-0"]]
 
 
 def test_the_draw_takes_hits_and_misses_inside_and_outside_the_parts() -> None:
     rows = [
-        shown.Candidate(
+        shown.RankedCaption(
             caption="c",
             video=Video(f"v{n}", uri=f"v{n}.mp4", split="test", captions=("c",), subsets=("t",) * (n % 3 == 0)),
             decoded=n < 36,
@@ -193,9 +196,8 @@ def test_the_draw_takes_hits_and_misses_inside_and_outside_the_parts() -> None:
 
 def test_captions_are_text_and_never_markup(world: Path) -> None:
     content = collect.collect(world, trained_world.tiny_world.params(world))
-    query = content.extras[TASK].queries[0]
-    hostile = gallery.Query("<script>alert(1)</script> & more", *list(vars(query).values())[1:])
-    content.extras[TASK] = page.Extras(None, [hostile], "mv_adapter-0")
+    query = dataclasses.replace(content.tasks[TASK].queries[0], text="<script>alert(1)</script> & more")
+    content.tasks[TASK] = page.TaskContent(None, [query], "mv_adapter-0")
     text = page.render(content, "data:image/png;base64,", "data:image/png;base64,")
     assert "<script>" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in text
@@ -209,7 +211,7 @@ def test_without_an_index_the_page_says_so(world: Path, tmp_path: Path) -> None:
     assert "No queries are shown" in (root / "reports" / "index.html").read_text(encoding="utf-8")
 
 
-def test_the_same_figures_give_the_same_bytes(world: Path, tmp_path: Path) -> None:
+def test_the_same_results_give_the_same_bytes(world: Path, tmp_path: Path) -> None:
     page.write(tmp_path, collect.collect(world, trained_world.tiny_world.params(world)))
     for path in sorted((world / "reports").rglob("*.*")):
         assert (tmp_path / path.relative_to(world / "reports")).read_bytes() == path.read_bytes(), path.name

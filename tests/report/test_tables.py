@@ -1,45 +1,61 @@
+"""The tables: cells, best values, notes, and the results that they are made from."""
+
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
+import trained_world
 from hypothesis import given
 from hypothesis import strategies as st
+from trained_world import TASK
 
-from components.errors import DataError
+from components.errors import DataError, EvaluationError
+from components.evaluation.card import Rescored
+from components.layout import Layout
 from components.report import tables
+from components.report.results import AdapterResult, collect_results, read_results, write_results
 
 
-def record(method: str, seed: int, value: float, parts: tuple[str, ...] = ("all", "temporal")) -> dict[str, Any]:
-    figures = {"R@1": value, "R@5": value, "R@10": value, "MdR": 101 - value, "MnR": 101 - value}
-    return {
-        "task": "clips",
-        "method": method,
-        "seed": seed,
-        "metrics": {part: {"t2v": figures, "v2t": figures} for part in parts},
-        "trainable_parameters": 1234,
-        "backbone_share": 0.0125,
-        "artifact_bytes": 20500,
-        "training_seconds": 61.4,
-    }
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    trained_world.write_trained(folder, ("vop",))
+    return folder
+
+
+def result(method: str, seed: int, value: float, parts: tuple[str, ...] = ("all", "temporal")) -> AdapterResult:
+    metrics = {"R@1": value, "R@5": value, "R@10": value, "MdR": 101 - value, "MnR": 101 - value}
+    return AdapterResult(
+        task="clips",
+        method=method,
+        seed=seed,
+        metrics={part: {"t2v": metrics, "v2t": metrics} for part in parts},
+        trainable_parameters=1234,
+        backbone_share=0.0125,
+        artifact_bytes=20500,
+        training_seconds=61.4,
+    )
 
 
 def test_a_table_per_part_of_the_test_set_the_whole_first() -> None:
-    made = tables.tables_of([record("vop", 0, 10.0), record("mv_adapter", 0, 20.0)], "clips")
+    made = tables.tables_of([result("vop", 0, 10.0), result("mv_adapter", 0, 20.0)], "clips")
     assert [table.title for table in made] == ["clips: whole test set", "clips: temporal part of the test set"]
     assert made[0].rows[0] == ["vop", *["10.0", "10.0", "10.0", "91.0", "91.0"] * 2, "1,234", "1.25%", "20.5 KB", "61"]
     assert len(made[1].rows[0]) == len(made[1].head) == 11
 
 
-def test_rescored_figures_stand_only_in_their_own_table() -> None:
-    one, two = record("vop", 0, 10.0), record("mv_adapter", 0, 20.0)
+def test_rescored_metrics_are_only_in_a_separate_table() -> None:
+    one, two = result("vop", 0, 10.0), result("mv_adapter", 0, 20.0)
     better = {"R@1": 77.7, "R@5": 88.8, "R@10": 99.9, "MdR": 1.0, "MnR": 2.0}
-    two["rescored"] = {"dual_softmax": {"uses": "all queries of the split at once", "t2v": better, "v2t": better}}
+    plain_two = two
+    block = Rescored(uses="all queries of the split at once", settings={}, t2v=better, v2t=better)
+    two = dataclasses.replace(two, rescored={"dual_softmax": block})
     made = tables.tables_of([one, two], "clips")
-    assert made[:2] == tables.tables_of([one, {**two, "rescored": {}}], "clips")
+    assert made[:2] == tables.tables_of([one, plain_two], "clips")
     assert [table.title for table in made[2:]] == ["clips: whole test set, RE-SCORED by dual_softmax"]
     assert [row[0] for row in made[2].rows] == ["mv_adapter"]
     assert made[2].notes == ("uses all queries of the split at once: not comparable with plain figures",)
@@ -49,23 +65,23 @@ def test_rescored_figures_stand_only_in_their_own_table() -> None:
     assert "77.7" not in "".join(tables.plain(table) + tables.markdown(table) for table in made[:2])
 
 
-def test_a_warning_of_a_card_stands_above_its_tables() -> None:
-    chosen = {**record("vop", 0, 10.0), "warnings": ["chosen on test"]}
-    for table in tables.tables_of([chosen, record("mv_adapter", 0, 20.0)], "clips"):
+def test_a_warning_of_a_card_is_above_its_tables() -> None:
+    chosen = dataclasses.replace(result("vop", 0, 10.0), warnings=("chosen on test",))
+    for table in tables.tables_of([chosen, result("mv_adapter", 0, 20.0)], "clips"):
         assert table.notes == ("WARNING (vop): chosen on test",)
         assert "WARNING (vop): chosen on test" in tables.plain(table)
 
 
 def test_several_seeds_give_mean_and_spread() -> None:
-    made = tables.tables_of([record("vop", 0, 10.0), record("vop", 1, 20.0)], "clips")
+    made = tables.tables_of([result("vop", 0, 10.0), result("vop", 1, 20.0)], "clips")
     assert made[0].rows[0][1] == "15.0±7.1"
     assert "over seeds 0, 1" in made[0].title
 
 
 @given(st.lists(st.floats(0, 100), min_size=2, max_size=5))
 def test_the_best_of_each_column_is_marked(values: list[float]) -> None:
-    records = [record(f"m{number}", 0, value) for number, value in enumerate(values)]
-    table = tables.tables_of(records, "clips")[0]
+    results = [result(f"m{number}", 0, value) for number, value in enumerate(values)]
+    table = tables.tables_of(results, "clips")[0]
     for column in range(1, 11):
         shown = [float(row[column]) for row in table.rows]
         best = max(shown) if table.head[column].startswith("R@") else min(shown)
@@ -73,54 +89,64 @@ def test_the_best_of_each_column_is_marked(values: list[float]) -> None:
 
 
 def test_text_columns_are_aligned() -> None:
-    text = tables.plain_all([record("vop", 0, 10.0), record("mv_adapter", 0, 100.0)])
+    text = tables.plain_all([result("vop", 0, 10.0), result("mv_adapter", 0, 100.0)])
     lines = text.split("\n\n")[0].splitlines()
     assert len({len(line) for line in lines[1:]}) == 1
     assert lines[2].split()[:3] == ["method", "R@1", "R@5"]
 
 
 def test_markdown_has_equal_cells_per_line() -> None:
-    lines = [line for line in tables.markdown_all([record("vop", 0, 10.0)]).splitlines() if line.startswith("|")]
+    lines = [line for line in tables.markdown_all([result("vop", 0, 10.0)]).splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines[:3]}) == 1
     assert "t2v R@1" in lines[0]
     assert "v2t MnR" in lines[0]
 
 
 def test_rows_for_plots_and_metrics_for_dvc() -> None:
-    records = [record("vop", 0, 10.0), record("vop", 1, 20.0)]
-    rows = tables.recall_rows(records)
+    results = [result("vop", 0, 10.0), result("vop", 1, 20.0)]
+    rows = tables.recall_rows(results)
     assert len(rows) == 2 * 2 * 2
     assert {"task", "method", "seed", "direction", "subset", "R@1"} <= set(rows[0])
-    assert tables.metric_tree(records)["clips"]["vop"]["temporal t2v R@1"] == 15.0
+    assert tables.mean_metrics(results)["clips"]["vop"]["temporal t2v R@1"] == 15.0
 
 
-def test_what_is_missing_is_told_apart_from_nothing_at_all(tmp_path: Path) -> None:
+def test_what_is_missing_is_named_and_nothing_at_all_is_an_error(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no scorecards"):
-        tables.read_records(tmp_path, [("clips", "vop", 0)])
-    adapter, cards = tmp_path / "outputs/adapters/clips/vop-0", tmp_path / "outputs/scorecards/clips/vop-0"
-    for folder in (adapter, cards):
-        folder.mkdir(parents=True)
-    done = record("vop", 0, 10.0)
-    card = {"split": "test", **{key: done[key] for key in ("task", "method", "seed", "metrics")}}
-    (cards / "test.json").write_text(json.dumps(card))
-    (adapter / "training.json").write_text('{"seconds": 3.0}')
-    (adapter / "adapter.json").write_text('{"trainable": 5, "share": 0.5}')
-    (adapter / "adapter.safetensors").write_bytes(b"x" * 100)
-    records, missing = tables.read_records(tmp_path, [("clips", "vop", 0), ("clips", "vop", 1)])
-    assert missing == ["clips/vop-1"]
-    assert records[0]["artifact_bytes"] == 100 + (adapter / "adapter.json").stat().st_size
-    assert records[0]["training_seconds"] == 3.0
-    (cards / "test.json").write_text(json.dumps({**card, "metrics": {"all": {"t2v": {"R@1": "ten"}}}}))
-    with pytest.raises(DataError, match=r"(?s)test\.json.*metrics\.all\.t2v\.R@1"):
-        tables.read_records(tmp_path, [("clips", "vop", 0)])
-    (cards / "test.json").write_text("{")
-    with pytest.raises(DataError, match=r"test\.json: not JSON"):
-        tables.read_records(tmp_path, [("clips", "vop", 0)])
+        collect_results(tmp_path, [(TASK, "vop", 0)])
+    results, missing = collect_results(root, [(TASK, "vop", 0), (TASK, "vop", 1)])
+    assert missing == [f"{TASK}/vop-1"]
+    assert [(found.method, found.seed, found.training_seconds) for found in results] == [("vop", 0, 1.5)]
+    folder = Layout(root).adapter(TASK, "vop", 0)
+    files = [folder / name for name in ("adapter.json", "adapter.safetensors")]
+    assert results[0].artifact_bytes == sum(path.stat().st_size for path in files)
+
+
+def test_a_damaged_scorecard_is_named(root: Path) -> None:
+    path = Layout(root).scorecards(TASK, "vop", 0) / "test.json"
+    whole = path.read_text(encoding="utf-8")
+    path.write_text("{")
+    with pytest.raises(EvaluationError, match=r"test\.json: not JSON"):
+        collect_results(root, [(TASK, "vop", 0)])
+    path.write_text(whole)
+
+
+def test_results_come_back_unchanged(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    with pytest.raises(DataError, match="no report yet; dvc repro"):
+        read_results(path)
+    block = Rescored(uses="a bank", settings={"beta": 20.0, "top": 1}, t2v={"R@1": 1.0}, v2t={"R@1": 2.0})
+    results = [dataclasses.replace(result("vop", 0, 10.0), rescored={"qb_norm": block}), result("vop", 1, 20.0)]
+    write_results(path, results)
+    assert read_results(path) == results
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps([{**tree[0], "seed": "0"}]), encoding="utf-8")
+    with pytest.raises(DataError, match=r"damaged, 1 fault\(s\), the first at 0\.seed: .*; dvc repro"):
+        read_results(path)
 
 
 def test_recall_csv_reads_back(tmp_path: Path) -> None:
     from components.report.page import _csv
 
-    rows = list(csv.DictReader(_csv(tables.recall_rows([record("vop", 0, 12.5)])).splitlines()))
+    rows = list(csv.DictReader(_csv(tables.recall_rows([result("vop", 0, 12.5)])).splitlines()))
     assert rows[0]["R@1"] == "12.5"
     assert [row["subset"] for row in rows] == ["all", "all", "temporal", "temporal"]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from components.backbones.clip import load_backbone
 from components.errors import TrainingError
+from components.evaluation.card import Identity
 from components.evaluation.encode import encode_split
 from components.evaluation.scorecard import make_scorecard
 from components.evaluation.validation import Validation
@@ -238,9 +239,10 @@ def test_selection_on_test_measures_and_names_the_test_split(root: Path) -> None
     assert not [name for name in logged if name.startswith("val_")]
     store = FrameStore(root / "outputs" / "frames" / tiny_world.TASK)
     reader = FrameReader(store, method.backbone.resize, method.frames, cache_mib=0)
-    card = make_scorecard(encode_split(method, store, reader, "test", 5), store.manifest, "test", {}).card
+    identity = Identity(task=tiny_world.TASK, method="vop", seed=0)
+    card = make_scorecard(encode_split(method, store, reader, "test", 5), store.manifest, "test", identity).card
     assert {name: value for name, value in best.items() if name.startswith("t2v_")} == {
-        f"t2v_{name}": value for name, value in card["metrics"]["all"]["t2v"].items()
+        f"t2v_{name}": value for name, value in card.metrics["all"]["t2v"].items()
     }
 
 
