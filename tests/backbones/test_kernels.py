@@ -122,7 +122,8 @@ class TestOnAGpu:
         loose = 2e-2 if dtype == torch.bfloat16 else 1e-5
         assert distance(y, reference) <= loose
         ours = gradients(y, [x, norm.bias])
-        theirs = gradients(reference, [exact, norm.bias])
+        # All three, since asking for two of them leads into the failing kernel again.
+        theirs = gradients(reference, [exact, norm.bias, weight])[:2]
         assert [distance(one, other) <= loose for one, other in zip(ours, theirs, strict=True)] == [True, True]
 
     @pytest.mark.usefixtures("no_tf32")
