@@ -124,6 +124,7 @@ EXECUTION = {
     "storage": "elsewhere",
     "workers": "1",
     "cache_mib": "0",
+    "decode_threads": "4",
     "timeout_seconds": "9.0",
     "max_failures": "7",
 }
