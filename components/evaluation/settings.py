@@ -32,8 +32,9 @@ class EvaluationSettings:
 
     batch_size: Count
     device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["float32", "tf32", "bfloat16"]
     bootstrap: Annotated[int, Field(ge=100)]
     rescoring: tuple[Literal["dual_softmax", "qb_norm"], ...]
     dual_softmax: DualSoftmax
     qb_norm: QbNorm
+    # New since 0.1, so files without it are right too.
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"

@@ -43,6 +43,7 @@ class ExecutionSettings:
     storage: str
     workers: Count
     cache_mib: Annotated[int, Field(ge=0)]
-    decode_threads: Annotated[int, Field(ge=0)]
     timeout_seconds: Seconds
     max_failures: Annotated[int, Field(ge=0)]
+    # New since 0.1, so files without it are right too.
+    decode_threads: Annotated[int, Field(ge=0)] = 0
