@@ -115,6 +115,7 @@ def kill_the_driver(world: World) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_worker_a_node_and_drivers_are_lost(s3: str, tmp_path: Path) -> None:
     """Each loss comes in a random step. The adapter equals that of an undisturbed training byte for byte."""
     root, node_folders = tmp_path / "project", [tmp_path / f"node-{number}" for number in range(4)]
