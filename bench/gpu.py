@@ -27,31 +27,39 @@ from typing import Any
 import numpy as np
 import synthetic
 import torch
-from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.backbones import mini
-from components.backbones.clip import Backbone, create, model_config
 from components.evaluation.encode import encode_videos
 from components.evaluation.ranks import both_directions
 from components.frames.reader import FrameReader
 from components.frames.staging import Staging
 from components.frames.store import FrameStore
 from components.methods.base import Method
-from components.methods.build import build
 from components.params import load_params
 from components.precision import Precision, autocast, numerics
+from components.search.scores import Vectors
 from components.training.loader import Batch
 from components.training.loop import fit
 from components.training.loss import info_nce
 from components.training.optimiser import build_optimiser
 from components.training.step import StepGradients
+from models import (
+    B16,
+    B32,
+    FRAMES,
+    ROOT,
+    Limit,
+    batch_of,
+    method_on,
+    pictures,
+    side_of,
+    tokens,
+    vocabulary_of,
+)
 
-ROOT = Path(__file__).resolve().parents[1]
-FRAMES, WORDS = 12, 32
 # Videos per row group: batches are drawn at random, so small groups keep what is read near what is wanted.
 GROUP = 2
-B32, B16 = "ViT-B-32-quickgelu", "ViT-B-16-quickgelu"
 PARTS = ("ceilings", "step", "loader", "encode", "epoch", "ranks", "search")
 # Multiply-adds of a video of 12 frames, forward pass of the vision tower and of one caption of 32 tokens.
 GIGA_MACS = {B32: 54.2, B16: 212.2}
@@ -102,89 +110,24 @@ class Bench:
         return peak
 
 
-def side_of(model: str) -> int:
-    """Input size of a backbone in pixels."""
-    return int(model_config(model, ROOT)[0]["vision_cfg"]["image_size"])
-
-
-def clip(model: str) -> Any:
-    """open_clip's model with random weights."""
-    torch.manual_seed(0)
-    return create(model, model_config(model, ROOT)[0])
-
-
-def tokens(model: str, count: int) -> Tensor:
-    """``int64[count, L]``: texts of full length, the largest id last."""
-    most = int(model_config(model, ROOT)[0]["text_cfg"]["vocab_size"])
-    texts = torch.randint(1, most - 2, (count, WORDS), generator=torch.Generator().manual_seed(0))
-    texts[:, -1] = most - 1
-    return texts
-
-
-def method_on(model: str, name: str) -> Method:
-    """A method on random weights, with the papers' sizes at CLIP's size."""
-    small = load_params(ROOT / "params.yaml").method
-    raw: dict[str, Any] = {"lr": 1e-4, "form": "paper"} if name == "mv_adapter" else {"lr": 1e-4}
+def method_of(model: str, name: str) -> Method:
+    """A method with the papers' sizes at CLIP's size, and with those of params.yaml on the mini backbone."""
     if model == mini.NAME:
-        raw = small(name)
-    backbone = Backbone(clip(model), model, model_config(model, ROOT)[1]())
-    return build(name, {} if name == "zero_shot" else raw, backbone, frames=FRAMES, words=WORDS)
+        return method_on(model, name, load_params(ROOT / "params.yaml").method(name))
+    return method_on(model, name, {"lr": 1e-4, "form": "paper"} if name == "mv_adapter" else {"lr": 1e-4})
 
 
-def batch_of(model: str, videos: int, device: torch.device) -> Batch:
+def batch_on(bench: Bench, model: str, videos: int) -> Batch:
     """A batch in one micro-batch, on the device."""
-    side = side_of(model)
-    generator = torch.Generator().manual_seed(0)
-    frames = torch.randint(0, 256, (videos, FRAMES, 3, side, side), dtype=torch.uint8, generator=generator)
-    return Batch(
-        ids=tuple(map(str, range(videos))),
-        owner=torch.arange(videos),
-        videos=(videos,),
-        captions=(videos,),
-        local=range(1),
-        frames=frames,
-        mask=torch.ones(videos, FRAMES, dtype=torch.bool),
-        tokens=tokens(model, videos),
-    ).to(device)
-
-
-class Limit(nn.Module):
-    """open_clip with frozen towers and a trainable vector after the first block of each."""
-
-    def __init__(self, model: str) -> None:
-        super().__init__()
-        self.clip = clip(model).requires_grad_(False)
-        self.clip.positional_embedding = nn.Parameter(self.clip.positional_embedding[:WORDS].detach(), False)
-        self.clip.attn_mask = self.clip.attn_mask[:WORDS, :WORDS]
-        towers = self.clip.visual.transformer, self.clip.transformer
-        self.vectors = nn.ParameterList(nn.Parameter(torch.zeros(tower.width)) for tower in towers)
-        for tower, vector in zip(towers, self.vectors, strict=True):
-            tower.resblocks[0].register_forward_hook(lambda module, inputs, out, vector=vector: out + vector)
-
-    def forward(self, frames: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
-        """``float[B, T, 3, S, S], int64[B, L] -> float[B, E], float[B, E]``, L2-normalised."""
-        features = F.normalize(self.clip.encode_image(frames.flatten(0, 1)), dim=-1)
-        video = features.view(len(frames), FRAMES, -1).mean(dim=1)
-        return F.normalize(video, dim=-1), F.normalize(self.clip.encode_text(texts), dim=-1)
-
-
-class Plain(nn.Module):
-    """open_clip's plain loop: everything trains."""
-
-    def __init__(self, model: str) -> None:
-        super().__init__()
-        self.limit = Limit(model).requires_grad_(True)
-
-    def forward(self, frames: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
-        """As :class:`Limit`."""
-        embeddings: tuple[Tensor, Tensor] = self.limit(frames, texts)
-        return embeddings
+    return batch_of(pictures(side_of(model), videos), tokens(vocabulary_of(model), videos)).to(bench.device)
 
 
 def open_clip_step(bench: Bench, model: str, videos: int, full: bool) -> Callable[[], object]:
     """A step of the limit, or of plain fine-tuning with AdamW, in bfloat16."""
-    network = (Plain if full else Limit)(model).to(bench.device)
-    batch = batch_of(model, videos, bench.device)
+    network = Limit(model).to(bench.device)
+    if full:
+        network.requires_grad_(True)
+    batch = batch_on(bench, model, videos)
     scale = torch.tensor(100.0, device=bench.device)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=1e-6, fused=bench.device.type == "cuda") if full else None
@@ -203,13 +146,13 @@ def open_clip_step(bench: Bench, model: str, videos: int, full: bool) -> Callabl
 
 def method_step(bench: Bench, model: str, name: str, videos: int, **changes: Any) -> Callable[[], object]:
     """A whole step of the training: gradients, clipping, optimiser."""
-    method = method_on(model, name).to(bench.device)
+    method = method_of(model, name).to(bench.device)
     settings = load_params(ROOT / "params.yaml").training
     settings = dataclasses.replace(settings, micro_batches=1, **{"precision": "bfloat16", **changes})
     optimiser = build_optimiser(method.trainable(), method.learning_rates(), settings.weight_decay)
     gradients = StepGradients(method, settings, seed=0)
     method.train()
-    batch = batch_of(model, videos, bench.device)
+    batch = batch_on(bench, model, videos)
 
     def turn() -> None:
         gradients.backward(batch, step=0)
@@ -290,7 +233,7 @@ def store_of(bench: Bench, folder: Path, model: str, videos: int) -> FrameStore:
 
 def loader(bench: Bench, store: FrameStore, model: str) -> None:
     """Frames per second of each stage: reading, decoding, batches, upload."""
-    resize = method_on(model, "zero_shot").backbone.resize
+    resize = method_of(model, "zero_shot").backbone.resize
     ids = store.ids("train")
     size = min(len(ids), 8 if bench.smoke else 128)
     picks = [list(np.random.default_rng(seed).choice(ids, size, replace=False)) for seed in range(4)]
@@ -314,8 +257,8 @@ def encode(bench: Bench, store: FrameStore, model: str) -> None:
     """Frames per second of evaluation, from the device's memory and from the store."""
     ids = store.ids("all")[: 16 if bench.smoke else 512]
     for name in ("zero_shot", "mv_adapter", "vop"):
-        method = method_on(model, name).to(bench.device).eval()
-        batch = batch_of(model, 4 if bench.smoke else 64, bench.device)
+        method = method_of(model, name).to(bench.device).eval()
+        batch = batch_on(bench, model, 4 if bench.smoke else 64)
 
         @torch.no_grad()
         def turn(method: Method = method, batch: Batch = batch) -> None:
@@ -334,7 +277,7 @@ def epoch(bench: Bench, store: FrameStore, model: str) -> None:
     """Two epochs of the project's loop: videos per second and the ratio of waiting, and MSR-VTT-9k extrapolated."""
     params = load_params(ROOT / "params.yaml")
     for name, videos in (("mv_adapter", 128), ("vop", 32)):
-        method = method_on(model, name).to(bench.device)
+        method = method_of(model, name).to(bench.device)
         training = dataclasses.replace(
             params.training,
             epochs=2,
@@ -370,8 +313,6 @@ def ranks(bench: Bench) -> None:
 
 def search(bench: Bench) -> None:
     """A query over a million vectors, beyond the encoding of its text."""
-    from components.search.scores import Vectors
-
     count = 1_000 if bench.smoke else 1_000_000
     vectors = np.random.default_rng(0).standard_normal((count, 512), dtype=np.float32)
     table = Vectors(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), bench.device)

@@ -29,12 +29,11 @@ from components.methods.build import build
 from components.params import Params, load_params
 from components.precision import numerics
 from components.recipes import apply
-from components.training.loader import Batch
 from components.training.optimiser import build_optimiser
 from components.training.settings import TrainingSettings
 from components.training.step import StepGradients
+from models import ROOT, batch_of, pictures, tokens
 
-ROOT = Path(__file__).resolve().parents[1]
 # Memory of common cards in GiB, less a tenth for the CUDA context and fragments.
 CARDS = {"24 GB": 21.6, "40 GB": 36.0, "80 GB": 72.0, "141 GB": 126.0}
 # Micro-batches that are tried, with gradient caching, where a batch does not fit.
@@ -57,32 +56,14 @@ def backbone_of(model: str) -> Backbone:
     return Backbone(create(model, raw, quick_gelu=True), model, tokenizer())
 
 
-def batch_of(method: Method, videos: int, parts: int, captions: int) -> Batch:
-    """A batch of random frames and full texts, in ``parts`` micro-batches."""
-    generator = torch.Generator().manual_seed(0)
-    side, most = method.spec.image_size, method.spec.vocab_size
-    shape = (videos, method.frames, 3, side, side)
-    texts = torch.randint(1, most - 2, (videos * captions, method.words), generator=generator)
-    texts[:, -1] = most - 1
-    sizes = tuple(len(range(part, videos, parts)) for part in range(parts))
-    return Batch(
-        ids=tuple(map(str, range(videos))),
-        owner=torch.arange(videos).repeat_interleave(captions),
-        videos=sizes,
-        captions=tuple(size * captions for size in sizes),
-        local=range(parts),
-        frames=torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator),
-        mask=torch.ones(videos, method.frames, dtype=torch.bool),
-        tokens=texts,
-    )
-
-
 def steps(method: Method, settings: TrainingSettings, device: torch.device, count: int) -> float:
     """Seconds of the last of ``count`` whole steps."""
     method = method.to(device).train()
     optimiser = build_optimiser(method.trainable(), method.learning_rates(), settings.weight_decay)
     gradients = StepGradients(method, settings, seed=0)
-    batch = batch_of(method, settings.batch_size, settings.micro_batches, settings.captions_per_video).to(device)
+    frames = pictures(method.spec.image_size, settings.batch_size, method.frames)
+    texts = tokens(method.spec.vocab_size, settings.batch_size * settings.captions_per_video, method.words)
+    batch = batch_of(frames, texts, settings.micro_batches).to(device)
     seconds = 0.0
     for _ in range(count):
         started = time.perf_counter()

@@ -27,80 +27,39 @@ import interleaved
 import synthetic
 import torch
 from interleaved import Times
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from components.backbones import mini
-from components.backbones.clip import Backbone, create, model_config
+from components.evaluation.encode import encode_split
+from components.frames.reader import FrameReader
+from components.frames.store import FrameStore
 from components.methods.base import Method
-from components.methods.build import build
 from components.params import load_params
-from components.training.loader import Batch
 from components.training.loss import info_nce
 from components.training.optimiser import build_optimiser
 from components.training.step import StepGradients
+from models import (
+    B32,
+    FRAMES,
+    ROOT,
+    WORDS,
+    Limit,
+    batch_of,
+    method_on,
+    pictures,
+    side_of,
+    tokens,
+    vocabulary_of,
+)
 
-ROOT = Path(__file__).resolve().parents[1]
-FRAMES, WORDS = 12, 32
-B32 = "ViT-B-32-quickgelu"
 # Videos per batch.
 BATCH = {B32: 4, mini.NAME: 16}
-
-
-def clip(model: str) -> Any:
-    """open_clip's model with random weights."""
-    torch.manual_seed(0)
-    return create(model, model_config(model, ROOT)[0])
-
-
-def tokens(model: str, count: int) -> Tensor:
-    """Texts of the full length, int64[count, L], with the largest id at the end."""
-    most = int(model_config(model, ROOT)[0]["text_cfg"]["vocab_size"])
-    words = torch.randint(1, most - 2, (count, WORDS), generator=torch.Generator().manual_seed(0))
-    words[:, -1] = most - 1
-    return words
-
-
-def pictures(model: str, videos: int) -> Tensor:
-    """Random frames, uint8[videos, T, 3, S, S]."""
-    side = int(model_config(model, ROOT)[0]["vision_cfg"]["image_size"])
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (videos, FRAMES, 3, side, side), dtype=torch.uint8, generator=generator)
-
-
-class Limit(nn.Module):
-    """open_clip itself, from frames and texts to embeddings, with a trainable vector after the first blocks."""
-
-    def __init__(self, model: str) -> None:
-        super().__init__()
-        self.clip = clip(model).requires_grad_(False)
-        # Texts of 32 tokens, as for the methods. open_clip itself only takes full contexts.
-        self.clip.positional_embedding = nn.Parameter(self.clip.positional_embedding[:WORDS].detach(), False)
-        self.clip.attn_mask = self.clip.attn_mask[:WORDS, :WORDS]
-        towers = self.clip.visual.transformer, self.clip.transformer
-        self.vectors = nn.ParameterList(nn.Parameter(torch.zeros(tower.width)) for tower in towers)
-        for tower, vector in zip(towers, self.vectors, strict=True):
-            tower.resblocks[0].register_forward_hook(lambda module, inputs, out, vector=vector: out + vector)
-
-    def forward(self, frames: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
-        """Encodes both sides.
-
-        Args:
-            frames: float[B, T, 3, S, S].
-            texts: int64[B, L].
-
-        Returns:
-            Two embeddings float[B, E], L2-normalised.
-        """
-        features = F.normalize(self.clip.encode_image(frames.flatten(0, 1)), dim=-1)
-        video = features.view(len(frames), FRAMES, -1).mean(dim=1)
-        return F.normalize(video, dim=-1), F.normalize(self.clip.encode_text(texts), dim=-1)
 
 
 def limit_step(model: str) -> Callable[[], object]:
     """The limit's forward and backward pass."""
     limit, count = Limit(model), BATCH[model]
-    frames, texts = pictures(model, count), tokens(model, count)
+    frames, texts = pictures(side_of(model), count), tokens(vocabulary_of(model), count)
     scale = torch.tensor(100.0)
 
     def turn() -> None:
@@ -111,35 +70,24 @@ def limit_step(model: str) -> Callable[[], object]:
     return turn
 
 
-def method_on(model: str, name: str) -> Method:
-    """A method on random weights, with the papers' sizes on ViT-B/32 and those of params.yaml on the mini backbone."""
-    raw = {"lr": 1e-4} if model == B32 else load_params(ROOT / "params.yaml").method(name)
-    tokenizer = model_config(model, ROOT)[1]()
-    backbone = Backbone(clip(model), model, tokenizer)
-    return build(name, {} if name == "zero_shot" else raw, backbone, frames=FRAMES, words=WORDS)
+def method(model: str, name: str) -> Method:
+    """A method with the papers' sizes on ViT-B/32 and those of params.yaml on the mini backbone."""
+    return method_on(model, name, {"lr": 1e-4} if model == B32 else load_params(ROOT / "params.yaml").method(name))
 
 
 def method_step(model: str, name: str, captions: int, **changes: Any) -> Callable[[], object]:
     """One whole training step: micro-batches, loss, gradients, clipping, optimiser."""
-    method, videos = method_on(model, name), BATCH[model]
+    trained, videos = method(model, name), BATCH[model]
     settings = dataclasses.replace(load_params(ROOT / "params.yaml").training, micro_batches=1, **changes)
-    optimiser = build_optimiser(method.trainable(), method.learning_rates(), settings.weight_decay)
-    gradients = StepGradients(method, settings, seed=0)
-    method.train()
-    batch = Batch(
-        ids=tuple(map(str, range(videos))),
-        owner=torch.arange(videos).repeat_interleave(captions),
-        videos=(videos,),
-        captions=(videos * captions,),
-        local=range(1),
-        frames=pictures(model, videos),
-        mask=torch.ones(videos, FRAMES, dtype=torch.bool),
-        tokens=tokens(model, videos * captions),
-    )
+    optimiser = build_optimiser(trained.trainable(), trained.learning_rates(), settings.weight_decay)
+    gradients = StepGradients(trained, settings, seed=0)
+    trained.train()
+    texts = tokens(vocabulary_of(model), videos * captions)
+    batch = batch_of(pictures(side_of(model), videos), texts)
 
     def turn() -> None:
         gradients.backward(batch, step=0)
-        nn.utils.clip_grad_norm_(method.trainable().values(), settings.max_grad_norm)
+        nn.utils.clip_grad_norm_(trained.trainable().values(), settings.max_grad_norm)
         optimiser.step()
 
     return turn
@@ -148,7 +96,7 @@ def method_step(model: str, name: str, captions: int, **changes: Any) -> Callabl
 def limit_forward(model: str, videos: int) -> Callable[[], object]:
     """The limit's forward pass over the pictures and texts of a split, 16 videos at a time."""
     limit = Limit(model)
-    frames, texts = pictures(model, 16), tokens(model, videos)
+    frames, texts = pictures(side_of(model), 16), tokens(vocabulary_of(model), videos)
 
     def turn() -> None:
         with torch.no_grad():
@@ -160,14 +108,10 @@ def limit_forward(model: str, videos: int) -> Callable[[], object]:
 
 def method_forward(model: str, name: str, store: str) -> Callable[[], object]:
     """The project's evaluation of a split, from JPEG frames to embeddings."""
-    from components.evaluation.encode import encode_split
-    from components.frames.reader import FrameReader
-    from components.frames.store import FrameStore
-
-    method, frames = method_on(model, name).eval(), FrameStore(store)
+    encoder, frames = method(model, name).eval(), FrameStore(store)
     # Without a cache, each turn reads and decodes all frames again.
-    reader = FrameReader(frames, method.backbone.resize, FRAMES, cache_mib=0)
-    return lambda: encode_split(method, frames, reader, "test", 16)
+    reader = FrameReader(frames, encoder.backbone.resize, FRAMES, cache_mib=0)
+    return lambda: encode_split(encoder, frames, reader, "test", 16)
 
 
 def prepare(name: str, arguments: dict[str, Any]) -> Callable[[], object]:
