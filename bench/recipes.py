@@ -56,14 +56,14 @@ def backbone_of(model: str) -> Backbone:
     return Backbone(create(model, raw, quick_gelu=True), model, tokenizer())
 
 
-def steps(method: Method, settings: TrainingSettings, device: torch.device, count: int) -> float:
+def steps(method: Method, settings: TrainingSettings, micro_batches: int, device: torch.device, count: int) -> float:
     """Seconds of the last of ``count`` whole steps."""
     method = method.to(device).train()
     optimiser = build_optimiser(method.trainable(), method.learning_rates(), settings.weight_decay)
     gradients = StepGradients(method, settings, seed=0)
     frames = pictures(method.spec.image_size, settings.batch_size, method.frames)
     texts = tokens(method.spec.vocab_size, settings.batch_size * settings.captions_per_video, method.words)
-    batch = batch_of(frames, texts, settings.micro_batches).to(device)
+    batch = batch_of(frames, texts, micro_batches).to(device)
     seconds = 0.0
     for _ in range(count):
         started = time.perf_counter()
@@ -80,7 +80,8 @@ def steps(method: Method, settings: TrainingSettings, device: torch.device, coun
 def try_method(params: Params, name: str, device: torch.device) -> dict[str, Any]:
     """Time and memory of a recipe's step with one method, and what it takes to fit."""
     task = params.task(params.run.tasks[0])
-    for parts, cached in ((params.training.micro_batches, params.training.grad_cache), *((n, True) for n in MORE)):
+    first = 1 if params.training.micro_batches == "auto" else params.training.micro_batches
+    for parts, cached in ((first, params.training.grad_cache), *((n, True) for n in MORE)):
         settings = dataclasses.replace(params.training, micro_batches=parts, grad_cache=cached)
         if parts > settings.batch_size:
             break
@@ -93,7 +94,7 @@ def try_method(params: Params, name: str, device: torch.device) -> dict[str, Any
             )
             if not method.trainable():
                 return {"trains": False}
-            seconds = steps(method, settings, device, 2)
+            seconds = steps(method, settings, parts, device, 2)
         except torch.OutOfMemoryError:
             del method
             gc.collect()
@@ -107,7 +108,7 @@ def try_method(params: Params, name: str, device: torch.device) -> dict[str, Any
 
 def small(params: Params) -> Params:
     """The recipe on the mini backbone, four videos a batch."""
-    training = dataclasses.replace(params.training, batch_size=4, micro_batches=min(4, params.training.micro_batches))
+    training = dataclasses.replace(params.training, batch_size=4, micro_batches="auto")
     backbone = dataclasses.replace(params.backbone, model=mini.NAME)
     most = int(model_config(mini.NAME, ROOT)[0]["text_cfg"]["context_length"])
     tasks = {name: dataclasses.replace(task, words=min(task.words, most)) for name, task in params.tasks.items()}

@@ -49,7 +49,7 @@ def check_sizes(videos: int, settings: TrainingSettings) -> None:
             videos than micro-batches.
     """
     check_batches(videos, settings.batch_size, settings.batching, settings.hard_group, settings.last_batch)
-    if settings.micro_batches > settings.batch_size:
+    if settings.micro_batches != "auto" and settings.micro_batches > settings.batch_size:
         raise TrainingError(
             "more micro-batches than videos in a batch",
             where="training.micro_batches",

@@ -133,7 +133,7 @@ def _fit(job: Job, plan: Plan, validate: Validate, mailbox: Any) -> tuple[Outcom
     files, path = storage.filesystem(discarded)
     gpus = int(ray.cluster_resources().get("GPU", 0))
     # With fewer GPUs than workers, take the most that divide the micro-batches, so that the adapter stays the same.
-    few = [count for count in range(1, min(settings.workers, gpus) + 1) if micro_batches % count == 0]
+    few = [n for n in range(1, min(settings.workers, gpus) + 1) if micro_batches == "auto" or micro_batches % n == 0]
     workers = max(few) if 0 < gpus < settings.workers else settings.workers
     if workers < settings.workers:
         logger.warning("%d GPUs for %d workers: training with %d", gpus, settings.workers, workers)
@@ -196,7 +196,7 @@ def _worker(settings: dict[str, Any]) -> Outcome:
 
     try:
         device = ray.train.torch.get_device()
-        return run(settings["job"], settings["plan"], device, settings["validate"], log, report)
+        return run(settings["job"], settings["plan"], device, settings["validate"], log, report, ray.train.report)
     except ReelTuneError as error:
         report(str(error))
         raise

@@ -32,7 +32,7 @@ from components.training.checkpoint import Checkpoints
 from components.training.loader import training_videos
 from components.training.loop import Result, fit
 from components.training.metrics import Log
-from components.training.selection import Validate
+from components.training.selection import EpochDone, Validate
 from components.training.settings import ExecutionSettings, TrainingSettings
 from components.training.watchdog import Watchdog
 
@@ -180,7 +180,8 @@ class Job:
         trains = bool(method.trainable())
         if trains:
             training_videos(store, self.training)
-            check_workers(self.execution.workers, self.training.micro_batches)
+            if self.training.micro_batches != "auto":
+                check_workers(self.execution.workers, self.training.micro_batches)
         content = {
             "name": self.name,
             "frames": method.frames,
@@ -224,6 +225,7 @@ def run(
     validate: Validate | None,
     log: Log | None,
     report: Callable[[str], object] | None = None,
+    epoch_done: EpochDone | None = None,
 ) -> Outcome:
     """Trains in this process, alone or in a group. Rank 0 writes ``adapter/`` in the work folder.
 
@@ -231,7 +233,7 @@ def run(
         job: What to train.
         plan: The job's plan.
         device: The device to train on.
-        validate, log: As for :func:`components.training.loop.fit`.
+        validate, log, epoch_done: As for :func:`components.training.loop.fit`.
         report: As for :class:`components.training.watchdog.Watchdog`.
     """
     method, folder, settings = job.build().to(device), job.work_folder(plan.key), job.training
@@ -239,7 +241,15 @@ def run(
     store = FrameStore(plan.frames)
     with Watchdog(job.execution.timeout_seconds, report):
         result = fit(
-            method, store, settings, job.execution, job.seed, validate=validate, checkpoints=checkpoints, log=log
+            method,
+            store,
+            settings,
+            job.execution,
+            job.seed,
+            validate=validate,
+            checkpoints=checkpoints,
+            log=log,
+            epoch_done=epoch_done,
         )
     total = parameter_total(method.backbone)
     if rank_and_world()[0] == 0:
@@ -248,7 +258,7 @@ def run(
             epoch=result.epoch,
             parameters_total=total,
             # Only what decides the result. The execution settings describe this machine, not the adapter.
-            training=asdict(settings),
+            training={**asdict(settings), **(asdict(result.passes) if result.passes else {})},
             store=plan.store,
             training_key=plan.key,
         )

@@ -256,9 +256,15 @@ def training_videos(store: FrameStore, settings: TrainingSettings) -> list[Video
 
 
 def make_loader(
-    method: Method, store: FrameStore, settings: TrainingSettings, seed: int, reader: FrameReader
+    method: Method, store: FrameStore, settings: TrainingSettings, seed: int, reader: FrameReader, micro_batches: int
 ) -> Loader:
     """The loader of this process.
+
+    Args:
+        method, store, reader: What to read, and for which input.
+        settings: What decides the batches.
+        seed: Fixes batches, captions and crops.
+        micro_batches: The passes of a batch (:func:`components.training.passes.divide`).
 
     Raises:
         TrainingError: As :func:`training_videos`, or the number of processes does not divide the micro-batches.
@@ -286,7 +292,7 @@ def make_loader(
         tokenize=lambda texts: backbone.tokenize(texts, words),
         rank=rank,
         world=world,
-        micro_batches=settings.micro_batches,
+        micro_batches=micro_batches,
         augment=crops if settings.augmentation == "crop_flip" else None,
         device=next(method.parameters()).device,
     )

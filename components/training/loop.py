@@ -7,7 +7,7 @@ generator states. :mod:`components.training.state` says what it holds.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -22,11 +22,13 @@ from components.training.checkpoint import Checkpoints
 from components.training.loader import Batch, Loader, make_loader
 from components.training.metrics import Log, MetricsLog, StepValues
 from components.training.optimiser import build_optimiser, lr_factor
+from components.training.passes import Passes, divide
 from components.training.readings import Readings
-from components.training.selection import Validate, Validator, with_split
+from components.training.selection import EpochDone, Validate, Validator, with_split
 from components.training.settings import ExecutionSettings, TrainingSettings
 from components.training.state import TrainingState
 from components.training.step import StepGradients
+from components.training.utilisation import measure
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Result:
         seconds: Time in steps.
         samples_per_second: Videos per second of that time.
         data_wait_share: Ratio of that time that was spent waiting for data.
+        passes: How batches were divided. None without training.
     """
 
     epoch: int
@@ -48,6 +51,7 @@ class Result:
     seconds: float = 0.0
     samples_per_second: float = 0.0
     data_wait_share: float = 0.0
+    passes: Passes | None = None
 
 
 def fit(
@@ -60,6 +64,7 @@ def fit(
     validate: Validate | None = None,
     checkpoints: Checkpoints | None = None,
     log: Log | None = None,
+    epoch_done: EpochDone | None = None,
 ) -> Result:
     """Trains ``method`` in place on the train split. Afterwards it holds the selected parameters.
 
@@ -74,6 +79,7 @@ def fit(
         validate: Measures the validation split every ``validation_every`` epochs and after the last.
         checkpoints: Where to save and to resume from. None saves nothing.
         log: Receives metrics every few steps and after each validation, on rank 0 only.
+        epoch_done: Receives the metrics after each validation, in every process.
 
     Raises:
         TrainingError: There are no training videos, or a loss or gradient is NaN or Inf.
@@ -84,15 +90,20 @@ def fit(
     if not method.trainable():
         return _measure(method, store, reader, settings, validate, log)
     method.clamp_scale()
+    heartbeat.mark("the first pass")
+    with numerics(settings.precision):
+        passes = divide(method, settings, checkpoints.folder if checkpoints else None)
+        utilisation = measure(method, settings)
+    settings = replace(settings, micro_batches=passes.micro_batches, grad_cache=passes.grad_cache)
     gradients = StepGradients(method, settings, seed, execution.cache_mib)
     optimiser = build_optimiser(method.trainable(), method.learning_rates(), settings.weight_decay)
-    loader = make_loader(method, store, settings, seed, reader)
+    loader = make_loader(method, store, settings, seed, reader, passes.micro_batches)
     state = TrainingState(method.trainable(), optimiser, checkpoints)
-    metrics = MetricsLog(method, state, loader.plan, loader.plan.steps_per_epoch * settings.epochs, log)
-    validator = Validator(method, store, reader, validate, settings, state, metrics)
+    metrics = MetricsLog(method, state, loader.plan, loader.plan.steps_per_epoch * settings.epochs, log, utilisation)
+    validator = Validator(method, store, reader, validate, settings, state, metrics, epoch_done)
     with numerics(settings.precision):
         return _Loop(
-            method, settings, execution, loader, gradients, state, metrics, validator, Readings.on(device)
+            method, settings, execution, passes, loader, gradients, state, metrics, validator, Readings.on(device)
         ).run()
 
 
@@ -120,6 +131,7 @@ class _Loop:
     method: Method
     settings: TrainingSettings
     execution: ExecutionSettings
+    passes: Passes
     loader: Loader
     gradients: StepGradients
     state: TrainingState
@@ -194,4 +206,5 @@ class _Loop:
             seconds=round(progress.seconds, 3),
             samples_per_second=round(self.metrics.samples_per_second(), 3),
             data_wait_share=round(progress.wait_seconds / progress.seconds, 4),
+            passes=self.passes,
         )

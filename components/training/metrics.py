@@ -13,6 +13,7 @@ from components.processes import rank_and_world
 from components.training.batches import BatchPlan
 from components.training.state import TrainingState
 from components.training.time_left import TimeLeft, peak_memory_mib
+from components.training.utilisation import Utilisation
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +52,25 @@ class MetricsLog:
         plan: Counts the videos of the steps.
         total: The steps of the whole training.
         log: Receives the metrics. None drops them.
+        utilisation: Gives the MFU. None leaves it out.
     """
 
-    def __init__(self, method: Method, state: TrainingState, plan: BatchPlan, total: int, log: Log | None) -> None:
+    def __init__(
+        self,
+        method: Method,
+        state: TrainingState,
+        plan: BatchPlan,
+        total: int,
+        log: Log | None,
+        utilisation: Utilisation | None = None,
+    ) -> None:
         self.method, self.state, self.plan, self.total = method, state, plan, total
         self.rank, self.world = rank_and_world()
         self.log = log if self.rank == 0 else None
+        self.utilisation = utilisation
         self.time_left = TimeLeft()
+        # The metrics of the last full window.
+        self.latest: dict[str, float] = {}
         self._window: list[StepValues] = []
         self._window_start = (0.0, 0.0)
 
@@ -81,7 +94,8 @@ class MetricsLog:
         if self.rank == 0 and (left := self.time_left.after(values.step, self.total)):
             logger.info("step %d/%d  loss %.4f  %s left", values.step, self.total, values.loss, left)
         if self.is_logged(values.step):
-            self.record(self._window_metrics())
+            self.latest = self._window_metrics()
+            self.record(self.latest)
             self._window, self._window_start = [], (progress.seconds, progress.wait_seconds)
 
     def is_logged(self, step: int) -> bool:
@@ -115,4 +129,5 @@ class MetricsLog:
             "frames_per_second": sum(values.frames for values in self._window) * self.world / seconds,
             "data_wait_share": waited / seconds,
             "peak_memory_mib": peak_memory_mib(next(self.method.parameters()).device),
+            **({"mfu": self.utilisation.of(videos / seconds, self.world)} if self.utilisation else {}),
         }

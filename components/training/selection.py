@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 from components.frames.reader import FrameReader
@@ -28,6 +29,10 @@ class Validate(Protocol):
         ...
 
 
+# Receives metrics by name.
+EpochDone = Callable[[dict[str, float]], object]
+
+
 class Validator:
     """Measures the method, adds a row to the curve and keeps the best epoch where the settings ask for it.
 
@@ -38,6 +43,7 @@ class Validator:
         settings: Say which split is measured and which epoch is kept.
         state: Holds the curve and the selected parameters.
         metrics: Logs the metrics.
+        epoch_done: Receives the metrics of each validated epoch, in every process.
     """
 
     def __init__(
@@ -49,7 +55,9 @@ class Validator:
         settings: TrainingSettings,
         state: TrainingState,
         metrics: MetricsLog,
+        epoch_done: EpochDone | None = None,
     ) -> None:
+        self.epoch_done = epoch_done
         self.method, self.store, self.reader, self.validate = method, store, reader, validate
         self.settings, self.state, self.metrics = settings, state, metrics
 
@@ -64,6 +72,8 @@ class Validator:
         progress.loss_sum, progress.loss_count = 0.0, 0
         named = with_split(self.settings, found)
         self.metrics.record(named)
+        if self.epoch_done is not None:
+            self.epoch_done({**self.metrics.latest, **named, "epoch": epoch, "step": progress.step, "loss": loss})
         if rank_and_world()[0] == 0:
             recalls = {name.replace("_", " ", 1): value for name, value in named.items() if name.endswith("R@1")}
             shown = "".join(f"  {name} {value:.1f}" for name, value in recalls.items())

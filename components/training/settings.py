@@ -27,7 +27,7 @@ class TrainingSettings:
     validation_every: Count
     select_on: Literal["last", "val", "test"]
     threads: Count
-    micro_batches: Count
+    micro_batches: Count | Literal["auto"]
     grad_cache: bool
     checkpoint_activations: bool
     cache_frozen: bool

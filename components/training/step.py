@@ -73,6 +73,24 @@ class StepGradients:
             parameter.grad = total if more is None else total.add_(more)
         return loss
 
+    def probe(self, videos: int, captions: int) -> None:
+        """A forward and a backward pass of random videos and full texts, for their memory and cost.
+
+        No gradient is kept. Only this process takes part.
+        """
+        method, device = self.method, next(self.method.parameters()).device
+        side, text = method.spec.image_size, "a " * method.words
+        part = MicroBatch(
+            number=0,
+            ids=("",) * videos,
+            frames=torch.zeros(videos, method.frames, 3, side, side, dtype=torch.uint8, device=device),
+            mask=torch.ones(videos, method.frames, dtype=torch.bool, device=device),
+            tokens=method.backbone.tokenize([text] * captions, method.words).to(device),
+        )
+        video, text_features = self._encode(part, 0)
+        _send_back((video, text_features), (torch.ones_like(video), torch.ones_like(text_features)))
+        take_gradients(self.parameters)
+
     def _encode(self, part: MicroBatch, step: int) -> Pair:
         """Both embeddings of a micro-batch. Dropout draws the same each time."""
         torch.manual_seed(_dropout_seed(self.seed, step, part.number))

@@ -18,7 +18,6 @@ from components.backbones.kernels import embed_patches, frozen_layer_norm, layer
 
 # PyTorch's kernel fails above 65,536 rows. MV-Adapter's recipe for ViT-B/16 has 75,648.
 ROWS = 76_800
-NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 @pytest.fixture
@@ -103,7 +102,6 @@ class TestPatches:
 
 
 @pytest.mark.gpu
-@NO_GPU
 class TestOnAGpu:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     @pytest.mark.parametrize("width", [512, 768])

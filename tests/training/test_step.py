@@ -26,6 +26,7 @@ from components.training.frozen import first_trained_layer
 from components.training.gradients import TreeSum, sum_over_processes
 from components.training.loader import Batch, make_loader
 from components.training.loss import multi_positive_nce
+from components.training.passes import divide
 from components.training.step import StepGradients
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -57,7 +58,8 @@ def batch_and_step(root: Path, method: Method, frozen_mib: int = 0, **changes: A
     settings = tiny_world.training(root, batch_size=7, batching="random", **changes)
     store = FrameStore(root / "outputs" / "frames" / tiny_world.TASK)
     reader = FrameReader(store, method.backbone.resize, method.frames, cache_mib=1)
-    batch = next(make_loader(method, store, settings, SEED, reader).batches(0, 1))
+    micro_batches = divide(method, settings).micro_batches
+    batch = next(make_loader(method, store, settings, SEED, reader, micro_batches).batches(0, 1))
     return batch, StepGradients(method, settings, SEED, frozen_mib)
 
 
