@@ -210,7 +210,7 @@ def test_unreadable_videos_do_not_multiply() -> None:
         assert set(ranks.expected[1::2]) == {1000.0}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 def test_a_gpu_gives_the_same_ranks() -> None:
     texts, videos = one_caption_world()
     owner = torch.arange(1000)

@@ -39,7 +39,6 @@ def test_a_size_at_which_queries_go_in_chunks(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 def test_a_gpu_finds_the_same_rows_among_100_000() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((100_000, 64)).astype(np.float32)

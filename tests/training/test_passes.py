@@ -27,6 +27,8 @@ from components.training.loop import fit
 from components.training.passes import FILE, Passes, candidates, divide, fits_device
 from components.training.utilisation import flops_per_video
 
+SETTINGS = load_params(Path(__file__).resolve().parents[2] / "params.yaml").training
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -54,9 +56,7 @@ def test_a_batch_that_fits_takes_one_pass(root: Path) -> None:
 
 @given(st.integers(1, 64), st.integers(2, 64))
 def test_auto_takes_the_fewest_passes_that_fit(room: int, batch_size: int) -> None:
-    settings = dataclasses.replace(
-        load_params(Path(__file__).resolve().parents[2] / "params.yaml").training, batch_size=batch_size
-    )
+    settings = dataclasses.replace(SETTINGS, batch_size=batch_size)
     fits = room_for(room, batch_size)
     tried = list(candidates(settings, 1))
     assert [passes.micro_batches for passes in tried] == [2**n for n in range(batch_size.bit_length())]
