@@ -31,6 +31,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from components.backbones.host import on_host
+
 Part = Literal["qkv", "out", "fc", "proj"]
 
 
@@ -191,4 +193,4 @@ class Chain(Hooks):
 
 def all_valid(mask: Tensor) -> bool:
     """Whether no frame is padding. On the meta device, where nothing has a value, this is assumed."""
-    return mask.is_meta or bool(mask.all())
+    return mask.is_meta or bool(on_host(mask).all())

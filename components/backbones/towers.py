@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from components.backbones.hooks import PLAIN, Chain, Flow, Hooks, Part, all_valid
+from components.backbones.host import on_host
 from components.backbones.kernels import embed_patches, layer_norm
 
 __all__ = [
@@ -253,7 +254,7 @@ class TextTower(nn.Module):
         ends = tokens.argmax(dim=-1)
         if not hooks.whole_text and not tokens.is_meta:
             # Attention is causal, so no token up to the end token sees the columns after it.
-            tokens = tokens[:, : int(ends.max()) + 1]
+            tokens = tokens[:, : int(on_host(tokens).argmax(dim=-1).max()) + 1]
         flow = Flow(readout=ends)
         x = hooks.before_positions(self.token_embedding(tokens), flow)
         x = hooks.after_positions(x + self.positional_embedding[: x.shape[1]], flow)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from components import heartbeat
+from components.backbones.host import upload
 from components.errors import EvaluationError
 from components.frames.reader import FrameReader
 from components.frames.staging import Staging
@@ -72,7 +73,7 @@ def encode_videos(
         if stream is None:
             return frames, mask, None
         with torch.cuda.stream(stream):
-            copies = staging.upload(frames, device), mask.to(device)
+            copies = staging.upload(frames, device), upload(mask, device)
             copied = torch.cuda.Event()
             copied.record(stream)
         return *copies, copied
@@ -99,7 +100,7 @@ def encode_texts(method: Method, texts: Sequence[str], batch_size: int, precisio
     def encode(tokens: Tensor) -> Tensor:
         heartbeat.mark()
         with numerics(precision), autocast(precision, device):
-            return method.encode_text(tokens.to(device))
+            return method.encode_text(upload(tokens, device))
 
     return share_out(len(texts), batch_size, encode, lambda rows: method.backbone.tokenize(texts[rows], method.words))
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from components.backbones.hooks import Flow, all_valid
+from components.backbones.host import on_host
 from components.errors import ConfigError
 from components.methods.parts import Block, float32
 
@@ -71,7 +72,7 @@ class ContextPrompts(nn.Module):
         if all_valid(mask):
             return module(tokens)[0]
         # The backward direction must start at a video's last frame, not in its padding.
-        packed = pack_padded_sequence(tokens, mask.sum(dim=1).cpu(), batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(tokens, on_host(mask).sum(dim=1), batch_first=True, enforce_sorted=False)
         return pad_packed_sequence(module(packed)[0], batch_first=True, total_length=mask.shape[1])[0]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from components.backbones.host import split, upload
 from components.errors import TrainingError
 from components.frames.reader import FrameReader
 from components.frames.staging import Staging
@@ -90,10 +91,13 @@ class Batch:
             device: Where the towers run.
             staging: Where ``frames`` was taken from, if it was.
         """
-        names = ("owner", "mask", "tokens")
-        small = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
-        frames = staging.upload(self.frames, device) if staging else self.frames.to(device, non_blocking=True)
-        return replace(self, frames=frames, **small)
+        return replace(
+            self,
+            owner=upload(self.owner, device),
+            frames=staging.upload(self.frames, device) if staging else self.frames.to(device, non_blocking=True),
+            mask=upload(self.mask, device),
+            tokens=upload(self.tokens, device),
+        )
 
     def used_by(self, stream: torch.cuda.Stream) -> None:
         """Keeps the memory of the tensors until ``stream`` has read them, where another stream copied them."""
@@ -103,9 +107,9 @@ class Batch:
     def micro_batches(self) -> list[MicroBatch]:
         """This process's micro-batches, without empty ones."""
         videos = [self.videos[index] for index in self.local]
-        texts = self.tokens.split([self.captions[index] for index in self.local])
+        texts = split(self.tokens, [self.captions[index] for index in self.local])
         ids = [self.ids[index :: len(self.videos)] for index in self.local]
-        parts = zip(self.local, ids, self.frames.split(videos), self.mask.split(videos), texts, strict=True)
+        parts = zip(self.local, ids, self.frames.split(videos), split(self.mask, videos), texts, strict=True)
         return [MicroBatch(*part) for part in parts if part[1]]
 
     def sizes_by_process(self, sizes: tuple[int, ...]) -> list[int]:
