@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from components.frames import schema
 from components.frames.store import write_shard
@@ -43,14 +45,18 @@ def row_of(video_id: str) -> dict[str, object]:
     }
 
 
-def make_store(folder: Path) -> Manifest:
-    """Writes a store of 10 training, 2 validation and 5 test videos. Two of them failed."""
-    sizes = {"train": 10, "val": 2, "test": 5}
+def make_store(
+    folder: Path,
+    settings: Settings = SETTINGS,
+    sizes: Mapping[str, int] = MappingProxyType({"train": 10, "val": 2, "test": 5}),
+    make_row: Callable[[str], dict[str, object]] = row_of,
+) -> Manifest:
+    """Writes a store of 10 training, 2 validation and 5 test videos, or other sizes. Two of them failed."""
     names = [(f"{split}{number}", split) for split, size in sizes.items() for number in range(size)]
     videos = tuple(Video(name, f"v/{name}.mp4", split, (f"a {name}",)) for name, split in reversed(names))
     manifest = Manifest("small", Protocol("msrvtt", "9k", "one", "val"), videos)
     records = []
-    for shard in plan_shards(manifest, SETTINGS.shard_videos):
+    for shard in plan_shards(manifest, settings.shard_videos):
         rows: list[dict[str, object]] = []
         ledger: list[LedgerRow] = []
         for video in shard.videos:
@@ -70,17 +76,17 @@ def make_store(folder: Path) -> Manifest:
                 )
             )
             if not failed:
-                rows.append(row_of(video.video_id))
+                rows.append(make_row(video.video_id))
         file = folder / schema.shard_name(shard.number)
-        write_shard(file, rows, SETTINGS.row_group_videos)
+        write_shard(file, rows, settings.row_group_videos)
         found = file.stat()
         records.append(
             DoneShard(
                 *(shard.number, sha256_file(file), found.st_size, found.st_mtime_ns, ledger, []),
                 tried=len(ledger),
-                limits=SETTINGS.limits(),
+                limits=settings.limits(),
                 seconds=0.1,
             )
         )
-    write_store(folder, manifest, SETTINGS, records, flat_ledger(records, manifest))
+    write_store(folder, manifest, settings, records, flat_ledger(records, manifest))
     return manifest

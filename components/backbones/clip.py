@@ -114,7 +114,9 @@ class Backbone(nn.Module):
 
     def normalize(self, frames: Tensor) -> Tensor:
         """``(pixel / 255 - mean) / std``: ``uint8[..., 3, S, S] -> float[..., 3, S, S]``."""
-        return torch.addcmul(self._shift, frames.float(), self._factor)
+        # Frames from a reader have interleaved colours. Other strides would let convolutions round differently.
+        pixels = frames.to(torch.float32, memory_format=torch.contiguous_format)
+        return torch.addcmul(self._shift, pixels, self._factor)
 
     def preprocess(self, frames: Tensor) -> Tensor:
         """:meth:`resize`, then :meth:`normalize`: ``uint8[n, 3, H, W] -> float[n, 3, S, S]``."""

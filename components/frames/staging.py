@@ -42,8 +42,12 @@ class Staging:
         return memory[:size].view(*shape)
 
     def upload(self, host: Tensor, device: torch.device) -> Tensor:
-        """Copies a tensor that :meth:`take` gave to ``device`` on the current stream, without waiting."""
-        copy = host.to(device, non_blocking=True)
+        """Copies a batch ``uint8[B, T, 3, S, S]`` to ``device`` on the current stream, without waiting.
+
+        The batch is a view of a tensor ``uint8[B, T, S, S, 3]`` that :meth:`take` gave.
+        """
+        # The colours of a batch are interleaved: its last dimension in memory is the third.
+        copy = host.movedim(2, -1).to(device, non_blocking=True).movedim(-1, 2)
         for turn, memory in enumerate(self._memory):
             if memory is not None and memory.data_ptr() == host.data_ptr():
                 event = torch.cuda.Event()

@@ -140,22 +140,23 @@ class FrameStore:
                 yield found[video_id]
 
     def _fetch(self, ids: list[str]) -> dict[str, StoredVideo]:
-        wanted: dict[tuple[int, int], list[int]] = {}
-        per_group = self.card.settings.row_group_videos
+        wanted: dict[int, list[int]] = {}
         for video_id in dict.fromkeys(ids):
             shard, row = self._places[video_id]
-            wanted.setdefault((shard, row // per_group), []).append(row % per_group)
-        found = {}
-        open_shard: tuple[int, pq.ParquetFile] | None = None
-        for (shard, group), rows in sorted(wanted.items()):
-            if open_shard is None or open_shard[0] != shard:
-                open_shard = (shard, self._open(schema.shard_name(shard)))
-            # `take` would copy a list<binary> column, so the group is sliced one row at a time instead.
-            table = open_shard[1].read_row_group(group)
-            for row in sorted(rows):
-                video = _stored_video(table.slice(row, 1).to_pylist()[0])
-                found[video.video_id] = video
-        return found
+            wanted.setdefault(shard, []).append(row)
+        videos = (video for shard, rows in sorted(wanted.items()) for video in self._rows(shard, sorted(rows)))
+        return {video.video_id: video for video in videos}
+
+    def _rows(self, shard: int, rows: list[int]) -> Iterator[StoredVideo]:
+        """Reads rows of a shard in ascending order: the row groups that hold them, in one request if they adjoin."""
+        file, per_group = self._open(schema.shard_name(shard)), self.card.settings.row_group_videos
+        groups = sorted({row // per_group for row in rows})
+        table = file.read_row_groups(groups)
+        # The table holds these groups only. All but a shard's last one have the same size.
+        place = {group: number * per_group for number, group in enumerate(groups)}
+        for row in rows:
+            # `take` would copy a list<binary> column, so the table is sliced one row at a time instead.
+            yield _stored_video(table.slice(place[row // per_group] + row % per_group, 1).to_pylist()[0])
 
     def _with_status(self, split: str, status: str) -> list[str]:
         if split not in (*SPLITS, "all"):
@@ -172,7 +173,8 @@ class FrameStore:
 
     def _open(self, name: str) -> pq.ParquetFile:
         files, path = storage.filesystem(storage.join(self.uri, self.card.name_of(name)))
-        return pq.ParquetFile(files.open_input_file(path))
+        # Columns and row groups that adjoin are read by one request, not by one each.
+        return pq.ParquetFile(files.open_input_file(path), pre_buffer=True)
 
     def _table(self, name: str) -> pa.Table:
         return self._open(name).read()
