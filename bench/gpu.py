@@ -19,26 +19,30 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import simplejpeg
 import synthetic
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from components.backbones import mini
 from components.evaluation.encode import encode_videos
 from components.evaluation.ranks import both_directions
-from components.frames.reader import FrameReader
+from components.frames.reader import FrameReader, View
 from components.frames.staging import Staging
 from components.frames.store import FrameStore
 from components.methods.base import Method
 from components.params import load_params
 from components.precision import Precision, autocast, numerics
 from components.search.scores import Vectors
+from components.training.augmentation import crop_flip
 from components.training.loader import Batch
 from components.training.loop import fit
 from components.training.loss import info_nce
@@ -58,8 +62,6 @@ from models import (
     vocabulary_of,
 )
 
-# Videos per row group: batches are drawn at random, so small groups keep what is read near what is wanted.
-GROUP = 2
 PARTS = ("ceilings", "step", "loader", "encode", "epoch", "ranks", "search")
 # Multiply-adds of a video of 12 frames, forward pass of the vision tower and of one caption of 32 tokens.
 GIGA_MACS = {B32: 54.2, B16: 212.2}
@@ -227,12 +229,15 @@ def precisions(bench: Bench) -> None:
 def store_of(bench: Bench, folder: Path, model: str, videos: int) -> FrameStore:
     """A frame store of smooth pictures; few different ones, since drawing them takes longer than decoding."""
     few = synthetic.few(synthetic.smooth(FRAMES, side_of(model)), 8 if bench.smoke else 64)
-    synthetic.write_store(folder, videos, few, quality=90, train=0.9, group=GROUP)
+    synthetic.write_store(folder, videos, few, quality=90, train=0.9, group=1)
     return FrameStore(folder)
 
 
 def loader(bench: Bench, store: FrameStore, model: str) -> None:
-    """Frames per second of each stage: reading, decoding, batches, upload."""
+    """Frames per second of each stage: reading, bare decoding, and batches, plain and with random crops.
+
+    Bare decoding is simplejpeg by itself in as many threads, its pictures thrown away.
+    """
     resize = method_of(model, "zero_shot").backbone.resize
     ids = store.ids("train")
     size = min(len(ids), 8 if bench.smoke else 128)
@@ -240,17 +245,39 @@ def loader(bench: Bench, store: FrameStore, model: str) -> None:
     frames = size * FRAMES
     seconds = bench.seconds(lambda: list(store.read(picks[0])))
     bench.add("loader", read_random=frames / seconds)
-    for threads in (1, 2) if bench.smoke else (1, 4, 8, 16):
-        staging = Staging(4 if bench.device.type == "cuda" else 0)
-        reader = FrameReader(store, resize, FRAMES, cache_mib=0, threads=threads)
-        following = cycle(picks)
+    jpegs = [jpeg for video in store.read(picks[0]) for jpeg in video.frames]
+    views: dict[str, View | None] = {"batch": None, "crops": partial(cropped, side_of(model))}
+    for threads in (1, 2) if bench.smoke else (1, 2, 4, 8, 16):
+        with ThreadPoolExecutor(threads) as pool:
+            bare = frames / bench.seconds(partial(decode_all, pool, jpegs))
+        row: Table = {"threads": float(threads), "bare": bare}
+        for name, view in views.items():
+            staging = Staging(4, pinned=bench.device.type == "cuda")
+            reader = FrameReader(store, resize, FRAMES, cache_mib=0, threads=threads)
+            turn = partial(next_batch, reader, cycle(picks), view, staging)
+            row[name] = frames / bench.seconds(turn)
+        bench.add(f"loader {threads}", **row, of_bare=float(row["batch"]) / bare)
 
-        def turn(
-            reader: FrameReader = reader, following: Iterator[list[str]] = following, staging: Staging = staging
-        ) -> None:
-            reader.batch(next(following), staging=staging)
 
-        bench.add("loader", **{f"batch_{threads}_threads": frames / bench.seconds(turn)})
+def decode_one(jpeg: bytes) -> None:
+    """Bare decoding."""
+    simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
+
+
+def decode_all(pool: ThreadPoolExecutor, jpegs: list[bytes]) -> None:
+    """Bare decoding of a batch."""
+    for _ in pool.map(decode_one, jpegs):
+        pass
+
+
+def cropped(side: int, name: str, clip: Tensor) -> Tensor:
+    """A random crop, another one for each video."""
+    return crop_flip(clip, np.random.default_rng(list(name.encode())), side, "bicubic")
+
+
+def next_batch(reader: FrameReader, picks: Iterator[list[str]], view: View | None, staging: Staging) -> None:
+    """A batch as the loader makes it."""
+    reader.batch(next(picks), view, staging)
 
 
 def encode(bench: Bench, store: FrameStore, model: str) -> None:

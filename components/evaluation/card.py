@@ -87,6 +87,7 @@ class Identity:
         backbone: The backbone that the adapter is bound to.
         adapter_sha256: Hash of the adapter's weights file.
         store: Fingerprint of the frame store.
+        precision: What the towers computed in during the evaluation.
         provenance: Commit and package versions of the training.
     """
 
@@ -104,6 +105,7 @@ class Identity:
     backbone: BackboneSpec | None = None
     adapter_sha256: str | None = None
     store: str | None = None
+    precision: str | None = None
     provenance: dict[str, Any] | None = None
 
 

@@ -87,6 +87,8 @@ def _adapter_facts(card: ScorecardHead) -> Iterator[tuple[str, str]]:
         yield "input", f"{card.frames} frames, sampled {card.sampling}; {card.words} words"
     if card.decoding is not None:
         yield "decoding", _pairs(asdict(card.decoding))
+    if card.precision is not None:
+        yield "precision", card.precision
     if card.epoch is not None:
         yield "epoch", f"{card.epoch}, selected on {card.selected_on}"
     if card.provenance is not None:

@@ -33,7 +33,7 @@ def evaluate(
     method.eval()
     reader = reader_for(method, store)
     encoded = encode_split(method, store, reader, split, settings.batch_size, settings.precision)
-    identity = _identity(adapter, store, seed)
+    identity = _identity(adapter, store, seed, settings.precision)
     scorecard = make_scorecard(encoded, store.manifest, split, identity, settings.bootstrap, device_of(method))
     if not settings.rescoring:
         return scorecard
@@ -41,7 +41,7 @@ def evaluate(
     return scorecard.with_rescored(rescored(encoded, settings, bank))
 
 
-def _identity(adapter: AdapterCard, store: FrameStore, seed: int) -> Identity:
+def _identity(adapter: AdapterCard, store: FrameStore, seed: int, precision: str) -> Identity:
     """Everything that the metrics depend on, for the head of the card."""
     settings = store.card.settings
     return Identity(
@@ -66,5 +66,6 @@ def _identity(adapter: AdapterCard, store: FrameStore, seed: int) -> Identity:
         backbone=adapter.backbone,
         adapter_sha256=adapter.sha256,
         store=store.fingerprint,
+        precision=precision,
         provenance=adapter.provenance,
     )

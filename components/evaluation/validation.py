@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from components.evaluation.encode import device_of, encode_split
 from components.evaluation.metrics import summary
 from components.evaluation.ranks import both_directions
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.methods.base import Method
-from components.precision import Precision
+from components.precision import Precision, check_precision
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,14 @@ class Validation:
     batch_size: int
     on_test: bool = False
     precision: Precision = "float32"
+
+    def check(self, device: torch.device) -> None:
+        """Checks that ``device`` computes in the precision.
+
+        Raises:
+            ConfigError: It does not.
+        """
+        check_precision(self.precision, device, "evaluation.precision")
 
     def __call__(self, method: Method, store: FrameStore, reader: FrameReader) -> dict[str, float]:
         """Returns the metrics, the same in every process of the group. They are empty if no video was decoded."""

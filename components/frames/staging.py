@@ -19,9 +19,11 @@ class Staging:
     Args:
         buffers: How many batches may be in use at once; the next request waits for the copy of the oldest one.
             0 allocates ordinary memory each time.
+        pinned: Whether the buffers are page-locked, which needs a GPU.
     """
 
-    def __init__(self, buffers: int = 0) -> None:
+    def __init__(self, buffers: int = 0, pinned: bool = True) -> None:
+        self._pinned = pinned
         self._memory: list[Tensor | None] = [None] * buffers
         self._copied: list[torch.cuda.Event | None] = [None] * buffers
         self._turn = 0
@@ -37,7 +39,7 @@ class Staging:
             self._copied[turn] = None
         memory = self._memory[turn]
         if memory is None or memory.numel() < size:
-            memory = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+            memory = torch.empty(size, dtype=torch.uint8, pin_memory=self._pinned)
             self._memory[turn] = memory
         return memory[:size].view(*shape)
 

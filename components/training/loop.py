@@ -82,10 +82,14 @@ def fit(
         epoch_done: Receives the metrics after each validation, in every process.
 
     Raises:
-        TrainingError: There are no training videos, or a loss or gradient is NaN or Inf.
+        ConfigError: The device does not compute in a precision of the settings.
+        TrainingError: There are no training videos, a step does not fit into the memory, or a loss or gradient is NaN
+            or Inf.
     """
     device = next(method.parameters()).device
     check_precision(settings.precision, device, "training.precision")
+    if validate is not None:
+        validate.check(device)
     reader = reader_for(method, store, execution.cache_mib, execution.decode_threads)
     if not method.trainable():
         return _measure(method, store, reader, settings, validate, log)

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
+
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.methods.base import Method
@@ -23,6 +25,10 @@ SCORE = "t2v_R@1"
 
 class Validate(Protocol):
     """Measures a method, usually on the validation split. Every process calls it and gets the same result."""
+
+    def check(self, device: torch.device) -> None:
+        """Raises ConfigError if the method cannot be measured on this device. Called before the training starts."""
+        ...
 
     def __call__(self, method: Method, store: FrameStore, reader: FrameReader) -> dict[str, float]:
         """Metrics by name, ``t2v_R@1`` among them; empty if there is no validation split."""

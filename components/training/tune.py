@@ -191,6 +191,9 @@ class _Reporting:
     validate: Validate
     epochs: Iterator[int] = field(default_factory=lambda: count(1))
 
+    def check(self, device: torch.device) -> None:
+        self.validate.check(device)
+
     def __call__(self, method: Method, store: FrameStore, reader: FrameReader) -> dict[str, float]:
         from ray import tune
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from components.backbones.clip import load_backbone
-from components.errors import TrainingError
+from components.errors import ConfigError, TrainingError
 from components.evaluation.card import Identity
 from components.evaluation.encode import encode_split
 from components.evaluation.scorecard import make_scorecard
@@ -216,15 +216,24 @@ def test_selection_on_validation_keeps_the_best_epoch(root: Path) -> None:
     scores = iter([10.0, 30.0, 20.0, 30.0])
     states: list[dict[str, Tensor]] = []
 
-    def validate(method: Method, *_: object) -> dict[str, float]:
-        states.append({name: p.detach().clone() for name, p in method.trainable().items()})
-        return {"t2v_R@1": next(scores)}
+    class Scores(Validation):
+        def __call__(self, method: Method, *_: object) -> dict[str, float]:
+            states.append({name: p.detach().clone() for name, p in method.trainable().items()})
+            return {"t2v_R@1": next(scores)}
 
     method = make(root)
-    result = train(root, method, tiny_world.training(root, epochs=4, select_on="val"), validate=validate)
+    result = train(root, method, tiny_world.training(root, epochs=4, select_on="val"), validate=Scores(batch_size=5))
     assert result.epoch == 2
     assert equal(dict(method.trainable()), states[1])
     assert not method.training
+
+
+def test_a_precision_that_validation_cannot_have_is_refused_before_the_first_step(root: Path) -> None:
+    steps: list[int] = []
+    validation = Validation(batch_size=5, precision="tf32")
+    with pytest.raises(ConfigError, match=r"evaluation\.precision.*only NVIDIA GPUs.*found 'tf32'"):
+        train(root, make(root), tiny_world.training(root), validate=validation, log=lambda step, _: steps.append(step))
+    assert not steps
 
 
 def test_selection_on_test_measures_and_names_the_test_split(root: Path) -> None:
