@@ -136,10 +136,18 @@ def test_code_of_a_method_reruns_its_trainings_and_what_uses_them(edited: Path) 
     assert stale(edited) == trainings("mv_adapter") | users
 
 
-def test_code_of_the_report_reruns_the_report(edited: Path) -> None:
-    append(edited / "components/report/plots.py", "\nUNUSED = 1\n")
+def test_code_of_the_report_and_of_the_index_reruns_these_stages(edited: Path) -> None:
+    append(edited / "components/report/page.html", "<!-- edited -->\n")
+    append(edited / "components/search/index.py", "\nUNUSED = 1\n")
     refresh(edited)
-    assert stale(edited) == {"report"}
+    assert {"report", *(f"index@{task}" for task in TASKS)} <= stale(edited)
+    assert not {name for name in stale(edited) if name.startswith(("ingest", "train", "evaluate"))}
+
+
+def test_code_of_ingest_reruns_every_ingest(edited: Path) -> None:
+    append(edited / "components/ingest/sampling.py", "\nUNUSED = 1\n")
+    refresh(edited)
+    assert stale(edited) == {f"ingest@{task}" for task in TASKS}
 
 
 def test_code_of_the_training_step_reruns_every_training(edited: Path) -> None:

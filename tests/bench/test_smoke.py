@@ -21,13 +21,13 @@ LIBRARIES = {"activations", "interleaved", "models", "synthetic"}
 RUNS: dict[str, tuple[str, str]] = {
     "adaptive_sampling": ("--data DATA --videos 1", "segment_center"),
     "all_methods": ("--root ROOT --tasks tiny --methods zero_shot", "1/1"),
-    "gpu": ("--smoke --parts step ranks", "CPU"),
+    "gpu": ("--smoke --parts loader ranks", "CPU"),
     "ingest": ("--parts decode --rounds 1 --generated 1", "check and isolation"),
     "memory": ("--videos 2 --shard 1 --cpus 1", "driver"),
     "ranks": ("--sizes 1 50 --plain-up-to 50", "peak MiB"),
     "recipes": ("--smoke --recipes msvd --methods vop", "vop"),
     "search_settings": ("--root ROOT --task tiny --method vop training.epochs=1", "t2v R@1"),
-    "train": ("--parts step evaluation --models mini --rounds 1 --videos 2", "of the limit"),
+    "train": ("--parts evaluation --models mini --rounds 1 --videos 2", "of the limit"),
     "workers": ("--parts resume --root ROOT --task tiny --epochs 5", "resume:"),
 }
 

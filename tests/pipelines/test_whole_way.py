@@ -139,30 +139,6 @@ def test_an_edit_of_a_method_reruns_its_training_and_what_follows(clone: Path) -
     assert changed(clone) == set()
 
 
-@pytest.mark.parametrize(
-    ("edited", "text", "runs", "stays"),
-    [
-        ("methods/mv_adapter.py", "EDITED = 1\n", "train@shapes-clips-mv_adapter-0", "train@shapes-clips-zero_shot-0"),
-        ("search/index.py", "EDITED = 1\n", "index@shapes-clips", "train@shapes-clips-mv_adapter-0"),
-        ("ingest/sampling.py", "EDITED = 1\n", "ingest@shapes-clips", "demo@shapes-clips"),
-        ("report/page.html", "<!-- edited -->\n", "report", "index@shapes-clips"),
-    ],
-)
-def test_an_edit_reruns_the_stages_that_use_the_file(
-    clone: Path, edited: str, text: str, runs: str, stays: str
-) -> None:
-    path = clone / "components" / edited
-    before = path.read_text()
-    path.write_text(before + text)
-    call(clone, "dvc", "repro", "--single-item", "fingerprints")
-    stages = changed(clone)
-    path.write_text(before)
-    call(clone, "dvc", "repro", "--single-item", "fingerprints")
-    assert runs in stages
-    assert stays not in stages
-    assert changed(clone) == set()
-
-
 def test_metrics_and_plots_are_declared(clone: Path) -> None:
     assert "shapes-clips" in call(clone, "dvc", "metrics", "show")
     call(clone, "dvc", "metrics", "diff")
