@@ -49,8 +49,12 @@ PASSIVE = (
     "components.ingest.events",
     "components.ingest.progress",
     "components.layout",
+    "components.liveness",
     "components.params",
+    "components.training.mailbox",
+    "components.training.metrics",
     "components.training.time_left",
+    "components.training.utilisation",
     "components.training.watchdog",
 )
 
