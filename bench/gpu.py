@@ -4,8 +4,8 @@
 
 Weights are random, since only shapes matter. Frames are smooth pictures with noise, as many bytes as real ones. The
 limit is open_clip itself with frozen towers and one trainable vector after the first block of each tower: forward
-pass, and backward pass through activations alone. MFU counts the multiply-adds of the frozen towers, forward and
-backward through activations, over the measured bfloat16 ceiling of the card.
+pass, and backward pass through activations alone. MFU counts the FLOPs of a step over the measured bfloat16 ceiling of
+the card. The operators of a step are what the host has to launch.
 
 ``--smoke`` runs every part in seconds on the mini backbone, also on a CPU, to show that the script works.
 """
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -29,8 +28,10 @@ import numpy as np
 import simplejpeg
 import synthetic
 import torch
+from measure import Bench, Operators, Table
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from components.backbones import mini
 from components.evaluation.encode import encode_videos
@@ -49,8 +50,6 @@ from components.training.loss import info_nce
 from components.training.optimiser import build_optimiser
 from components.training.step import StepGradients
 from models import (
-    B16,
-    B32,
     FRAMES,
     ROOT,
     Limit,
@@ -63,53 +62,6 @@ from models import (
 )
 
 PARTS = ("ceilings", "step", "loader", "encode", "epoch", "ranks", "search")
-# Multiply-adds of a video of 12 frames, forward pass of the vision tower and of one caption of 32 tokens.
-GIGA_MACS = {B32: 54.2, B16: 212.2}
-
-Table = dict[str, float | str]
-
-
-class Bench:
-    """One run: the device, the sizes, and what was measured."""
-
-    def __init__(self, smoke: bool) -> None:
-        self.smoke = smoke
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.models = (mini.NAME,) if smoke else (B32, B16)
-        self.rounds = 1 if smoke else 5
-        self.found: dict[str, Table] = {}
-
-    def add(self, part: str, **values: float | str) -> None:
-        """Prints a row and keeps it."""
-        self.found.setdefault(part, {}).update(values)
-        shown = "  ".join(f"{k} {v:,.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
-        print(f"{part:10} {shown}", flush=True)
-
-    def seconds(self, turn: Callable[[], object], warm: int = 2) -> float:
-        """Median wall time of a turn, the device drained before and after."""
-        for _ in range(1 if self.smoke else warm):
-            turn()
-        times = []
-        for _ in range(self.rounds):
-            self.drain()
-            started = time.perf_counter()
-            turn()
-            self.drain()
-            times.append(time.perf_counter() - started)
-        return statistics.median(times)
-
-    def drain(self) -> None:
-        """Waits for the device."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-
-    def peak_gib(self) -> float:
-        """Memory peak on the card since the last call."""
-        if self.device.type != "cuda":
-            return 0.0
-        peak = torch.cuda.max_memory_allocated() / 2**30
-        torch.cuda.reset_peak_memory_stats()
-        return peak
 
 
 def method_of(model: str, name: str) -> Method:
@@ -188,7 +140,7 @@ def ceilings(bench: Bench) -> None:
 
 
 def step(bench: Bench) -> None:
-    """A training step against the limit; milliseconds, GiB, and MFU."""
+    """A training step against the limit: milliseconds, GiB, operators and MFU."""
     ceiling = float(bench.found.get("ceilings", {}).get("bfloat16_tflops", 0.0))
     for model in bench.models:
         for videos in (4,) if bench.smoke else (32, 128):
@@ -204,11 +156,16 @@ def step(bench: Bench) -> None:
                 bench.peak_gib()
                 turn = make()
                 seconds = bench.seconds(turn, warm=3)
-                del turn
                 limit = limit or seconds
                 row: Table = {"ms": 1e3 * seconds, "of_limit": seconds / limit, "gib": bench.peak_gib()}
-                if ceiling and model in GIGA_MACS and name in ("limit", "mv_adapter"):
-                    row["mfu"] = 4 * GIGA_MACS[model] * videos / seconds / 1e3 / ceiling
+                with FlopCounterMode(display=False) as flops:
+                    turn()
+                with Operators() as operators:
+                    turn()
+                row["operators"] = float(operators.count)
+                if ceiling:
+                    row["mfu"] = flops.get_total_flops() / seconds / 1e12 / ceiling
+                del turn
                 bench.add(f"step {model} {videos} {name}", **row)
                 if bench.device.type == "cuda":
                     torch.cuda.empty_cache()

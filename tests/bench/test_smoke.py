@@ -15,7 +15,7 @@ import tiny_world
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 # Modules that other scripts import.
-LIBRARIES = {"activations", "interleaved", "models", "synthetic"}
+LIBRARIES = {"activations", "interleaved", "measure", "models", "synthetic"}
 
 # The arguments of each run, and a word that its output has. Folders of the test replace ROOT and DATA.
 RUNS: dict[str, tuple[str, str]] = {
