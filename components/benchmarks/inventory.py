@@ -75,7 +75,7 @@ def take_stock(folder: str, manifest: Manifest) -> Inventory:
         uri = storage.join(place, found.path) if found.is_text else None
         if uri in listed:
             read |= {uri} if found.is_there else set()
-        elif reason := _reason(found, below, manifest.is_only_searched):
+        elif below is not None and (reason := _reason(found, below, manifest.is_only_searched)):
             left_out.setdefault(reason, set()).add(below + found.path)
     return Inventory(
         frozenset(read),
@@ -102,10 +102,10 @@ def _below(folder: str, place: str) -> str | None:
     return f"{path.relative_to(root)}/" if path.is_relative_to(root) else None
 
 
-def _reason(found: Found, below: str | None, is_only_searched: bool) -> str | None:
+def _reason(found: Found, below: str, is_only_searched: bool) -> str | None:
     """Why a file that nothing lists is left out, or None if it is no file of the collection."""
-    among_videos = below is not None and below.startswith(f"{VIDEO_FOLDER}/")
-    if below is None or (not among_videos and (found.is_hidden or not is_video(found.path))):
+    among_videos = below.startswith(f"{VIDEO_FOLDER}/")
+    if not among_videos and (found.is_hidden or not is_video(found.path)):
         return None
     if found.is_folder:
         return FOLDER

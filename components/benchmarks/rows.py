@@ -116,9 +116,9 @@ def _parquet_rows(where: str) -> Iterator[tuple[str, Mapping[str, object]]]:
     yield from ((f"{where} row {number}", {**row, **unread}) for number, row in enumerate(table.to_pylist(), 1))
 
 
-# A text that repeats in every row of Parquet takes a few bits per row, and a page is compressed. More is no table.
-MOST_EXPANSION = 10_000
-SMALL_BYTES = 1 << 26
+# What a table of captions is far below: rows of less than a byte each, and text that was compressed so much.
+SMALL_ROWS, SMALL_BYTES = 1_000_000, 1 << 26
+MOST_EXPANSION = 1000
 
 
 def _check_size(where: str, metadata: pq.FileMetaData, length: int) -> None:
@@ -127,13 +127,13 @@ def _check_size(where: str, metadata: pq.FileMetaData, length: int) -> None:
     Raises:
         DataError: The number of rows or of bytes is out of proportion.
     """
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    stated = max(metadata.num_rows, sum(group.total_byte_size for group in groups))
-    if stated > max(SMALL_BYTES, MOST_EXPANSION * length):
+    stated = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
+    rows = metadata.num_rows
+    if rows > max(SMALL_ROWS, length) or stated > max(SMALL_BYTES, MOST_EXPANSION * length):
         raise DataError(
             "not Parquet, or damaged",
             where=where,
-            found=f"{metadata.num_rows:,} rows and {stated:,} bytes in a file of {length:,} bytes",
+            found=f"{rows:,} rows and {stated:,} bytes in a file of {length:,} bytes",
             expected="a table of captions",
         )
 
