@@ -127,7 +127,7 @@ def _similar(uri: str, others: list[str]) -> str | None:
     if wanted in names:
         return f"there is one in another folder, {shown(names[wanted])!r}"
     for made_equal, how in (
-        (_one_form, "only the Unicode form differs (NFC or NFD; `convmv -f utf8 -t utf8 --nfc` renames files)"),
+        (_one_form, "only the Unicode form differs (NFC or NFD), so copy the file's name into the annotations"),
         (lambda name: _one_form(name).casefold(), "only upper and lower case differ"),
         (lambda name: PurePosixPath(_one_form(name)).stem.casefold(), "with another ending"),
     ):

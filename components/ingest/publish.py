@@ -157,7 +157,8 @@ def check_failures(task_name: str, ledger: Sequence[LedgerRow], limits: FrameSet
         expected=None
         if empty
         else f"at most {most:.1%} (frames.max_failed_share), or {limits.max_failed_videos} (frames.max_failed_videos)",
-        cure=f"every video's reason is in {where}. If the cause was outside the videos, run again with --overwrite",
+        cure=f"every video's reason is in {where}. If the cause was outside the videos, run again with --overwrite. "
+        "Otherwise replace them, or take them out of the collection",
     )
 
 

@@ -120,7 +120,7 @@ NFC, NFD = (unicodedata.normalize(form, "café.mp4") for form in ("NFC", "NFD"))
 @pytest.mark.parametrize(
     ("listed", "there", "hint"),
     [
-        (NFC, NFD, "only the Unicode form differs (NFC or NFD"),
+        (NFC, NFD, "only the Unicode form differs (NFC or NFD), so copy"),
         ("Holiday.MP4", "holiday.mp4", "there is 'videos/holiday.mp4': only upper and lower case differ"),
         ("holiday.mp4", "holiday.mov", "there is 'videos/holiday.mov': with another ending"),
         ("brithday.mp4", "birthday.mp4", "did you mean 'videos/birthday.mp4'?"),
