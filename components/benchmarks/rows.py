@@ -76,11 +76,27 @@ def _raw_rows(where: str) -> Iterator[tuple[str, Mapping[str, object]]]:
     """The place of each row and its fields."""
     kind = PurePosixPath(where).suffix
     if kind == ".csv":
-        yield from ((f"{where}:{line}", fields) for line, fields in files.read_csv(where, NEEDED, OPTIONAL))
+        for line, fields in files.read_csv(where, NEEDED, OPTIONAL):
+            _check_quotes(f"{where}:{line}", fields["caption"])
+            yield f"{where}:{line}", fields
         return
     for place, content in _json_lines(where) if kind == ".jsonl" else _parquet_rows(where):
         _check_names(place, content)
         yield place, content
+
+
+def _check_quotes(place: str, caption: str) -> None:
+    """Refuses a caption in which rows seem to be: a quotation mark that is not closed takes up those that follow."""
+    for line in caption.splitlines()[1:]:
+        name, comma, _ = line.partition(",")
+        if comma and files.is_video(name.strip()):
+            raise DataError(
+                "a caption holds what looks like a row",
+                where=place,
+                found=line,
+                expected="a quotation mark at both ends of a text",
+                cure="close the quotation mark above this line",
+            )
 
 
 def _check_names(place: str, names: Iterable[str]) -> None:

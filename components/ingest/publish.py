@@ -18,7 +18,6 @@ from components.frames import schema
 from components.frames.card import StoreCard, StoredShard, StoreSettings, read_card
 from components.frames.store import write_table
 from components.ingest.records import DoneShard, LedgerRow, Settings
-from components.ingest.settings import FrameSettings
 from components.ingest.state import library_versions
 from components.manifest import SPLITS, Manifest, first_few
 from components.provenance import sha256_file
@@ -130,24 +129,26 @@ def failure_lines(failed: Mapping[str, Sequence[str]]) -> list[str]:
     return [f"  {reason} {len(ids)} ({schema.REASONS[reason]}): {first_few(ids)}" for reason, ids in failed.items()]
 
 
-def check_failures(task_name: str, ledger: Sequence[LedgerRow], limits: FrameSettings, where: Path) -> None:
+def check_failures(task_name: str, ledger: Sequence[LedgerRow], most: float, where: Path, few: int = 0) -> None:
     """Refuses a store in which too many videos failed, or every video of a split.
 
     Args:
         task_name: The task, for the message.
         ledger: A row per video.
-        limits: The highest accepted ratio of failed videos, and the number that is accepted whatever the ratio.
+        most: The highest accepted ratio of failed videos.
         where: The ledger's path, for the message.
+        few: So many failed videos are accepted whatever their ratio, if at least as many are decoded and ``most`` is
+            not 0.
 
     Raises:
         DataError: The message has the ratio, the reasons and the path.
     """
     failed = failures(ledger)
-    count, most = sum(len(ids) for ids in failed.values()), limits.max_failed_share
-    few = most > 0 and count <= min(limits.max_failed_videos, len(ledger) - count)
+    count = sum(len(ids) for ids in failed.values())
+    are_few = most > 0 and count <= min(few, len(ledger) - count)
     by_split = {split: counts(ledger, split) for split in SPLITS}
     empty = [split for split in SPLITS if by_split[split][schema.FAILED] and not by_split[split][schema.DECODED]]
-    if (few or count / len(ledger) <= most) and not empty:
+    if (are_few or count / len(ledger) <= most) and not empty:
         return
     what = "no video of a split could be decoded" if empty else "too many videos failed"
     raise DataError(
@@ -156,7 +157,7 @@ def check_failures(task_name: str, ledger: Sequence[LedgerRow], limits: FrameSet
         found=", ".join(empty) if empty else f"{count / len(ledger):.1%}",
         expected=None
         if empty
-        else f"at most {most:.1%} (frames.max_failed_share), or {limits.max_failed_videos} (frames.max_failed_videos)",
+        else f"at most {most:.1%} (frames.max_failed_share), or {few} videos (frames.max_failed_videos)",
         cure=f"every video's reason is in {where}. If the cause was outside the videos, run again with --overwrite. "
         "Otherwise replace them, or take them out of the collection",
     )

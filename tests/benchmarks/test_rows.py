@@ -56,6 +56,8 @@ def test_a_caption_with_commas_needs_quotes_and_is_never_cut(tmp_path: Path) -> 
         ("video,caption,Split\na.mp4,b,test\n", "captions.csv: column is spelled differently; found 'Split'"),
         ("video,caption\na.mp4,b,\n", "captions.csv:2: row has more fields than the header; found '3 fields"),
         ("Video,Caption\na.mp4,b\n", "column is missing; found ['Video', 'Caption']; expected video, caption"),
+        ('video,caption\na.mp4,"b\nc.mp4,d\ne.mp4,f"\n', "captions.csv:4: a caption holds what looks like a row"),
+        ('video,caption\na.mp4,b "c"" d\ne.mp4,"f\n', "captions.csv:3: not CSV"),
         ("video;caption\na.mp4;b\n", "column is missing; found ['video;caption']"),
         ("video,caption\nvideos,b\n", "captions.csv:2: not a path below the collection's folder; found 'videos'"),
         ("video,caption,start\na.mp4,b," + "9" * 400 + "\n", "captions.csv:2: start is not a time"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from video_files import small_params
 
 from components.errors import DataError
 from components.ingest.publish import check_failures
@@ -21,32 +20,31 @@ def ledger(decoded: int, failed: int, split: str = "train") -> list[LedgerRow]:
 
 
 @pytest.mark.parametrize(
-    ("decoded", "failed", "settings", "accepted"),
+    ("decoded", "failed", "share", "few", "accepted"),
     [
-        (8, 1, (), True),
-        (3, 3, (), True),
-        (2, 3, (), False),
-        (40, 4, (), False),
-        (95, 5, (), True),
-        (94, 6, (), False),
-        (8, 1, ("frames.max_failed_videos=0",), False),
-        (1000, 1, ("frames.max_failed_share=0.0",), False),
-        (8, 0, ("frames.max_failed_share=0.0", "frames.max_failed_videos=0"), True),
+        (8, 1, 0.05, 3, True),
+        (3, 3, 0.05, 3, True),
+        (2, 3, 0.05, 3, False),
+        (40, 4, 0.05, 3, False),
+        (95, 5, 0.05, 3, True),
+        (94, 6, 0.05, 3, False),
+        (8, 1, 0.05, 0, False),
+        (1000, 1, 0.0, 3, False),
+        (8, 0, 0.0, 0, True),
     ],
 )
 def test_few_failures_or_a_small_share_are_accepted(
-    tmp_path: Path, decoded: int, failed: int, settings: tuple[str, ...], accepted: bool
+    decoded: int, failed: int, share: float, few: int, accepted: bool
 ) -> None:
-    limits = small_params(tmp_path, *settings).frames
     if accepted:
-        check_failures("mine", ledger(decoded, failed), limits, tmp_path)
+        check_failures("mine", ledger(decoded, failed), share, Path("ledger"), few)
         return
-    with pytest.raises(DataError, match=r"(?s)task mine: too many videos failed.*\(frames\.max_failed_videos\)"):
-        check_failures("mine", ledger(decoded, failed), limits, tmp_path)
+    with pytest.raises(DataError, match=rf"(?s)task mine: too many videos failed.*or {few} videos \(frames"):
+        check_failures("mine", ledger(decoded, failed), share, Path("ledger"), few)
 
 
-def test_a_split_without_videos_is_refused_with_a_cure(tmp_path: Path) -> None:
+def test_a_split_without_videos_is_refused_with_a_cure() -> None:
     rows = [*ledger(8, 0), *ledger(0, 1, "val")]
     with pytest.raises(DataError, match=r"(?s)no video of a split .*found 'val'.*take them out") as caught:
-        check_failures("mine", rows, small_params(tmp_path).frames, tmp_path)
+        check_failures("mine", rows, 0.05, Path("ledger"), 3)
     assert "val-0" in str(caught.value)
