@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -20,6 +20,8 @@ NO_VIDEO = "no ending of a video (a table may list it all the same)"
 FOLDER = "folder that cannot be listed, or a link to a folder around it"
 OUTSIDE = f"outside {VIDEO_FOLDER}/ (move it there)"
 UNLISTED = "not in the annotations, or another file of the same video"
+
+Form = Callable[[str], str]
 
 # For so many missing files a similar name is looked for, among so many others.
 HINTS = 20
@@ -54,8 +56,13 @@ class Inventory:
 
     def hints(self) -> list[str]:
         """Which other file may be meant by a missing one, one line for each of the first few."""
+        if not self.missing:
+            return []
         others = [name for names in self.left_out.values() for name in names if is_video(name)]
-        pairs = ((uri, _similar(uri, others)) for uri in self.missing[:HINTS])
+        alike = [
+            ({form(PurePosixPath(name).name): name for name in reversed(others)}, form, how) for form, how in ALIKE
+        ]
+        pairs = ((uri, _similar(storage.split(uri)[1], alike)) for uri in self.missing[:HINTS])
         return [f"{shown(uri)}: {hint}" for uri, hint in pairs if hint]
 
 
@@ -118,24 +125,36 @@ def _reason(found: Found, below: str, is_only_searched: bool) -> str | None:
     return OUTSIDE if is_only_searched and not among_videos else UNLISTED
 
 
-def _similar(uri: str, others: list[str]) -> str | None:
-    """What a missing file may be called instead."""
-    wanted = storage.split(uri)[1]
-    names: dict[str, str] = {}
-    for other in others:
-        names.setdefault(PurePosixPath(other).name, other)
-    if wanted in names:
-        return f"there is one in another folder, {shown(names[wanted])!r}"
-    for made_equal, how in (
-        (_one_form, "only the Unicode form differs (NFC or NFD), so copy the file's name into the annotations"),
-        (lambda name: _one_form(name).casefold(), "only upper and lower case differ"),
-        (lambda name: PurePosixPath(_one_form(name)).stem.casefold(), "with another ending"),
-    ):
-        if found := next((other for name, other in names.items() if made_equal(name) == made_equal(wanted)), None):
+def _similar(wanted: str, alike: list[tuple[dict[str, str], Form, str]]) -> str | None:
+    """What a missing file may be called instead. ``alike`` has the other files by each form of their names."""
+    for names, form, how in alike:
+        if found := names.get(form(wanted)):
             return f"there is {shown(found)!r}: {how}"
+    names = alike[0][0]
     near = difflib.get_close_matches(wanted, list(names)[:CANDIDATES], n=1, cutoff=0.7)
     return f"did you mean {shown(names[near[0]])!r}?" if near else None
 
 
-def _one_form(name: str) -> str:
+def _same(name: str) -> str:
+    return name
+
+
+def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
+
+
+def _folded(name: str) -> str:
+    return _composed(name).casefold()
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(_folded(name)).stem
+
+
+# In which form two names are equal, and what then differs, from the nearest to the farthest.
+ALIKE: tuple[tuple[Form, str], ...] = (
+    (_same, "in another folder"),
+    (_composed, "only the Unicode form differs (NFC or NFD), so copy the file's name into the annotations"),
+    (_folded, "only upper and lower case differ"),
+    (_stem, "with another ending"),
+)

@@ -124,7 +124,7 @@ NFC, NFD = (unicodedata.normalize(form, "café.mp4") for form in ("NFC", "NFD"))
         ("Holiday.MP4", "holiday.mp4", "there is 'videos/holiday.mp4': only upper and lower case differ"),
         ("holiday.mp4", "holiday.mov", "there is 'videos/holiday.mov': with another ending"),
         ("brithday.mp4", "birthday.mp4", "did you mean 'videos/birthday.mp4'?"),
-        ("holiday.mp4", "2021/holiday.mp4", "there is one in another folder, 'videos/2021/holiday.mp4'"),
+        ("holiday.mp4", "2021/holiday.mp4", "there is 'videos/2021/holiday.mp4': in another folder"),
     ],
 )
 def test_a_mistyped_name_is_shown_with_the_one_that_is_meant(
