@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+LONGEST = 2000  # characters of a value in a message
+
 
 class ReelTuneError(Exception):
     """An error that the user can act on.
@@ -25,7 +27,7 @@ class ReelTuneError(Exception):
     ) -> None:
         parts = [f"{where}: {what}" if where is not None else what]
         if found is not None:
-            parts.append(f"found {found!r}")
+            parts.append(f"found {_shown(found)}")
         if expected is not None:
             parts.append(f"expected {expected}")
         if cure is not None:
@@ -33,6 +35,15 @@ class ReelTuneError(Exception):
         super().__init__("; ".join(parts))
         # An exception crosses process boundaries by pickle, which calls __init__ with args only.
         self.args = (str(self.args[0]),)
+
+
+def _shown(found: object) -> str:
+    """``found`` for a message. A value from a hostile file may be long or deep."""
+    try:
+        text = repr(found)
+    except RecursionError:
+        return f"a deeply nested {type(found).__name__}"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 class ConfigError(ReelTuneError):

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -74,11 +74,19 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All videos of a task, in the order of the annotation files."""
+    """All videos of a task, in the order of the annotation files.
+
+    Args:
+        task: The name of the task.
+        protocol: What makes results comparable.
+        videos: The videos.
+        notes: What the reader left out of the annotations, one clause each. They are shown and not stored.
+    """
 
     task: str
     protocol: Protocol
     videos: tuple[Video, ...]
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def split(self, name: str) -> list[Video]:
         """The videos of one split, or of all splits for ``all``."""
@@ -103,7 +111,7 @@ class Manifest:
 
         Raises:
             DataError: An id is not a file name, occurs twice or is in two splits. Or a split has no videos, a video has
-                no caption or an empty one, or a segment ends before it starts.
+                no caption or an empty one, a text is not Unicode, or a segment ends before it starts.
         """
         for problem, ids in self._faults():
             if ids:
@@ -125,6 +133,7 @@ class Manifest:
         for video in self.videos:
             splits.setdefault(video.video_id, set()).add(video.split)
         times = Counter(video.video_id for video in self.videos)
+        yield "text with half a character (a lone surrogate)", [v.video_id for v in self.videos if not _is_text(v)]
         yield "video id is not usable as a file name", [i for i in splits if not is_file_name(i)]
         yield "video is in two splits", [i for i, names in splits.items() if len(names) > 1]
         yield "video id occurs twice", [i for i, count in times.items() if count > 1]
@@ -155,12 +164,16 @@ class Manifest:
         metadata = (table.schema.metadata or {}).get(b"reeltune")
         if metadata is None or not table.schema.equals(SCHEMA):
             raise DataError("not a manifest table", found=table.schema.names, expected=", ".join(SCHEMA.names))
-        header = json.loads(metadata)
+        try:
+            header = json.loads(metadata)
+            task, protocol = str(header["task"]), Protocol(**header["protocol"])
+            rows = table.to_pylist()
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise DataError("manifest table is damaged", cure=f"{type(error).__name__}: {error}") from None
         videos = tuple(
-            Video(**{**row, "captions": tuple(row["captions"]), "subsets": tuple(row["subsets"])})
-            for row in table.to_pylist()
+            Video(**{**row, "captions": tuple(row["captions"]), "subsets": tuple(row["subsets"])}) for row in rows
         )
-        return cls(header["task"], Protocol(**header["protocol"]), videos)
+        return cls(task, protocol, videos)
 
 
 def first_few(ids: Sequence[str], most: int = 5) -> str:
@@ -172,6 +185,19 @@ def first_few(ids: Sequence[str], most: int = 5) -> str:
 def is_file_name(name: str) -> bool:
     """Whether an id can name a file: it has no separator, line end or ``..``, and no blank at either end."""
     return bool(name) and name == name.strip() and ".." not in name and not set(name) & set("/\\\0\n\r") and name != "."
+
+
+def is_unicode(text: str) -> bool:
+    """Whether ``text`` can be written as UTF-8: it has no lone surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_text(video: Video) -> bool:
+    return all(map(is_unicode, (video.video_id, video.uri, *video.captions, *video.subsets)))
 
 
 def _segment_is_sound(video: Video) -> bool:

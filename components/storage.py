@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import functools
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,14 +147,23 @@ def read_text(location: Location) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = error.object[: error.start]
+        before, name = error.object[: error.start], shlex.quote(split(str(location))[1])
         raise DataError(
             f"not UTF-8 at byte {error.start + len(content) - len(error.object)}",
             where=f"{location}:{before.count(bytes([10])) + 1}",
             found=error.object[error.start : error.start + 1],
             expected="UTF-8",
-            cure="save the file as UTF-8, such as with `iconv -t UTF-8`",
+            cure=f"save it as UTF-8: `iconv -f {_encoding(content)} -t UTF-8 {name} > new && mv new {name}`",
         ) from None
+
+
+def _encoding(content: bytes) -> str:
+    """What a file that is not UTF-8 most likely is: what its byte order mark says, or what Windows writes."""
+    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "UTF-32"
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "UTF-16"
+    return "WINDOWS-1252"
 
 
 def list_files(folder: Location) -> list[str]:

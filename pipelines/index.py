@@ -36,7 +36,8 @@ def body(stage: cli.Stage) -> None:
     else:
         source = read_champion(stage.layout, task)
     method = load_adapter(source.folder, backbone).to(pick_device(params.evaluation.device))
-    split, size, precision = params.search.split, params.evaluation.batch_size, params.evaluation.precision
+    split = params.search.split_of(settings.benchmark)
+    size, precision = params.evaluation.batch_size, params.evaluation.precision
     index = indexes.build(
         method, store, split=split, adapter_sha256=source.sha256, batch_size=size, precision=precision
     )

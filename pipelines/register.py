@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def body(stage: cli.Stage) -> None:
     """Adapters + scorecards -> versions, alias, outputs/registry/<task>.json and outputs/registry/<task>/."""
     task, params, settings = stage.args.task, stage.params, stage.params.tracking
-    params.task(task)
+    benchmark = params.task(task).benchmark
     pairs = [(name, seed) for name in settings.methods if name in params.run.methods for seed in params.run.seeds]
     if not pairs:
         raise ConfigError("nothing to register", where="tracking.methods", expected="one of run.methods")
@@ -34,7 +34,7 @@ def body(stage: cli.Stage) -> None:
         root=str(stage.root),
         task=task,
         backbone=params.backbone,
-        split=params.search.split,
+        split=params.search.split_of(benchmark),
         top=params.search.top,
         batch_size=params.evaluation.batch_size,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from components.benchmarks import BENCHMARKS
 from components.config import parse_yaml
 from components.errors import ConfigError
 from components.names import NAMES
@@ -184,3 +185,37 @@ def test_unknown_tasks_and_methods_are_named() -> None:
         params.task("shape-clips")
     with pytest.raises(ConfigError, match="unknown method"):
         params.method("nothing")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tasks={kid's films: %s}", "tasks.kid's films: name cannot be used .*; found \"kid's films\".*'kid-s-films'"),
+        ("tasks={a.b: %s}", r"tasks\.a\.b: name cannot be used .*call it 'a-b'"),
+        ("tasks={../up: %s}", r"name cannot be used .*; found '\.\./up'.*call it 'up'"),
+        ("tasks={-x: %s}", "name cannot be used .*call it 'x'"),
+        ("tasks={%s: %%s}" % ("x" * 101), "at most 100 characters"),
+        ("methods={my vop: {method: vop, lr: 1.0e-3}}", "methods.my vop: name cannot be used .*call it 'my-vop'"),
+        ("tracking.alias=Latest", "tracking.alias: MLflow keeps this alias for itself; found 'Latest'"),
+        ("tracking.alias=v12", "MLflow keeps this alias for itself"),
+        ("tracking.alias=the best", "tracking.alias: name cannot be used"),
+    ],
+)
+def test_names_that_some_tool_does_not_take_are_refused(override: str, message: str) -> None:
+    task = "{benchmark: table, root: data, frames: 4, words: 16}"
+    with pytest.raises(ConfigError, match=message):
+        load_params(PARAMS, [override % task if "%s" in override else override], NAMES)
+
+
+def test_names_in_any_script_are_taken() -> None:
+    task = "{benchmark: table, root: data, frames: 4, words: 16}"
+    params = load_params(PARAMS, [f"tasks={{ferien_märz-2: {task}, 休暇: {task}, '2021': {task}}}"], NAMES)
+    assert set(params.tasks) == {"ferien_märz-2", "休暇", "2021"}
+
+
+def test_a_benchmark_indexes_its_test_videos_and_any_other_collection_all() -> None:
+    search = load_params(PARAMS, names=NAMES).search
+    published = set(BENCHMARKS.names()) - {"table"}
+    assert {search.split_of(name) for name in published} == {"test"}
+    assert {search.split_of(name) for name in ("table", "my_package.reader:READER")} == {"all"}
+    assert load_params(PARAMS, ["search.split=val"]).search.split_of("table") == "val"

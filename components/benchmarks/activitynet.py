@@ -11,12 +11,12 @@ Validation uses ``val.json`` (in the same form) if that file exists, else a fixe
 
 from __future__ import annotations
 
-import logging
 import re
 
 from components import storage
 from components.benchmarks import files
 from components.benchmarks.interface import AnnotationFile, Options, Published, Reader
+from components.benchmarks.parse import name_of
 from components.errors import DataError
 from components.manifest import Manifest, Protocol, Video, first_few
 
@@ -33,8 +33,6 @@ PUBLISHED = Published(
     captions={"test": 4917},
 )
 
-log = logging.getLogger(__name__)
-
 
 def read(task: str, folder: str, options: Options) -> Manifest:
     """Reads the manifest of a folder in the format of ActivityNet Captions.
@@ -50,10 +48,11 @@ def read(task: str, folder: str, options: Options) -> Manifest:
         DataError: A file is missing or damaged, captions belong to an unlisted video, or a video has no sentence.
     """
     files.check_options(task, options, ("val_share",))
-    train = _paragraphs(folder, "train.json", "train_ids.json")
-    test = _paragraphs(folder, "val_1.json", "val_ids.json")
+    notes: list[str] = []
+    train = _paragraphs(folder, "train.json", "train_ids.json", notes)
+    test = _paragraphs(folder, "val_1.json", "val_ids.json", notes)
     if storage.exists(storage.join(folder, VALIDATION)):
-        val, validation = _paragraphs(folder, VALIDATION, None), VALIDATION
+        val, validation = _paragraphs(folder, VALIDATION, None, notes), VALIDATION
     else:
         share = files.val_share(task, options)
         names = files.held_out(train, share)
@@ -73,7 +72,7 @@ def read(task: str, folder: str, options: Options) -> Manifest:
         caption_rule="sentences of a video joined to one paragraph",
         validation=validation,
     )
-    return Manifest(task, protocol, videos)
+    return Manifest(task, protocol, videos, tuple(notes))
 
 
 READER = Reader(
@@ -86,36 +85,39 @@ READER = Reader(
 )
 
 
-def _paragraphs(folder: str, captions_file: str, ids_file: str | None) -> dict[str, str]:
+def _paragraphs(folder: str, captions_file: str, ids_file: str | None, notes: list[str]) -> dict[str, str]:
+    """The paragraph of each video. What is left out is added to ``notes``."""
     where = storage.join(folder, captions_file)
     captions = files.read_json(where, dict)
     for key in captions:
         files.check_id(where, key)
     names = list(captions)
     if ids_file is not None:
-        listed = files.read_json(storage.join(folder, ids_file), list)
-        if unlisted := sorted(set(captions) - {str(name) for name in listed}):
+        listed_at = storage.join(folder, ids_file)
+        listed = [name_of(listed_at, name) for name in files.read_json(listed_at, list)]
+        if unlisted := sorted(set(captions) - set(listed)):
             raise DataError(
                 "captions of videos without an entry",
                 where=where,
                 found=first_few(unlisted),
                 expected=f"ids listed in {ids_file}",
             )
-        listed_at = storage.join(folder, ids_file)
-        names = [n for n in files.checked_ids(listed_at, enumerate(map(str, listed), 1)) if n in captions]
+        names = [n for n in files.checked_ids(listed_at, enumerate(listed, 1)) if n in captions]
         if dropped := len(listed) - len(names):
-            log.warning("%s: %d of %d ids have no captions and are left out", ids_file, dropped, len(listed))
+            notes.append(f"{dropped} of {len(listed)} ids of {ids_file} have no captions and are left out")
     if foreign := [name for name in names if not name.startswith(PREFIX)]:
         raise DataError("video key without v_", where=where, found=first_few(foreign), expected="v_<id>")
-    paragraphs = {name.removeprefix(PREFIX): _paragraph(captions[name]) for name in names}
+    paragraphs = {name.removeprefix(PREFIX): _paragraph(f"{where} {name}", captions[name]) for name in names}
     if empty := [name for name, text in paragraphs.items() if not text]:
         raise DataError("videos without a sentence", where=where, found=first_few(empty), expected="a list 'sentences'")
     return paragraphs
 
 
-def _paragraph(entry: object) -> str:
+def _paragraph(where: str, entry: object) -> str:
     """Joins the sentences by one space each. Some published sentences begin with a space."""
     sentences = entry.get("sentences") if isinstance(entry, dict) else None
     if not isinstance(sentences, list):
         return ""
-    return " ".join(text for sentence in sentences if (text := " ".join(str(sentence).split())))
+    if wrong := [sentence for sentence in sentences if not isinstance(sentence, str)]:
+        raise DataError("sentence is not a text", where=where, found=wrong[0], expected="a list of texts")
+    return " ".join(text for sentence in sentences if (text := " ".join(sentence.split())))

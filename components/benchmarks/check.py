@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from components import storage
-from components.benchmarks.files import present
 from components.benchmarks.interface import AnnotationFile, Published
+from components.benchmarks.inventory import Inventory, take_stock
+from components.benchmarks.listing import shown
 from components.benchmarks.reader import find_reader, read_annotations
 from components.errors import DataError
 from components.manifest import SPLITS, Manifest, first_few
@@ -43,6 +44,8 @@ class Check:
         fault: Why the annotations cannot be read, or None if they can.
         splits: The splits by name. Empty if the annotations cannot be read.
         differences: Differences from the published counts, one clause each.
+        inventory: Which files were found, read and left out. None if the annotations cannot be read.
+        notes: What else there is to say about the annotations, one clause each.
     """
 
     task: str
@@ -51,6 +54,8 @@ class Check:
     fault: str | None
     splits: Mapping[str, SplitCheck]
     differences: tuple[str, ...]
+    inventory: Inventory | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -78,12 +83,26 @@ class Check:
                 f"{name:<6}{split.videos:>10,}{there:>10,}{len(split.missing):>10,}{split.captions:>10,}{known:>11}"
             )
         lines += [
-            f"missing in {name}: {first_few(split.missing)}" for name, split in self.splits.items() if split.missing
+            f"missing in {name}: {first_few([shown(uri) for uri in split.missing], SHOWN)}"
+            for name, split in self.splits.items()
+            if split.missing
         ]
+        if self.inventory is not None:
+            lines += [f"  {hint}" for hint in self.inventory.hints()]
+            lines += [f"files: {self.inventory.sum()}", *(f"  {reason}" for reason in self.inventory.reasons())]
+        lines += [f"note: {note}" for note in self.notes]
         lines += [f"differs: {difference}" for difference in self.differences]
-        verdict = "complete" if self.complete else "usable, not complete" if self.usable else "not usable"
-        return "\n".join([*lines, f"{verdict}: ingest takes what is there" if self.usable else f"{verdict}: {_CURE}"])
+        if not self.usable:
+            return "\n".join([*lines, f"not usable: {_CURE}"])
+        return "\n".join([*lines, f"{'complete' if self.complete else 'usable, not complete'}: {self._taken()}"])
 
+    def _taken(self) -> str:
+        left = sum(map(len, self.inventory.left_out.values())) if self.inventory is not None else 0
+        return f"ingest takes what is there, but for {left:,} files" if left else "ingest takes what is there"
+
+
+# So many missing files are named in each split.
+SHOWN = 20
 
 _CURE = "a split has no video file; put the videos there, or link the folder that holds them"
 
@@ -109,18 +128,36 @@ def check(task_name: str, task: TaskSettings, root: Path) -> Check:
     if published is not None and not published.concerns(manifest):
         published = None
     differences = tuple(published.differences(manifest)) if published is not None else ()
-    return Check(task_name, folder, files, None, _splits(manifest, published), differences)
+    stock = take_stock(folder, manifest)
+    notes = (*manifest.notes, *_repeated_captions(manifest))
+    return Check(task_name, folder, files, None, _splits(manifest, stock, published), differences, stock, notes)
 
 
-def _splits(manifest: Manifest, published: Published | None) -> dict[str, SplitCheck]:
-    there = present(video.uri for video in manifest.videos)
+def _repeated_captions(manifest: Manifest) -> Iterator[str]:
+    """Says how many videos of each split have a caption that another video of the split has too."""
+    for name in SPLITS:
+        videos: dict[str, set[str]] = {}
+        for video in manifest.split(name):
+            for caption in video.captions:
+                videos.setdefault(caption, set()).add(video.video_id)
+        shared = {caption: ids for caption, ids in videos.items() if len(ids) > 1}
+        if shared:
+            most = max(shared, key=lambda caption: len(shared[caption]))
+            count = len(set().union(*shared.values()))
+            yield (
+                f"{count:,} videos of {name} share a caption with another video, such as {most!r} "
+                f"({len(shared[most]):,} videos); a query counts as right only for its video, so tell them apart"
+            )
+
+
+def _splits(manifest: Manifest, stock: Inventory, published: Published | None) -> dict[str, SplitCheck]:
     splits = {}
     for name in SPLITS:
         videos = manifest.split(name)
         splits[name] = SplitCheck(
             videos=len(videos),
             captions=sum(len(video.captions) for video in videos),
-            missing=tuple(video.uri for video in videos if video.uri not in there),
+            missing=tuple(video.uri for video in videos if video.uri not in stock.read),
             published=published.videos.get(name) if published is not None else None,
         )
     return splits

@@ -11,13 +11,13 @@ Other implementations drop three files. If one of these is missing, it is left o
 
 from __future__ import annotations
 
-import logging
 import re
 from pathlib import PurePosixPath
 
 from components import storage
 from components.benchmarks import files
 from components.benchmarks.interface import AnnotationFile, Options, Published, Reader
+from components.benchmarks.parse import text_of
 from components.errors import DataError
 from components.manifest import SPLITS, Manifest, Protocol, Video, first_few
 
@@ -32,8 +32,6 @@ PUBLISHED = Published(
     videos={"train": 8395, "val": 1065, "test": 1004},
     captions={"train": 8395, "val": 1065, "test": 1004},
 )
-
-log = logging.getLogger(__name__)
 
 
 def read(task: str, folder: str, options: Options) -> Manifest:
@@ -61,15 +59,14 @@ def read(task: str, folder: str, options: Options) -> Manifest:
                 continue
             uri = files.uri_of(folder, found, video_id, name, ending=ending)
             videos.append(Video(video_id, uri, split, (text,), subsets=subsets.get(video_id, ())))
-    if lost:
-        log.warning("task %s: files that other implementations drop too are left out: %s", task, first_few(lost))
+    notes = (f"files that other implementations drop too are left out: {first_few(lost)}",) if lost else ()
     protocol = Protocol(
         benchmark="didemo",
         variant="8,395 / 1,065 / 1,004",
         caption_rule="descriptions of a video joined to one paragraph",
         validation="val_list.txt",
     )
-    return Manifest(task, protocol, tuple(videos))
+    return Manifest(task, protocol, tuple(videos), notes)
 
 
 READER = Reader(
@@ -113,6 +110,4 @@ def _entry(where: str, row: object) -> tuple[str, str]:
         raise DataError(
             "not in the form of DiDeMo", where=where, found=row, expected="{'video', 'description', 'times'}"
         )
-    if not (text := " ".join(str(row["description"]).split())):
-        raise DataError("empty caption", where=where, found=row["video"], expected="a text in 'description'")
-    return row["video"], text
+    return row["video"], text_of(f"{where} {row['video']}", row["description"])

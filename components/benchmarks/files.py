@@ -5,17 +5,23 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 from components import storage
+from components.benchmarks import listing
+from components.benchmarks.parse import parse_json
 from components.errors import ConfigError, DataError
 from components.manifest import first_few, is_file_name
 
 VIDEO_FOLDER = "videos"
-VIDEO_ENDINGS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts", ".flv")
+# The most usual first: it is taken if a benchmark has several files of one video.
+VIDEO_ENDINGS = (
+    ".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts", ".flv", ".m2ts", ".ts",
+    ".ogv", ".ogg", ".ogm", ".vob", ".asf", ".3g2", ".f4v", ".qt", ".divx", ".gif", ".mpe", ".m1v", ".m2v", ".m2t",
+    ".tod", ".mod", ".mxf", ".dv", ".rm", ".rmvb", ".y4m", ".nut", ".h264", ".h265", ".hevc", ".ivf", ".mjpeg", ".mk3d",
+)  # fmt: skip
 SUBSETS = "subsets.json"
 
 
@@ -25,28 +31,70 @@ def read_csv(where: str, columns: Sequence[str], optional: Sequence[str] = ()) -
     Args:
         where: The path or URI of the file.
         columns: The columns that every row must have, not empty.
-        optional: Columns that are kept if they exist. Absent ones are empty.
+        optional: Columns that are empty in every row if they do not exist.
+
+    Returns:
+        The last line of each row, and its fields by column. Columns that were not asked for are among them.
 
     Raises:
-        DataError: The file does not exist or is not UTF-8, a column is missing, or a field is empty or missing.
+        DataError: The file does not exist or is not UTF-8, a column is missing or occurs twice, a field is empty or
+            missing, or a row has more fields than the header.
     """
     # The parser gets the whole text, since a quoted caption may contain a line end.
-    reader = csv.DictReader(io.StringIO(storage.read_text(where), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(storage.read_text(where), newline=""), strict=True)
+    rows, long = [], []
     try:
-        header = reader.fieldnames or []
-        if missing := [name for name in columns if name not in header]:
-            raise DataError("column is missing", where=where, found=list(header), expected=", ".join(missing))
-        rows = []
-        for row in reader:
-            if empty := [name for name in columns if not (row[name] or "").strip()]:
+        header = [name.strip() for name in next((row for row in reader if row), [])]
+        _check_header(where, header, columns, optional)
+        for fields in reader:
+            if not fields:
+                continue
+            row = dict.fromkeys(optional, "") | dict.fromkeys(header, "")
+            row |= {name: field.strip() for name, field in zip(header, fields, strict=False)}
+            if empty := [name for name in columns if not row[name]]:
                 raise DataError("field is empty", where=f"{where}:{reader.line_num}", expected=", ".join(empty))
-            kept = {name: (row.get(name) or "").strip() for name in (*columns, *optional)}
-            rows.append((reader.line_num, kept))
+            if len(fields) > len(header):
+                long.append((reader.line_num, len(fields)))
+            rows.append((reader.line_num, row))
     except csv.Error as error:
         raise DataError(f"not CSV: {error}", where=f"{where}:{reader.line_num}") from None
+    if long:
+        raise _too_many_fields(where, long, header)
     if not rows:
         raise DataError("no rows", where=where, expected="at least one video")
     return rows
+
+
+def _check_header(where: str, header: list[str], columns: Sequence[str], optional: Sequence[str]) -> None:
+    if missing := [name for name in columns if name not in header]:
+        raise DataError("column is missing", where=where, found=header, expected=", ".join(missing))
+    if twice := [name for name in dict.fromkeys(header) if name and header.count(name) > 1]:
+        raise DataError("column occurs twice", where=where, found=", ".join(twice), expected="each name once")
+    check_spelling(where, header, optional)
+
+
+def check_spelling(where: str, header: Iterable[str], optional: Iterable[str]) -> None:
+    """Refuses a column that is an optional one but for upper and lower case: it would not be read.
+
+    Raises:
+        DataError: There is such a column.
+    """
+    known = set(optional)
+    if wrong := [name for name in header if name not in known and name.strip().lower() in known]:
+        expected = ", ".join(name.strip().lower() for name in wrong)
+        raise DataError("column is spelled differently", where=where, found=", ".join(wrong), expected=expected)
+
+
+def _too_many_fields(where: str, long: list[tuple[int, int]], header: list[str]) -> DataError:
+    line, count = long[0]
+    more = f" (and {len(long) - 1} more rows)" if len(long) > 1 else ""
+    return DataError(
+        f"row has more fields than the header{more}",
+        where=f"{where}:{line}",
+        found=f"{count} fields, the header has {len(header)}",
+        expected="a comma only between fields",
+        cure='put a text with commas into double quotes: "a dog, two cats and a bird"',
+    )
 
 
 def read_lines(where: str) -> list[tuple[int, str]]:
@@ -103,12 +151,10 @@ def read_json(where: str, kind: type) -> Any:
     """Reads a JSON file with a ``kind`` (dict or list) at the top level.
 
     Raises:
-        DataError: The file does not exist, is not UTF-8 or not JSON, or has another top level.
+        DataError: The file does not exist, is not UTF-8 or not sound JSON (:func:`parse_json`), or has another top
+            level.
     """
-    try:
-        content = json.loads(storage.read_text(where))
-    except json.JSONDecodeError as error:
-        raise DataError(f"not JSON: {error.msg} in line {error.lineno}", where=where) from None
+    content = parse_json(storage.read_text(where), where)
     if not isinstance(content, kind):
         raise DataError("unexpected JSON", where=where, found=type(content).__name__, expected=kind.__name__)
     return content
@@ -161,21 +207,28 @@ def held_out(ids: Iterable[str], share: float) -> set[str]:
     return set(ranked[: max(1, round(share * len(ranked)))])
 
 
+def is_video(name: str) -> bool:
+    """Whether the ending of a file's name is one of a video."""
+    return PurePosixPath(name).suffix.lower() in VIDEO_ENDINGS
+
+
+def usual_first(paths: Iterable[str]) -> list[str]:
+    """Sorts files by their endings, the most usual first, and by name from the last to the first."""
+    rank = {ending: number for number, ending in enumerate(VIDEO_ENDINGS)}
+    names = sorted(paths, reverse=True)
+    return sorted(names, key=lambda name: rank.get(PurePosixPath(name).suffix.lower(), len(rank)))
+
+
 def video_files(folder: str, below: str = "") -> dict[str, str]:
-    """Finds the video files in ``<folder>/videos``, or in its folder ``below``.
+    """Finds the video files in ``<folder>/videos``, or in its folder ``below``. Hidden files are none.
 
     Returns:
         The uri of each file by the stem of its name. Empty if there is no such folder.
     """
     videos = storage.join(folder, VIDEO_FOLDER, *([below] if below else []))
-    found: dict[str, str] = {}
-    names = storage.list_files(videos)
-    # The most usual ending comes last, so that it wins if several files have one stem.
-    for ending in reversed(VIDEO_ENDINGS):
-        for name in names:
-            if PurePosixPath(name).suffix.lower() == ending:
-                found[PurePosixPath(name).stem] = storage.join(videos, name)
-    return found
+    names = [found.path for found in listing.names(videos) if found.is_text and not found.is_hidden]
+    ranked = usual_first(name for name in names if is_video(name))
+    return {PurePosixPath(name).stem: storage.join(videos, name) for name in reversed(ranked)}
 
 
 def uri_of(folder: str, found: Mapping[str, str], *stems: str, ending: str = VIDEO_ENDINGS[0]) -> str:
@@ -219,4 +272,9 @@ def present(uris: Iterable[str]) -> set[str]:
     """Those of ``uris`` that exist as files. Every folder is listed once."""
     wanted = set(uris)
     folders = {storage.split(uri)[0] for uri in wanted}
-    return wanted & {storage.join(folder, name) for folder in folders for name in storage.list_files(folder)}
+    return wanted & {
+        storage.join(folder, found.path)
+        for folder in folders
+        for found in listing.names(folder)
+        if found.is_text and found.is_there
+    }

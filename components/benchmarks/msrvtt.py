@@ -22,10 +22,12 @@ from typing import Any
 from components import storage
 from components.benchmarks import files
 from components.benchmarks.interface import AnnotationFile, Options, Published, Reader
+from components.benchmarks.parse import name_of
 from components.errors import ConfigError, DataError
 from components.manifest import Manifest, Protocol, Video, first_few
 
 DATA = "MSRVTT_data.json"
+FORM = "{'videos': [{'video_id'}], 'sentences': [{'video_id', 'caption'}]}"
 VALIDATION = "MSRVTT_val.csv"
 TEST = "MSRVTT_JSFUSION_test.csv"
 
@@ -117,7 +119,7 @@ def _full_splits(folder: str) -> tuple[dict[str, dict[str, list[str]]], Protocol
     """The captions of each video by split, from the data set's file, and the protocol."""
     where = storage.join(folder, DATA)
     entries = _content(where)["videos"]
-    names = files.checked_ids(where, ((number, str(entry["video_id"])) for number, entry in enumerate(entries, 1)))
+    names = files.checked_ids(where, ((number, entry["video_id"]) for number, entry in enumerate(entries, 1)))
     splits = [FULL_SPLITS.get(str(entry.get("split"))) for entry in entries]
     if unknown := [name for name, split in zip(names, splits, strict=True) if split is None]:
         raise DataError(
@@ -157,30 +159,26 @@ def _ids(where: str) -> list[str]:
 
 def _content(where: str) -> dict[str, Any]:
     content = files.read_json(where, dict)
-    try:
-        complete = all("video_id" in row for row in content["videos"]) and all(
-            "video_id" in row and "caption" in row for row in content["sentences"]
-        )
-    except (KeyError, TypeError):
-        complete = False
-    if not complete:
-        raise DataError(
-            "not in the form of MSR-VTT",
-            where=where,
-            expected="{'videos': [{'video_id'}], 'sentences': [{'video_id', 'caption'}]}",
-        )
+    for key, fields in (("videos", ("video_id",)), ("sentences", ("video_id", "caption"))):
+        rows = content.get(key)
+        if not isinstance(rows, list):
+            raise DataError("not in the form of MSR-VTT", where=where, found=sorted(content), expected=FORM)
+        for number, row in enumerate(rows, 1):
+            if not isinstance(row, dict) or any(name not in row for name in fields):
+                raise DataError("not in the form of MSR-VTT", where=f"{where} {key} {number}", found=row, expected=FORM)
+            row["video_id"] = name_of(f"{where} {key} {number}", row["video_id"])
     return dict(content)
 
 
 def _captions(where: str, wanted: Iterable[str]) -> dict[str, list[str]]:
     content = _content(where)
-    listed = {str(row["video_id"]) for row in content["videos"]}
-    pairs = [(str(row["video_id"]), str(row["caption"]).strip()) for row in content["sentences"]]
-    if empty := [name for name, caption in pairs if not caption]:
+    listed = {row["video_id"] for row in content["videos"]}
+    pairs = [(row["video_id"], row["caption"]) for row in content["sentences"]]
+    if empty := [name for name, caption in pairs if not isinstance(caption, str) or not caption.strip()]:
         raise DataError("empty caption", where=where, found=first_few(empty), expected="a text in every 'caption'")
     captions: dict[str, list[str]] = {}
     for name, caption in pairs:
-        captions.setdefault(name, []).append(caption)
+        captions.setdefault(name, []).append(caption.strip())
     if unlisted := sorted(set(captions) - listed):
         raise DataError(
             "captions of videos without an entry",

@@ -3,20 +3,17 @@
 ``train_list.txt``, ``val_list.txt`` and ``test_list.txt`` have one id per line. Captions are in ``captions_msvd.json``
 (X-Pool: a list of texts per id) or ``raw-captions.pkl`` (CLIP4Clip: a list of lists of words per id), whichever exists,
 JSON first. Videos: ``videos/<id>.avi``. Every caption of a test video is a query. Validation uses the published split.
-
-A pickle can contain calls of any function. Here, names of classes and functions are refused, so that only containers,
-texts and numbers are left.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
 import re
 
 from components import storage
 from components.benchmarks import files
 from components.benchmarks.interface import AnnotationFile, Options, Published, Reader
+from components.benchmarks.parse import name_of
+from components.benchmarks.plain_pickle import read_plain_pickle
 from components.errors import DataError
 from components.manifest import SPLITS, Manifest, Protocol, Video, first_few
 
@@ -92,48 +89,41 @@ def _ids(where: str) -> list[str]:
 
 
 def _captions(where: str) -> dict[str, list[str]]:
-    content = files.read_json(where, dict) if where.endswith(JSON) else read_plain_pickle(where)
+    content = files.read_json(where, dict) if where.endswith(JSON) else read_plain_pickle(where, FORM, JSON)
     if not isinstance(content, dict):
         raise DataError("unexpected captions", where=where, found=type(content).__name__, expected=FORM)
-    captions = {}
-    for name, entries in content.items():
+    # A list of a pickle may be in it many times at the cost of two bytes each. No real file grows by that so much.
+    most = MOST_EXPANSION * (storage.size(where) or 0)
+    captions: dict[str, list[str]] = {}
+    for key, entries in content.items():
+        name = name_of(where, key)
         if not isinstance(entries, list | tuple):
             raise DataError("unexpected captions", where=f"{where} {name}", found=entries, expected=FORM)
-        captions[str(name)] = [_text(f"{where} {name}", entry) for entry in entries]
+        captions[name] = []
+        for entry in entries:
+            words = _words(f"{where} {name}", entry)
+            most -= sum(map(len, words)) + len(words)
+            if most < 0:
+                raise DataError(
+                    "captions that fill the memory", where=f"{where} {name}", expected="as much text as in the file"
+                )
+            captions[name].append(_text(f"{where} {name}", words))
     return captions
 
 
-def _text(where: str, entry: object) -> str:
+# Texts that repeat in a pickle take two to five bytes each.
+MOST_EXPANSION = 100
+
+
+def _words(where: str, entry: object) -> list[str]:
     parts = entry if isinstance(entry, list | tuple) else [entry]
     words = [part for part in parts if isinstance(part, str)]
     if len(words) < len(parts):
         raise DataError("unexpected caption", where=where, found=entry, expected="a text or a list of words")
+    return words
+
+
+def _text(where: str, words: list[str]) -> str:
     if not (text := " ".join(" ".join(words).split())):
         raise DataError("empty caption", where=where, expected="a text", cure="remove it from the file")
     return text
-
-
-class _Plain(pickle.Unpickler):
-    """Unpickles containers, texts and numbers. Without names of classes and functions, a pickle can call nothing."""
-
-    def find_class(self, module: str, name: str) -> object:
-        raise pickle.UnpicklingError(f"the file names {module}.{name}")
-
-
-def read_plain_pickle(where: str) -> object:
-    """Reads a pickle of containers, texts and numbers.
-
-    Raises:
-        DataError: The file does not exist, is not a pickle, or names a class or a function. The name is not imported.
-    """
-    content = storage.read_bytes(where)
-    try:
-        return _Plain(io.BytesIO(content)).load()
-    except Exception as error:  # a damaged pickle may raise anything
-        raise DataError(
-            "not a plain pickle",
-            where=where,
-            found=f"{type(error).__name__}: {error}",
-            expected=f"only containers and texts: {FORM}",
-            cure=f"use {JSON} instead",
-        ) from None

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from components import storage
 from components.benchmarks import BENCHMARKS
-from components.benchmarks.files import present
 from components.benchmarks.interface import Reader
+from components.benchmarks.inventory import Inventory, take_stock
+from components.benchmarks.listing import shown
 from components.errors import DataError
 from components.manifest import Manifest, first_few
 from components.task import TaskSettings
@@ -55,24 +56,30 @@ def read_manifest(task_name: str, task: TaskSettings, root: Path) -> Manifest:
     published = find_reader(task_name, task).published(task.options)
     for difference in published.differences(manifest) if published is not None else ():
         log.warning("task %s: %s; results on this copy are not results on the benchmark", task_name, difference)
-    require_some_file(storage.resolve(root, task.root), manifest)
+    folder = storage.resolve(root, task.root)
+    stock = take_stock(folder, manifest)
+    if not stock.read:
+        raise _no_file(folder, manifest, stock)
+    for line in (*manifest.notes, *stock.reasons(), *_missing(stock)):
+        log.warning("task %s: %s", task_name, line)
     videos = tuple(dataclasses.replace(video, uri=storage.relative(root, video.uri)) for video in manifest.videos)
     return dataclasses.replace(manifest, videos=videos)
 
 
-def require_some_file(folder: str, manifest: Manifest) -> None:
-    """Refuses a collection without any video file. A single missing file is a failed row of the ledger instead.
+def _missing(stock: Inventory) -> list[str]:
+    """The listed videos without a file. Each is a failed row of the ledger."""
+    if not stock.missing:
+        return []
+    names = first_few([shown(uri) for uri in stock.missing])
+    return [f"{len(stock.missing):,} listed files are missing: {names}", *stock.hints()]
 
-    Raises:
-        DataError: No listed video has a file.
-    """
-    uris = sorted(video.uri for video in manifest.videos)
-    if not present(uris):
-        folders = sorted({storage.split(uri)[0] for uri in uris})
-        raise DataError(
-            "no listed video has a file",
-            where=folder,
-            found=first_few([name for place in folders for name in storage.list_files(place)]) or "no file",
-            expected="files such as " + first_few(uris, 3),
-            cure="put the videos there, or link the folder that holds them",
-        )
+
+def _no_file(folder: str, manifest: Manifest, stock: Inventory) -> DataError:
+    others = sorted(name for names in stock.left_out.values() for name in names)
+    return DataError(
+        "no listed video has a file",
+        where=folder,
+        found=first_few([shown(name) for name in others]) or "no file",
+        expected="files such as " + first_few(sorted(video.uri for video in manifest.videos), 3),
+        cure="; ".join(["put the videos there, or link the folder that holds them", *stock.hints()[:3]]),
+    )

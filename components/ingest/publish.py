@@ -129,7 +129,7 @@ def failure_lines(failed: Mapping[str, Sequence[str]]) -> list[str]:
     return [f"  {reason} {len(ids)} ({schema.REASONS[reason]}): {first_few(ids)}" for reason, ids in failed.items()]
 
 
-def check_failures(task_name: str, ledger: Sequence[LedgerRow], most: float, where: Path) -> None:
+def check_failures(task_name: str, ledger: Sequence[LedgerRow], most: float, where: Path, few: int = 0) -> None:
     """Refuses a store in which too many videos failed, or every video of a split.
 
     Args:
@@ -137,23 +137,29 @@ def check_failures(task_name: str, ledger: Sequence[LedgerRow], most: float, whe
         ledger: A row per video.
         most: The highest accepted ratio of failed videos.
         where: The ledger's path, for the message.
+        few: So many failed videos are accepted whatever their ratio, if at least as many are decoded and ``most`` is
+            not 0.
 
     Raises:
         DataError: The message has the ratio, the reasons and the path.
     """
     failed = failures(ledger)
-    ratio = sum(len(ids) for ids in failed.values()) / len(ledger)
+    count = sum(len(ids) for ids in failed.values())
+    are_few = most > 0 and count <= min(few, len(ledger) - count)
     by_split = {split: counts(ledger, split) for split in SPLITS}
     empty = [split for split in SPLITS if by_split[split][schema.FAILED] and not by_split[split][schema.DECODED]]
-    if ratio <= most and not empty:
+    if (are_few or count / len(ledger) <= most) and not empty:
         return
     what = "no video of a split could be decoded" if empty else "too many videos failed"
     raise DataError(
         "\n".join([f"{what}, nothing is published", *failure_lines(failed)]),
         where=f"task {task_name}",
-        found=", ".join(empty) if empty else f"{ratio:.1%}",
-        expected=None if empty else f"at most {most:.1%} (frames.max_failed_share)",
-        cure=f"every video's reason is in {where}. If the cause was outside the videos, run again with --overwrite",
+        found=", ".join(empty) if empty else f"{count / len(ledger):.1%}",
+        expected=None
+        if empty
+        else f"at most {most:.1%} (frames.max_failed_share), or {few} videos (frames.max_failed_videos)",
+        cure=f"every video's reason is in {where}. If the cause was outside the videos, run again with --overwrite. "
+        "Otherwise replace them, or take them out of the collection",
     )
 
 

@@ -117,7 +117,8 @@ def ingest(
         ledger = flat_ledger(records, manifest)
         with _stoppable():
             write_store(state.store, manifest, settings, records, ledger)
-            check_failures(task_name, ledger, frames.max_failed_share, state.store / schema.LEDGER)
+            where, few = state.store / schema.LEDGER, frames.max_failed_videos
+            check_failures(task_name, ledger, frames.max_failed_share, where, few)
             place = storage.join(storage.resolve(root, frames.store), task_name) if frames.store else None
             store = publish(state.store, Layout(root).frames(task_name), place)
             state.drop_others()

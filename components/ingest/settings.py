@@ -24,7 +24,9 @@ class FrameSettings:
         row_group_videos: Videos per row group of a shard.
         time_limit_seconds: Wall clock after which a video has failed.
         memory_limit_mib: Memory of the decoding process, above which a video has failed.
-        max_failed_share: Ratio of failed videos, above which nothing is published.
+        max_failed_share: Ratio of failed videos, above which nothing is published, unless they are few.
+        max_failed_videos: So many failed videos are accepted whatever their ratio, if at least as many are decoded and
+            the ratio is not 0, which accepts none.
         store: Folder or URI of the stores. Empty means the project's outputs.
     """
 
@@ -39,3 +41,4 @@ class FrameSettings:
     memory_limit_mib: Annotated[int, Field(ge=256)]
     max_failed_share: Share
     store: str
+    max_failed_videos: Annotated[int, Field(ge=0)] = 3

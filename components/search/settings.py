@@ -8,15 +8,25 @@ from pydantic.dataclasses import dataclass
 
 from components.config import STRICT, Count
 
+# The readers of published benchmarks.
+PUBLISHED = ("msrvtt", "msvd", "lsmdc", "didemo", "activitynet")
+
 
 @dataclass(frozen=True, config=STRICT)
 class SearchSettings:
     """The index and its answers.
 
     Attributes:
-        split: The videos to index.
+        split: The videos to index. ``auto`` means the test split of a published benchmark, whose results it shows, and
+            all videos of any other collection, which is there to be searched.
         top: The default number of answers.
     """
 
-    split: Literal["train", "val", "test", "all"]
+    split: Literal["auto", "train", "val", "test", "all"]
     top: Count
+
+    def split_of(self, benchmark: str) -> str:
+        """The split to index of a task with this ``benchmark`` in params.yaml."""
+        if self.split != "auto":
+            return self.split
+        return "test" if benchmark in PUBLISHED else "all"

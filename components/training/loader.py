@@ -247,7 +247,16 @@ def training_videos(store: FrameStore, settings: TrainingSettings) -> list[Video
     """
     videos = split_videos(store, "train")
     if not videos:
-        raise TrainingError("no training videos", where=store.uri, expected="a decoded train split")
+        untold = store.manifest.is_only_searched
+        raise TrainingError(
+            "no training videos",
+            where=store.uri,
+            expected="a decoded train split",
+            cure="the collection has no captions: describe its videos in captions.csv (columns video, caption), "
+            "and run ingest again"
+            if untold
+            else None,
+        )
     check_sizes(len(videos), settings)
     if settings.cache_frozen and settings.augmentation != "none":
         raise TrainingError(

@@ -151,7 +151,7 @@ def test_a_collection_without_videos_is_one_error(folder: Path) -> None:
     task = TaskSettings("msrvtt", str(folder), 4, 16)
     for path in (folder / "videos").iterdir():
         path.rename(path.with_name("other-" + path.name))
-    with pytest.raises(DataError, match=r"no listed video has a file; found 'other-video0\.mp4.*videos/video0\.mp4"):
+    with pytest.raises(DataError, match=r"no listed video has a file; found 'videos/other-video0\.mp4.*/video0\.mp4"):
         read_manifest("small", task, folder)
     for path in (folder / "videos").iterdir():
         path.unlink()
@@ -192,7 +192,7 @@ def test_counts_are_compared_where_the_ids_are_the_benchmarks(tmp_path: Path, ca
         put_videos(folder, TRAIN)
         caplog.clear()
         read_manifest("small", TaskSettings("msrvtt", str(folder), 4, 16), tmp_path)
-        assert len(caplog.records) == warnings
+        assert sum("published" in record.getMessage() for record in caplog.records) == warnings
     assert "train has 42 videos, published are 9,000" in caplog.text
     assert "test has 1 captions, published are 1,000" in caplog.text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,29 +20,63 @@ SETTINGS = (
 
 def run(root: Path, script: str, *arguments: str, option: str = "") -> subprocess.CompletedProcess[str]:
     settings = [part for setting in SETTINGS for part in ([option, setting] if option else [setting])]
-    command = [sys.executable, str(REPOSITORY / "pipelines" / script), "--root", str(root), "--task", "mine"]
+    action = ["check"] if script == "data.py" else []
+    command = [sys.executable, str(REPOSITORY / "pipelines" / script), *action, "--root", str(root), "--task", "mine"]
     return subprocess.run([*command, *settings, *arguments], capture_output=True, text=True, check=False, cwd=root)
 
 
+FILMS = ("first.mp4", "my holiday.mp4", "third.mp4", "first.mov", "2021/first.mp4", "2021/märz.mp4")
+# What other systems leave among the videos: companions of macOS, a name that is not UTF-8, notes.
+NO_FILMS = (*(f"._{name}" for name in FILMS[:4]), os.fsdecode(b"caf\xe9.mp4"), "..mp4", "notes.txt")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of videos, ingested: six films, one broken file, and what is no video."""
+    folder = tmp_path_factory.mktemp("own")
+    tiny_world.write_params(folder)
+    tiny_world.write_backbone(folder)
+    videos = folder / "data" / "mine" / "videos"
+    for number, name in enumerate(FILMS):
+        write_mp4(videos / name, hue=number)
+    for name in ("broken.mp4", *NO_FILMS):
+        (videos / name).write_bytes(b"-")
+    done = run(folder, "ingest.py")
+    assert done.returncode == 0, done.stderr
+    assert "mine: 6 of 7 videos decoded, 1 failed" in done.stdout
+    assert "5 left out: hidden, the name starts with a dot: videos/..mp4, videos/._first.mov" in done.stderr
+    assert r"1 left out: name is not UTF-8 (rename it): videos/caf\xe9.mp4" in done.stderr
+    assert "1 left out: no ending of a video" in done.stderr
+    return folder
+
+
 @pytest.mark.slow
-def test_a_folder_of_videos_is_searched_without_training(tmp_path: Path) -> None:
-    tiny_world.write_params(tmp_path)
-    tiny_world.write_backbone(tmp_path)
-    for number, name in enumerate(("first.mp4", "my holiday.mp4", "third.mp4")):
-        write_mp4(tmp_path / "data" / "mine" / "videos" / name, hue=number)
-    (tmp_path / "data" / "mine" / "videos" / "broken.mp4").write_bytes(b"-")
-    done = run(tmp_path, "ingest.py", "frames.max_failed_share=0.5")
+def test_a_folder_of_videos_is_searched_without_training(root: Path) -> None:
+    done = run(root, "data.py", option="--set")
     assert done.returncode == 0, done.stderr
-    assert "mine: 3 of 4 videos decoded, 1 failed" in done.stdout
-    done = run(tmp_path, "index.py")
+    assert "files: 14 found = 7 read + 7 left out" in done.stdout
+    done = run(root, "index.py")
     assert done.returncode == 0, done.stderr
-    assert "mine: 3 videos indexed with zero_shot (not registered)" in done.stdout
-    done = run(tmp_path, "search.py", "a", "red", "square", option="--set")
+    assert "mine: 6 videos indexed with zero_shot (not registered)" in done.stdout
+    done = run(root, "search.py", "a", "red", "square", option="--set")
     assert done.returncode == 0, done.stderr
-    assert all(name in done.stdout for name in ("first", "data/mine/videos/my holiday.mp4", "third"))
-    refused = run(tmp_path, "train.py", "--method", "vop")
+    assert all(f"data/mine/videos/{name}" in done.stdout for name in FILMS)
+    refused = run(root, "train.py", "--method", "vop")
     assert refused.returncode == 1
     assert "no training videos" in refused.stderr
-    wrong = run(tmp_path, "index.py", "--adapter", "outputs/nowhere")
+    assert "describe its videos in captions.csv (columns video, caption), and run ingest again" in refused.stderr
+    wrong = run(root, "index.py", "--adapter", "outputs/nowhere")
     assert wrong.returncode == 1
     assert "adapter.json: missing" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_a_small_table_with_a_broken_video_goes_the_whole_way_to_an_index_of_all(root: Path) -> None:
+    rows = "".join(f'{name},"a film, number {number}"\n' for number, name in enumerate(FILMS))
+    (root / "data" / "mine" / "captions.csv").write_text(f"video,caption\n{rows}broken.mp4,nothing\n", encoding="utf-8")
+    done = run(root, "ingest.py")
+    assert done.returncode == 0, done.stderr
+    assert "mine: 6 of 7 videos decoded, 1 failed" in done.stdout
+    done = run(root, "index.py", "--adapter", ".reeltune/plain/mine")
+    assert done.returncode == 0, done.stderr
+    assert "mine: 6 videos indexed" in done.stdout
