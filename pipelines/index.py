@@ -10,6 +10,7 @@ import argparse
 from components import cli
 from components.adapters.file import load_adapter
 from components.backbones.clip import load_backbone
+from components.benchmarks.reader import is_published
 from components.frames.store import FrameStore
 from components.processes import pick_device
 from components.search import index as indexes
@@ -36,7 +37,7 @@ def body(stage: cli.Stage) -> None:
     else:
         source = read_champion(stage.layout, task)
     method = load_adapter(source.folder, backbone).to(pick_device(params.evaluation.device))
-    split = params.search.split_of(settings.benchmark)
+    split = params.search.split_of(is_published(task, settings))
     size, precision = params.evaluation.batch_size, params.evaluation.precision
     index = indexes.build(
         method, store, split=split, adapter_sha256=source.sha256, batch_size=size, precision=precision

@@ -7,6 +7,7 @@ import importlib.util
 from pathlib import Path
 
 from components import cli, provenance
+from components.benchmarks.reader import is_published
 from components.errors import ConfigError
 from components.tracking.evaluated import read_evaluated
 from components.tracking.model import ModelConfig
@@ -24,7 +25,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def body(stage: cli.Stage) -> None:
     """Adapters + scorecards -> versions, alias, outputs/registry/<task>.json and outputs/registry/<task>/."""
     task, params, settings = stage.args.task, stage.params, stage.params.tracking
-    benchmark = params.task(task).benchmark
     pairs = [(name, seed) for name in settings.methods if name in params.run.methods for seed in params.run.seeds]
     if not pairs:
         raise ConfigError("nothing to register", where="tracking.methods", expected="one of run.methods")
@@ -34,7 +34,7 @@ def body(stage: cli.Stage) -> None:
         root=str(stage.root),
         task=task,
         backbone=params.backbone,
-        split=params.search.split_of(benchmark),
+        split=params.search.split_of(is_published(task, params.task(task))),
         top=params.search.top,
         batch_size=params.evaluation.batch_size,
     )

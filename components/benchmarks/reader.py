@@ -27,6 +27,15 @@ def find_reader(task_name: str, task: TaskSettings) -> Reader:
     return BENCHMARKS.get(task.benchmark, where=f"params.yaml tasks.{task_name}.benchmark")
 
 
+def is_published(task_name: str, task: TaskSettings) -> bool:
+    """Whether a task is a published benchmark, with known counts, or somebody's own collection.
+
+    Raises:
+        ConfigError: The benchmark or an option is unknown.
+    """
+    return find_reader(task_name, task).published(task.options) is not None
+
+
 def read_annotations(task_name: str, task: TaskSettings, root: Path) -> Manifest:
     """Reads and checks the annotations of a task. Uris are absolute, and the videos need not exist.
 

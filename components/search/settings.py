@@ -8,9 +8,6 @@ from pydantic.dataclasses import dataclass
 
 from components.config import STRICT, Count
 
-# The readers of published benchmarks.
-PUBLISHED = ("msrvtt", "msvd", "lsmdc", "didemo", "activitynet")
-
 
 @dataclass(frozen=True, config=STRICT)
 class SearchSettings:
@@ -25,8 +22,8 @@ class SearchSettings:
     split: Literal["auto", "train", "val", "test", "all"]
     top: Count
 
-    def split_of(self, benchmark: str) -> str:
-        """The split to index of a task with this ``benchmark`` in params.yaml."""
+    def split_of(self, published: bool) -> str:
+        """The split to index of a task, which is a published benchmark or not."""
         if self.split != "auto":
             return self.split
-        return "test" if benchmark in PUBLISHED else "all"
+        return "test" if published else "all"
