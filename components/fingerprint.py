@@ -31,8 +31,13 @@ ROOTS: dict[str, tuple[str, ...]] = {
     "ingest": ("components.ingest.run",),
     "train": ("components.training.job", "components.evaluation.validation"),
     "evaluate": ("components.adapters.file", "components.evaluation.evaluate", "components.evaluation.scorecard"),
-    "register": ("components.tracking.registry", "components.tracking.model", "components.search.pyfunc"),
-    "index": ("components.search.gallery", "components.search.source"),
+    "register": (
+        "components.benchmarks.reader",
+        "components.tracking.registry",
+        "components.tracking.model",
+        "components.search.pyfunc",
+    ),
+    "index": ("components.benchmarks.reader", "components.search.gallery", "components.search.source"),
     "report": ("components.report.collect", "components.report.page"),
 }
 
