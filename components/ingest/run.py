@@ -31,6 +31,7 @@ from components.frames import schema
 from components.ingest import events, progress, reuse, sources
 from components.ingest.decoders import DECODERS
 from components.ingest.isolation import DecodeProcess, Recipe
+from components.ingest.limits import WALL_FACTOR
 from components.ingest.publish import check_failures, failure_lines, failures, publish, write_store
 from components.ingest.records import DoneShard, Settings, Shard
 from components.ingest.settings import FrameSettings
@@ -178,8 +179,7 @@ def make_all(
             events.write_event(state.task_folder, events.Decoding(counts.total - counts.found))
             monitor = progress.Monitor(state.task_folder, state.folder / "progress", counts, manifest.task)
             seconds = decode_shards(todo, state, settings, monitor, reuses=known > 0)
-        made = _finished(todo, state)
-        finished.update((shard.number, _expect(state, shard, made.get(shard.number))) for shard in todo)
+        finished.update((shard.number, _expect(state, shard)) for shard in todo)
     tried = sum(finished[shard.number].tried for shard in todo)
     return [finished[shard.number] for shard in shards], tried, seconds
 
@@ -218,8 +218,8 @@ def _made(shards: Sequence[Shard], state: WorkingState, settings: Settings, reus
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    # A shard in which every video hangs is slow, not stuck.
-    slowest = settings.shard_videos * settings.time_limit_seconds
+    # A shard in which every video hangs twice is slow, not stuck.
+    slowest = settings.shard_videos * settings.time_limit_seconds * WALL_FACTOR
     context.execution_no_progress_timeout_s = max(1800, round(2 * slowest))
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = [shard.to_row() for shard in shards]
@@ -245,12 +245,12 @@ def _kept_process(settings: Settings) -> DecodeProcess:
     return settings.process()
 
 
-def _expect(state: WorkingState, shard: Shard, done: DoneShard | None) -> DoneShard:
-    if done is None:
+def _expect(state: WorkingState, shard: Shard) -> DoneShard:
+    if (done := state.made(shard)) is None:
         raise DataError(
             "a shard is not what its task wrote",
             where=state.store / schema.shard_name(shard.number),
-            cure="videos changed during the ingest, or not all machines share this folder. Run it again",
+            cure="make sure that all machines share this folder, and run it again",
         )
     return done
 

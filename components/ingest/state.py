@@ -102,6 +102,14 @@ class WorkingState:
         known = sources.identities(places) if identities is None else identities
         return done if [known[place] for place in places] == [origin.identity for origin in done.origins] else None
 
+    def made(self, shard: Shard) -> DoneShard | None:
+        """Reads the record of a shard that this run made, whatever became of its sources since.
+
+        Returns:
+            None if the shard is missing or damaged.
+        """
+        return _read(self.folder, shard.number)
+
     def set_aside(self, shards: Iterable[Shard]) -> None:
         """Moves shards that must be made again to ``stale/``, so that their rows can be read meanwhile."""
         for number in (shard.number for shard in shards):

@@ -2,7 +2,8 @@
 
 decord answers wrongly, or never, for ordinary files whose packets are not plain: hidden frames before a cut (edit
 lists), AVI, transport and program streams, ASF, open groups of pictures, negative or duplicate times. The packets tell
-that in milliseconds. Mirrored and damaged files are found by a look at a few frames. Where decord is not installed, PyAV decodes everything.
+that in milliseconds, and a look at a few frames tells whether a file is mirrored or damaged. Where decord is not
+installed, PyAV decodes everything.
 
 If a file is plain, the other decoder is the fallback when the first finds nothing to decode (``unreadable``,
 ``no_video_stream``, ``no_frames``, ``decode_error``, or any exception that is not a DecodeError). No decoder can help

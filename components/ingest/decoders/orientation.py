@@ -6,6 +6,7 @@ import struct
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideData
 from numpy.typing import NDArray
 
 # The rows of the matrix are (a, b, u), (c, d, v) and (x, y, w). A pixel at (p, q) is shown at (a p + c q, b p + d q).
@@ -15,9 +16,9 @@ MATRIX = struct.Struct("=9i")
 def linear_part(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
     """Returns a, b, c and d of a frame's display matrix. None if it has no matrix, or one that maps to a line."""
     data = frame.side_data.get("DISPLAYMATRIX")
-    if data is None or len(content := bytes(data)) < MATRIX.size:
+    if not isinstance(data, SideData) or data.buffer_size < MATRIX.size:
         return None
-    a, b, _, c, d, *_ = MATRIX.unpack_from(content)
+    a, b, _, c, d, *_ = MATRIX.unpack_from(bytes(data))
     return None if a * d == b * c else (a, b, c, d)
 
 
