@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 # Processor time or sleep per video is limited to the setting, wall clock to so many times the setting.
-WALL_FACTOR = 10.0
+WALL_FACTOR = 30.0
 
 # Between two looks a sleep counts at most this long. The one who looks may have waited for a processor too.
 LONGEST_LOOK_SECONDS = 0.5
