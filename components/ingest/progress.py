@@ -251,9 +251,8 @@ def status(task_folder: Path) -> str:
     lines = [f"{task_folder.name}: {state}; {unfinished.text()}", f"  last event: {last.name} at {last.time}"]
     lines += [f"  {reason} {number} ({schema.REASONS[reason]})" for reason, number in sorted(counts.failed.items())]
     if logged.damaged:
-        lines.append(
-            f"  {logged.damaged} damaged lines are left out of {task_folder / events.EVENTS}; a full disk leaves such lines"
-        )
+        place = task_folder / events.EVENTS
+        lines.append(f"  {logged.damaged} damaged lines of {place} are left out; a full disk leaves such lines")
     if state == "interrupted":
         lines.append("  the same command continues from there")
     return "\n".join(lines)

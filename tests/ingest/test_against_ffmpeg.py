@@ -119,8 +119,23 @@ def write_ogg(path: Path, repeated: tuple[int, ...]) -> Path:
     """Writes 20 frames of Theora, 10 per second. The packets of some have no bytes, which means "as before"."""
     whole = path.with_stem("whole")
     pictures = b"".join(picture_of(number).tobytes() for number in range(20))
-    source = "ffmpeg -v error -y -f rawvideo -pix_fmt rgb24 -s 160x96 -r 10 -i -".split()
-    coded = "-pix_fmt yuv420p -c:v libtheora -q:v 8 -g 64".split()
+    source = [
+        "ffmpeg",
+        "-v",
+        "error",
+        "-y",
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-s",
+        "160x96",
+        "-r",
+        "10",
+        "-i",
+        "-",
+    ]
+    coded = ["-pix_fmt", "yuv420p", "-c:v", "libtheora", "-q:v", "8", "-g", "64"]
     subprocess.run([*source, *coded, str(whole)], input=pictures, check=True)
     content = whole.read_bytes()
     packets, part, place = [], b"", 0
