@@ -9,13 +9,10 @@ import stat
 from collections.abc import Sequence
 from itertools import pairwise
 
-from components.ingest.decoders.base import DecodedFrames, DecodeError
+from components.ingest.decoders.base import MAX_DAMAGED_SHARE, DecodedFrames, DecodeError
 
 # How far a segment may extend beyond its file. Annotations round times up to whole seconds.
 SPAN_TOLERANCE_SECONDS = 1.0
-
-# If a larger share of a video's stored frames shows damage, the video has failed.
-MAX_DAMAGED_SHARE = 0.5
 
 # A stored frame has a fixed short side. So this also limits the bytes of a row.
 MAX_ASPECT = 16

@@ -82,8 +82,8 @@ def journal(path: str, choose: Choose, side: int | None = None) -> DecodedFrames
     """Logs every call, sends a signal if a file asks for it, and calls decord.
 
     ``REELTUNE_TEST_JOURNAL`` names a folder. Its file ``journal`` gets a line per call. Its file ``kill`` contains a
-    process id (or ``child`` for this process, or ``worker`` for the one that it decodes for), the number of calls after which that process
-    gets a signal, and the signal if it is not SIGKILL.
+    process id (or ``child`` for this process, or ``worker`` for the one that it decodes for), the number of calls after
+    which that process gets a signal, and the signal if it is not SIGKILL.
     """
     folder = Path(os.environ["REELTUNE_TEST_JOURNAL"])
     with (folder / "journal").open("a") as stream:

@@ -68,10 +68,10 @@ def test_a_damaged_key_frame_spoils_what_is_built_on_it(auto: DecodeProcess, tmp
     assert auto.decode(str(with_noise(groups, tmp_path / "one.mp4", share=1 / 60)), None, None).reason is None
 
 
-def test_decord_alone_refuses_what_it_cannot_judge(tmp_path: Path) -> None:
+def test_decord_alone_is_judged_by_a_look_at_some_groups(tmp_path: Path) -> None:
     plain = write_counted(tmp_path / "plain.mp4", pictures=moving())
     with DecodeProcess(Recipe(DECODERS.target("decord"), "uniform", 12, 48, 95), 60) as process:
         outcome = process.decode(str(with_noise(plain, tmp_path / "grey.mp4")), None, None)
-        assert process.decode(str(plain), None, None).reason is None
-    assert outcome.reason == "unsupported"
-    assert outcome.detail.startswith("damaged")
+        part = process.decode(str(with_noise(plain, tmp_path / "part.mp4", share=0.3)), None, None)
+    assert (outcome.reason, outcome.detail) == ("damaged", "4 of 4 groups of pictures")
+    assert part.reason is None

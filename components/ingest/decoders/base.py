@@ -13,6 +13,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+# If a larger share of the stored frames shows damage, or of the packets is refused, too little of the video is left.
+MAX_DAMAGED_SHARE = 0.5
+
 # Takes the times in seconds of all frames of a file, ascending. Returns the numbers of the wanted frames, ascending.
 Choose = Callable[[Sequence[float]], list[int]]
 

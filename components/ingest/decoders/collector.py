@@ -15,7 +15,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from components.ingest.decoders.base import DecodedFrames, DecodeError
+from components.ingest.decoders.base import MAX_DAMAGED_SHARE, DecodedFrames, DecodeError
 from components.ingest.decoders.orientation import as_shown
 from components.ingest.decoders.packets import Timeline, breaking_off
 
@@ -23,9 +23,6 @@ VERSION = f"pyav {av.__version__}"
 
 # In these codecs a coded frame says whether any other frame refers to it. (HEVC says so within a temporal layer only.)
 SKIPPING_CODECS = ("h264", "mpeg4", "mpeg2video", "mpeg1video")
-
-# If the decoder refuses a larger share of the packets, too little of the video is left.
-MAX_REFUSED_SHARE = 0.5
 
 
 @dataclass
@@ -126,7 +123,7 @@ class Collector:
         Raises:
             DecodeError: damaged, if the decoder refused too many packets.
         """
-        if len(self.refused) > MAX_REFUSED_SHARE * self.packets:
+        if len(self.refused) > MAX_DAMAGED_SHARE * self.packets:
             raise DecodeError("damaged", f"the decoder refuses {len(self.refused)} of {self.packets} packets")
         keys = sorted(self.found)
         places = {pts: index for index, pts in enumerate(timeline.pts)} if timeline.pts is not None else None

@@ -13,7 +13,7 @@ import decord
 import numpy as np
 from numpy.typing import NDArray
 
-from components.ingest.decoders.base import Choose, DecodedFrames, DecodeError
+from components.ingest.decoders.base import MAX_DAMAGED_SHARE, Choose, DecodedFrames, DecodeError
 from components.ingest.decoders.packets import open_video, read_packets
 from components.ingest.decoders.plain import why_refused
 from components.ingest.decoders.pyav import look
@@ -55,8 +55,9 @@ def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
         seen = look(container, stream, table, indices)
         if not seen.is_upright_or_turned:
             raise DecodeError("unsupported", "mirrored")
-        if seen.damaged:
-            raise DecodeError("unsupported", "damaged, and decord cannot tell how much of it")
+        # decord cannot tell how much of it is damaged.
+        if seen.damaged > MAX_DAMAGED_SHARE * seen.groups:
+            raise DecodeError("damaged", f"{seen.damaged} of {seen.groups} groups of pictures")
     return DecodedFrames(
         frames=list(reader.get_batch(indices).asnumpy()),
         indices=indices,

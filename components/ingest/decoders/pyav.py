@@ -62,11 +62,13 @@ class Look:
     """What the first frames of a few groups of pictures tell about a file.
 
     Args:
-        damaged: Whether the decoder flagged one of them, or refused its packet.
-        is_upright_or_turned: Whether an angle tells how they are shown, see :mod:`.orientation`.
+        groups: How many groups were looked at.
+        damaged: In how many of them the decoder flagged a frame or refused a packet.
+        is_upright_or_turned: Whether an angle tells how the frames are shown, see :mod:`.orientation`.
     """
 
-    damaged: bool
+    groups: int
+    damaged: int
     is_upright_or_turned: bool
 
 
@@ -79,13 +81,15 @@ def look(container: InputContainer, stream: VideoStream, table: PacketTable, ind
         indices: The numbers of the wanted frames. Only their groups are looked at.
     """
     groups = _groups(table, indices) or []
-    collector = Collector(None)
-    upright = True
-    for place in sorted({number * len(groups) // LOOK_GROUPS for number in range(LOOK_GROUPS)} if groups else ()):
+    places = sorted({number * len(groups) // LOOK_GROUPS for number in range(LOOK_GROUPS)}) if groups else []
+    damaged, upright = 0, True
+    for place in places:
         container.seek(groups[place][0], stream=stream)
+        collector = Collector(None)
         for frame in islice(collector.frames(container, stream), LOOK_FRAMES):
             upright = upright and is_upright_or_turned(frame)
-    return Look(bool(collector.flagged or collector.refused), upright)
+        damaged += bool(collector.flagged or collector.refused)
+    return Look(len(places), damaged, upright)
 
 
 def _groups(table: PacketTable, indices: Sequence[int]) -> list[tuple[int, list[int]]] | None:
