@@ -23,7 +23,7 @@ from components.ingest.decoders.orientation import is_upright_or_turned
 from components.ingest.decoders.packets import MATROSKA, MOV, PacketTable, Timeline, open_video, read_packets
 
 # What `look` decodes: the first frames of a few groups of pictures.
-LOOK_GROUPS, LOOK_FRAMES = 4, 3
+LOOK_GROUPS, LOOK_FRAMES = 3, 2
 
 
 def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
@@ -81,7 +81,8 @@ def look(container: InputContainer, stream: VideoStream, table: PacketTable, ind
         indices: The numbers of the wanted frames. Only their groups are looked at.
     """
     groups = _groups(table, indices) or []
-    places = sorted({number * len(groups) // LOOK_GROUPS for number in range(LOOK_GROUPS)}) if groups else []
+    middles = {(2 * number + 1) * len(groups) // (2 * LOOK_GROUPS) for number in range(LOOK_GROUPS)}
+    places = sorted(middles) if groups else []
     damaged, upright = 0, True
     for place in places:
         container.seek(groups[place][0], stream=stream)
