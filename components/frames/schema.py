@@ -67,7 +67,7 @@ REASONS = {
     "wrong_answer": "the decoder returned times or frame numbers that cannot be right",
     "damaged": "more than half of the sampled frames, or of the packets, are damaged",
     "extreme_shape": "one side of the picture is more than 16 times the other",
-    "timeout": "not done within frames.time_limit_seconds of processor time, or asleep or waiting for long",
+    "timeout": "more than frames.time_limit_seconds of processor time or of sleep, or 30 times as long by the clock",
     "out_of_memory": "the decoding process needed more than frames.memory_limit_mib, or more than the machine has",
     "crashed": "the decoding process died",
 }

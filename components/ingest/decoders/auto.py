@@ -13,6 +13,7 @@ not get it, since decord follows playlists to other files.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable
 
@@ -46,9 +47,14 @@ def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
         def by_pyav() -> DecodedFrames:
             return pyav.decode_packets(path, container, stream, table, choose, side)
 
+        @functools.cache
+        def seen() -> pyav.Look:
+            return pyav.look(container, stream, table, table.timeline.chosen(choose))
+
         def by_decord() -> DecodedFrames:
             timeline = table.timeline
             indices = timeline.chosen(choose)
+            pyav.refuse_unseen(seen())
             frames = decord.read(path, indices, len(timeline.times_seconds), side)
             return timeline.decoded(frames, indices, decord.VERSION)
 
@@ -56,8 +62,7 @@ def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
             return by_pyav()
         if costs_pyav_less(table):
             return _first_of(by_pyav, by_decord)
-        seen = pyav.look(container, stream, table, table.timeline.chosen(choose))
-        if seen.damaged or not seen.is_upright_or_turned:
+        if seen().damaged or not seen().is_upright_or_turned:
             return by_pyav()
         return _first_of(by_decord, by_pyav)
 

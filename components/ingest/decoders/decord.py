@@ -13,10 +13,10 @@ import decord
 import numpy as np
 from numpy.typing import NDArray
 
-from components.ingest.decoders.base import MAX_DAMAGED_SHARE, Choose, DecodedFrames, DecodeError
+from components.ingest.decoders.base import Choose, DecodedFrames, DecodeError
 from components.ingest.decoders.packets import open_video, read_packets
 from components.ingest.decoders.plain import why_refused
-from components.ingest.decoders.pyav import look
+from components.ingest.decoders.pyav import look, refuse_unseen
 
 try:
     VERSION = f"decord {metadata.version('decord')}"
@@ -52,12 +52,7 @@ def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
         indices = choose(starts)
         if not indices:
             raise DecodeError("empty_segment")
-        seen = look(container, stream, table, indices)
-        if not seen.is_upright_or_turned:
-            raise DecodeError("unsupported", "mirrored")
-        # decord cannot tell how much of it is damaged.
-        if seen.damaged > MAX_DAMAGED_SHARE * seen.groups:
-            raise DecodeError("damaged", f"{seen.damaged} of {seen.groups} groups of pictures")
+        refuse_unseen(look(container, stream, table, indices))
     return DecodedFrames(
         frames=list(reader.get_batch(indices).asnumpy()),
         indices=indices,

@@ -15,7 +15,7 @@ from itertools import islice
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from components.ingest.decoders.base import Choose, DecodedFrames, DecodeError
+from components.ingest.decoders.base import MAX_DAMAGED_SHARE, Choose, DecodedFrames, DecodeError
 from components.ingest.decoders.collector import SKIPPING_CODECS as SKIPPING_CODECS
 from components.ingest.decoders.collector import VERSION as VERSION
 from components.ingest.decoders.collector import Collector
@@ -91,6 +91,18 @@ def look(container: InputContainer, stream: VideoStream, table: PacketTable, ind
             upright = upright and is_upright_or_turned(frame)
         damaged += bool(collector.flagged or collector.refused)
     return Look(len(places), damaged, upright)
+
+
+def refuse_unseen(seen: Look) -> None:
+    """Refuses a file for a decoder that neither flags damage nor mirrors frames.
+
+    Raises:
+        DecodeError: unsupported or damaged.
+    """
+    if not seen.is_upright_or_turned:
+        raise DecodeError("unsupported", "mirrored")
+    if seen.damaged > MAX_DAMAGED_SHARE * seen.groups:
+        raise DecodeError("damaged", f"{seen.damaged} of {seen.groups} groups of pictures")
 
 
 def _groups(table: PacketTable, indices: Sequence[int]) -> list[tuple[int, list[int]]] | None:
