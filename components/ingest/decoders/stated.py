@@ -19,7 +19,8 @@ def stated_bytes(path: str) -> int | None:
     with open(path, "rb") as stream:
         head = stream.read(HEAD_BYTES)
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-        return 8 + int.from_bytes(head[4:8], "little") if any(head[4:8]) else None
+        # A writer that cannot go back leaves a 0 or a -1.
+        return None if head[4:8] in (bytes(4), b"\xff" * 4) else 8 + int.from_bytes(head[4:8], "little")
     if head.startswith(EBML_HEADER):
         return _segment_end(head)
     return None
