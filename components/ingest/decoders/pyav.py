@@ -20,7 +20,15 @@ from components.ingest.decoders.collector import SKIPPING_CODECS as SKIPPING_COD
 from components.ingest.decoders.collector import VERSION as VERSION
 from components.ingest.decoders.collector import Collector
 from components.ingest.decoders.orientation import is_upright_or_turned
-from components.ingest.decoders.packets import MATROSKA, MOV, PacketTable, Timeline, open_video, read_packets
+from components.ingest.decoders.packets import (
+    MATROSKA,
+    MOV,
+    PacketTable,
+    Timeline,
+    breaking_off,
+    open_video,
+    read_packets,
+)
 
 # What `look` decodes: the first frames of a few groups of pictures.
 LOOK_GROUPS, LOOK_FRAMES = 3, 2
@@ -63,7 +71,7 @@ class Look:
 
     Args:
         groups: How many groups were looked at.
-        damaged: In how many of them the decoder flagged a frame or refused a packet.
+        damaged: In how many of them the decoder flagged a frame, refused a packet or showed nothing.
         is_upright_or_turned: Whether an angle tells how the frames are shown, see :mod:`.orientation`.
     """
 
@@ -85,11 +93,12 @@ def look(container: InputContainer, stream: VideoStream, table: PacketTable, ind
     places = sorted(middles) if groups else []
     damaged, upright = 0, True
     for place in places:
-        container.seek(groups[place][0], stream=stream)
-        collector = Collector(None)
-        for frame in islice(collector.frames(container, stream), LOOK_FRAMES):
-            upright = upright and is_upright_or_turned(frame)
-        damaged += bool(collector.flagged or collector.refused)
+        collector, is_there = Collector(None), False
+        with breaking_off():
+            container.seek(groups[place][0], stream=stream)
+            for frame in islice(collector.frames(container, stream), LOOK_FRAMES):
+                upright, is_there = upright and is_upright_or_turned(frame), True
+        damaged += not is_there or bool(collector.flagged or collector.refused)
     return Look(len(places), damaged, upright)
 
 
