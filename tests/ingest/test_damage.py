@@ -55,8 +55,9 @@ def test_noise_in_all_pictures_fails_and_in_a_third_is_noted(
 
 
 def test_an_encrypted_video_is_not_stored(auto: DecodeProcess, tmp_path: Path) -> None:
-    outcome = auto.decode(str(write_counted(tmp_path / "drm.mp4", pictures=moving(), muxer=ENCRYPTED)), None, None)
-    assert outcome.reason == "damaged"
+    for number in range(4):  # each with another initial vector, which decides what the decoder makes of it
+        path = write_counted(tmp_path / f"drm{number}.mp4", pictures=moving(), muxer=ENCRYPTED)
+        assert auto.decode(str(path), None, None).reason in ("damaged", "decode_error")
 
 
 def test_a_damaged_key_frame_spoils_what_is_built_on_it(auto: DecodeProcess, tmp_path: Path) -> None:
