@@ -49,20 +49,25 @@ LEDGER_SCHEMA = pa.schema(
     ]
 )
 
-# Why a video has no frames. `detail` in the ledger is the type of the exception, the signal or the limit.
+# Why a video has no frames. `detail` in the ledger is the type of the exception, the signal, the limit or a count.
 REASONS = {
     "missing_file": "no file under the manifest's uri",
     "not_fetched": "the storage did not return the file, and the next run tries again",
+    "changed_while_read": "the file changed while it was read, and the next run tries again",
     "not_regular_file": "a folder, pipe or device",
     "empty_file": "zero bytes",
     "unreadable": "not a video, or damaged so that the decoder cannot open it",
+    "unsupported": "a kind of file that the decoder is known to read wrongly, or a container that is not on the list",
     "no_video_stream": "a media file without pictures",
     "no_frames": "a video stream without frames",
-    "truncated": "the file contains less than nine tenths of the frames that it lists",
+    "truncated": "the file contains less than nine tenths of the frames or bytes that its header states",
     "empty_segment": "no frame between the segment's start and end",
     "outside_file": "the segment ends more than a second after the file",
     "decode_error": "opened, but the sampled frames could not be decoded, resized or stored",
-    "timeout": "not done within frames.time_limit_seconds",
+    "wrong_answer": "the decoder returned times or frame numbers that cannot be right",
+    "damaged": "more than half of the sampled frames, or of the packets, are damaged",
+    "extreme_shape": "one side of the picture is more than 16 times the other",
+    "timeout": "more than frames.time_limit_seconds of processor time or of sleep, or 30 times as long by the clock",
     "out_of_memory": "the decoding process needed more than frames.memory_limit_mib, or more than the machine has",
     "crashed": "the decoding process died",
 }

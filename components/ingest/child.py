@@ -12,7 +12,6 @@ import hashlib
 import importlib
 import os
 import signal
-import stat
 import sys
 from pathlib import Path, PurePath
 from typing import Any
@@ -21,13 +20,11 @@ import numpy as np
 
 from components.frames.jpeg import encode_frames
 from components.ingest import pipe, sampling
+from components.ingest.checks import check_decoded, check_file, check_span
 from components.ingest.decoders.base import Choose, DecodedFrames, DecodeError, Decoder
 from components.ingest.resize import resize_frames
 
 PR_SET_PDEATHSIG = 1
-
-# How far a segment may extend beyond its file. Annotations round times up to whole seconds.
-SPAN_TOLERANCE_SECONDS = 1.0
 
 # Side in pixels of the pictures that the adaptive rule compares, a multiple of 16.
 LOOK_SIDE = 64
@@ -53,6 +50,9 @@ def main(requests: int, answers: int, parent: int) -> None:
             request, _ = pipe.receive(requests)
         except EOFError:
             return
+        if request.get("hash"):
+            pipe.send(answers, {"sha256": content_hash(request["path"])})
+            continue
         header, blobs = answer(decoder, first, request)
         pipe.send(answers, header, blobs)
 
@@ -97,7 +97,21 @@ def answer(decoder: Decoder, settings: dict[str, Any], request: dict[str, Any]) 
     except MemoryError:
         return {"reason": "out_of_memory", "detail": "MemoryError"}, []
     except Exception as error:
-        return {"reason": "decode_error", "detail": type(error).__name__}, []
+        return {"reason": "decode_error", "detail": _name(type(error))}, []
+
+
+def _name(kind: type[Exception]) -> str:
+    """Names an exception. FFmpeg's PermissionError, for one, is not Python's: it means an encrypted file."""
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
+def content_hash(path: str) -> str | None:
+    """Hashes a file, as hex SHA-256. None if it is not a regular file with content, or cannot be read."""
+    try:
+        check_file(path)
+        return _sha256(path)
+    except (DecodeError, OSError):
+        return None
 
 
 def _choose(decoder: Decoder, settings: dict[str, Any], request: dict[str, Any]) -> Choose:
@@ -113,38 +127,8 @@ def _choose(decoder: Decoder, settings: dict[str, Any], request: dict[str, Any])
     return lambda times: wanted
 
 
-def check_file(path: str) -> None:
-    """Refuses everything but a regular file with content. Opening a pipe would hang every decoder.
-
-    Raises:
-        DecodeError: missing_file, not_regular_file, empty_file or unreadable.
-    """
-    try:
-        found = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise DecodeError("missing_file") from None
-    except (OSError, ValueError) as error:
-        raise DecodeError("unreadable", type(error).__name__) from None
-    if not stat.S_ISREG(found.st_mode):
-        raise DecodeError("not_regular_file")
-    if found.st_size == 0:
-        raise DecodeError("empty_file")
-
-
-def check_span(end_seconds: float | None, duration_seconds: float) -> None:
-    """Refuses a segment that extends beyond its file. Its annotations belong to another file, or another cut of it.
-
-    Raises:
-        DecodeError: outside_file.
-    """
-    if end_seconds is not None and end_seconds > duration_seconds + SPAN_TOLERANCE_SECONDS:
-        detail = f"the segment ends at {end_seconds:g} s, the file at {duration_seconds:g} s"
-        raise DecodeError("outside_file", detail)
-
-
 def _row(decoded: DecodedFrames, settings: dict[str, Any], path: str) -> tuple[dict[str, Any], list[bytes]]:
-    if not decoded.frames:
-        raise DecodeError("no_frames")
+    check_decoded(decoded)
     pictures = resize_frames(decoded.frames, settings["size"])
     row = {
         "timestamps_seconds": list(decoded.timestamps_seconds),

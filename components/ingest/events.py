@@ -6,9 +6,9 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from components import liveness
 
@@ -128,26 +128,63 @@ class Entry:
 
 
 def write_event(task_folder: Path, event: Event) -> None:
-    """Appends an event to the log of a task."""
+    """Appends an event to the log of a task.
+
+    Raises:
+        OSError: The disk is full, or does not take the line for another reason.
+    """
     now = time.time()
     stamp = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)), "seconds": round(now, 3)}
     task_folder.mkdir(parents=True, exist_ok=True)
-    with (task_folder / EVENTS).open("a") as stream:
-        stream.write(json.dumps({"event": NAMES[type(event)], **stamp, **asdict(event)}) + "\n")
+    line = json.dumps({"event": NAMES[type(event)], **stamp, **asdict(event)}) + "\n"
+    with (task_folder / EVENTS).open("a+b") as stream:
+        # A full disk may have torn the last line. This one must not continue it.
+        torn = stream.tell() > 0 and _last_byte(stream) != b"\n"
+        stream.write(b"\n" * torn + line.encode())
 
 
-def read_events(task_folder: Path) -> Iterator[Entry]:
-    """Yields all events of a task, oldest first. There are none before its first ingest."""
+def _last_byte(stream: BinaryIO) -> bytes:
+    stream.seek(-1, os.SEEK_END)
+    return stream.read(1)
+
+
+@dataclass
+class EventLog:
+    """All events of a task, oldest first.
+
+    Args:
+        entries: The events. There are none before the first ingest.
+        damaged: How many lines are no events, as a full disk leaves them.
+    """
+
+    entries: list[Entry]
+    damaged: int
+
+
+def read_events(task_folder: Path) -> EventLog:
+    """Reads the log of a task. Damaged lines are counted and left out."""
+    log = EventLog([], 0)
     for line in whole_lines(task_folder / EVENTS):
+        if (entry := _entry(line)) is None:
+            log.damaged += 1
+        else:
+            log.entries.append(entry)
+    return log
+
+
+def _entry(line: str) -> Entry | None:
+    try:
         fields = json.loads(line)
         name, day, seconds = fields.pop("event"), fields.pop("time"), fields.pop("seconds")
-        yield Entry(name, day, seconds, KINDS[name](**fields))
+        return Entry(str(name), str(day), float(seconds), KINDS[name](**fields))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def whole_lines(path: Path) -> list[str]:
     """Reads the whole lines of a file that another process may be writing. Without a file, there are none."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
-    return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    return [line for line in text.split("\n")[:-1] if line]

@@ -7,6 +7,9 @@ its process id.
 The supervisor watches the memory that the child really holds (resident and swapped) while the child works. A limit on
 the address space would not do. Decoders and their threads map far more than they use, and a library that is refused
 memory crashes in ways that do not tell why. This works on Linux only, since it reads ``/proc``.
+
+A process that is killed, or lacks time or memory, may be the victim of the machine and not of its video. So such a
+video is tried once more, at once and alone on its machine.
 """
 
 from __future__ import annotations
@@ -17,18 +20,25 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from components.errors import DataError
 from components.ingest import child, pipe
+from components.ingest.limits import WALL_FACTOR, Clock, TimeLimitError, held_mib
+from components.ingest.turns import Turns
 
-START_LIMIT_SECONDS = 60.0
+# The child imports its decoder meanwhile, which takes a second unless the machine is busy.
+START_LIMIT_SECONDS = 300.0
+STARTS = 3  # tries
 
 # If the child still holds more than this fraction of a video's memory after the video, it is replaced. The next video
 # should not pay for a leak.
 RECYCLE_FRACTION = 0.5
+
+
+# Ends that the machine may have caused.
+TRIED_TWICE = ("timeout", "out_of_memory", "crashed")
 
 
 class _MemoryLimitError(Exception):
@@ -76,7 +86,8 @@ class DecodeProcess:
 
     Args:
         recipe: How the child makes frames.
-        time_limit_seconds: Wall clock per video.
+        time_limit_seconds: Processor time per video, and time in which the child may sleep. See
+            :mod:`components.ingest.limits`.
         memory_limit_mib: Memory of the child, including what it needs without a video.
     """
 
@@ -88,6 +99,7 @@ class DecodeProcess:
         self._child: subprocess.Popen[bytes] | None = None
         self._requests = self._answers = -1
         self._idle_mib = 0.0
+        self._turns = Turns(WALL_FACTOR * time_limit_seconds)
 
     def __enter__(self) -> DecodeProcess:
         return self
@@ -96,6 +108,7 @@ class DecodeProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        self._turns.close()
 
     def decode(self, path: str, start_seconds: float | None, end_seconds: float | None) -> Outcome:
         """Decodes one video. It never raises because of the video.
@@ -110,17 +123,57 @@ class DecodeProcess:
         Raises:
             DataError: The child does not start.
         """
+        request = {"path": path, "start_seconds": start_seconds, "end_seconds": end_seconds}
+        with self._turns.together():
+            outcome = self._try(request)
+        if outcome.reason in TRIED_TWICE:
+            self.close()
+            with self._turns.alone():
+                outcome = self._try(request)
+        return outcome
+
+    def content_hash(self, path: str) -> str | None:
+        """Hashes a file in the child, under the limits of decoding.
+
+        Returns:
+            Hex SHA-256. None if it is not a regular file with content, cannot be read, or takes too long.
+
+        Raises:
+            DataError: The child does not start.
+        """
+        answer = self._ask({"path": path, "hash": True})
+        return None if isinstance(answer, Outcome) else answer[0]["sha256"]
+
+    def _try(self, request: dict[str, Any]) -> Outcome:
+        answer = self._ask(request)
+        if isinstance(answer, Outcome):
+            return answer
+        header, blobs = answer
+        if self._held_mib() - self._idle_mib > RECYCLE_FRACTION * (self.memory_limit_mib - self._idle_mib):
+            self.close()
+        if header["reason"] is not None:
+            return Outcome(header["reason"], header["detail"])
+        return Outcome(None, row={**header["row"], "frames": blobs})
+
+    def _ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]] | Outcome:
+        """Sends a request, and returns the child's answer or how the child ended."""
         if self._child is None or self._child.poll() is not None:
             self.close()
             self.start()
-        request = {"path": path, "start_seconds": start_seconds, "end_seconds": end_seconds}
+        assert self._child is not None
+        clock = Clock(self._child.pid, self.time_limit_seconds)
+
+        def watch() -> None:
+            if self._held_mib() > self.memory_limit_mib:
+                raise _MemoryLimitError
+            clock.check()
+
         try:
             pipe.send(self._requests, request)
-            deadline = time.monotonic() + self.time_limit_seconds
-            header, blobs = pipe.receive(self._answers, deadline, self._watch)
-        except TimeoutError:
+            return pipe.receive(self._answers, watch=watch)
+        except TimeLimitError as limit:
             self._end(grace_seconds=0)
-            return Outcome("timeout", f"{self.time_limit_seconds:g} s")
+            return Outcome("timeout", str(limit))
         except _MemoryLimitError:
             self._end(grace_seconds=0)
             return Outcome("out_of_memory", f"{self.memory_limit_mib} MiB")
@@ -130,19 +183,9 @@ class DecodeProcess:
         except pipe.BrokenMessageError:
             self._end(grace_seconds=0)
             return Outcome("crashed", "BrokenMessageError")
-        if self._held_mib() - self._idle_mib > RECYCLE_FRACTION * (self.memory_limit_mib - self._idle_mib):
-            self.close()
-        if header["reason"] is not None:
-            return Outcome(header["reason"], header["detail"])
-        return Outcome(None, row={**header["row"], "frames": blobs})
-
-    def _watch(self) -> None:
-        if self._held_mib() > self.memory_limit_mib:
-            raise _MemoryLimitError
 
     def _held_mib(self) -> float:
-        assert self._child is not None
-        return held_mib(self._child.pid) if sys.platform == "linux" else 0.0
+        return 0.0 if self._child is None else held_mib(self._child.pid)
 
     def close(self) -> None:
         """Ends the child. It stops by itself when its pipe is closed."""
@@ -172,6 +215,24 @@ class DecodeProcess:
         Raises:
             DataError: The child does not start, cannot import the decoder, or needs more memory than it may have.
         """
+        for attempt in range(STARTS):
+            self._launch()
+            try:
+                pipe.send(self._requests, asdict(self.recipe))
+                hello, _ = pipe.receive(self._answers, time.monotonic() + START_LIMIT_SECONDS)
+                break
+            except (TimeoutError, EOFError, BrokenPipeError, pipe.BrokenMessageError) as error:
+                status = self._end(grace_seconds=2)
+                # The kernel kills a process to free memory, whatever it does. Only a decoder ends by itself.
+                if status != -signal.SIGKILL or isinstance(error, TimeoutError) or attempt == STARTS - 1:
+                    raise DataError(
+                        "decoding process does not start",
+                        where=f"decoder {self.recipe.decoder}",
+                        found=type(error).__name__,
+                    ) from None
+        self._check_start(hello)
+
+    def _launch(self) -> None:
         child_reads, self._requests = os.pipe()
         self._answers, child_writes = os.pipe()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
@@ -188,14 +249,8 @@ class DecodeProcess:
         os.close(child_reads)
         os.close(child_writes)
         self.starts += 1
-        try:
-            pipe.send(self._requests, asdict(self.recipe))
-            hello, _ = pipe.receive(self._answers, time.monotonic() + START_LIMIT_SECONDS)
-        except (TimeoutError, EOFError, BrokenPipeError, pipe.BrokenMessageError) as error:
-            self.close()
-            raise DataError(
-                "decoding process does not start", where=f"decoder {self.recipe.decoder}", found=type(error).__name__
-            ) from None
+
+    def _check_start(self, hello: dict[str, Any]) -> None:
         if not hello["ready"]:
             self.close()
             raise DataError(
@@ -218,9 +273,3 @@ class DecodeProcess:
 
 def _name_of_end(status: int) -> str:
     return signal.Signals(-status).name if status < 0 else f"exit status {status}"
-
-
-def held_mib(process: int) -> float:
-    """Returns the memory that a process holds, resident and swapped, in MiB. It is 0 for a zombie."""
-    lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8", errors="replace").splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith(("VmRSS:", "VmSwap:"))) / 1024

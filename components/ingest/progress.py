@@ -7,6 +7,7 @@ The task of a shard logs each video in a file of the working state, which all ma
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import socket
@@ -76,8 +77,15 @@ class ShardLog:
 
 
 def read_shard_log(path: Path) -> list[VideoLine]:
-    """Reads the log of a shard. It is empty if there is no file."""
-    return [VideoLine(**json.loads(line)) for line in events.whole_lines(path)]
+    """Reads the log of a shard, without lines that a full disk tore. It is empty if there is no file."""
+    return [line for text in events.whole_lines(path) if (line := _video_line(text)) is not None]
+
+
+def _video_line(text: str) -> VideoLine | None:
+    try:
+        return VideoLine(**json.loads(text))
+    except (ValueError, TypeError):
+        return None
 
 
 @dataclass
@@ -189,13 +197,15 @@ class Monitor:
     def _report(self, lines: list[VideoLine]) -> list[VideoLine]:
         for line in lines:
             if line.reason and line.video_id not in self._reported:
-                self._reported.add(line.video_id)
                 events.write_event(self._task_folder, events.VideoFailed(**asdict(line)))
+                self._reported.add(line.video_id)
         return lines
 
     def _run(self) -> None:
         while not self._end.wait(1.0):
-            self._show()
+            # A full disk ends the run in the driver's thread, which writes to the same file.
+            with contextlib.suppress(OSError):
+                self._show()
 
     def _show(self, force: bool = False) -> None:
         counts = self.counts()
@@ -224,7 +234,8 @@ def status(task_folder: Path) -> str:
     """
     start: Started | None = None
     entries: list[Entry] = []
-    for entry in events.read_events(task_folder):
+    logged = events.read_events(task_folder)
+    for entry in logged.entries:
         if isinstance(entry.event, Started):
             start, entries = entry.event, []
         entries.append(entry)
@@ -239,6 +250,9 @@ def status(task_folder: Path) -> str:
     unfinished.seconds = (time.time() if state.startswith("running") else last.seconds) - begin
     lines = [f"{task_folder.name}: {state}; {unfinished.text()}", f"  last event: {last.name} at {last.time}"]
     lines += [f"  {reason} {number} ({schema.REASONS[reason]})" for reason, number in sorted(counts.failed.items())]
+    if logged.damaged:
+        place = task_folder / events.EVENTS
+        lines.append(f"  {logged.damaged} damaged lines of {place} are left out; a full disk leaves such lines")
     if state == "interrupted":
         lines.append("  the same command continues from there")
     return "\n".join(lines)

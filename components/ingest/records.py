@@ -7,13 +7,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from components.ingest.isolation import DecodeProcess, Recipe
+from components.ingest.limits import processor_time
 from components.manifest import Video
 
 # Size in bytes and modification time in nanoseconds of a file when it was looked at.
 Identity = tuple[int, int]
 
-# The reason of a video whose storage did not answer. The next run tries it again.
+# Reasons that lie outside the file.
 NOT_FETCHED = "not_fetched"
+CHANGED = "changed_while_read"
+
+# Signals that a process raises by itself when it runs into a fault. All others come from outside.
+OWN_SIGNALS = ("SIGABRT", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP")
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,26 @@ class Limits:
 
     time_limit_seconds: float
     memory_limit_mib: int
+
+
+def is_transient(reason: str, detail: str, limits: Limits) -> bool:
+    """Whether a failure may be a state of the machine instead of a property of the file. The next run tries again.
+
+    A failure under a limit is a property of the file if the file alone can pass the limit: processor time, and memory
+    of the decoding process. A crash is one if the process caused it itself. Time asleep or of the wall clock, and
+    memory that the machine does not have, may be another's fault.
+
+    Args:
+        reason, detail: The ledger row's.
+        limits: The limits under which the video was decoded.
+    """
+    if reason == "timeout":
+        return detail != processor_time(limits.time_limit_seconds)
+    if reason == "out_of_memory":
+        return detail != f"{limits.memory_limit_mib} MiB"
+    if reason == "crashed":
+        return detail.startswith("SIG") and detail not in OWN_SIGNALS
+    return reason in (NOT_FETCHED, CHANGED)
 
 
 @dataclass(frozen=True)
@@ -33,7 +58,7 @@ class Settings:
         decoder: The decoder's name in params.yaml.
         shard_videos: Videos per shard.
         row_group_videos: Videos per row group of a shard.
-        time_limit_seconds: Wall clock per video.
+        time_limit_seconds: Processor time per video, see :mod:`components.ingest.limits`.
         memory_limit_mib: Memory of the decoding process.
     """
 
@@ -159,5 +184,5 @@ class DoneShard:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the storage answered for every video."""
-        return all(row.reason != NOT_FETCHED for row in self.ledger)
+        """Whether no video is to be tried again. See :func:`is_transient`."""
+        return not any(is_transient(row.reason, row.detail, self.limits) for row in self.ledger)

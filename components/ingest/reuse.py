@@ -19,15 +19,12 @@ import pyarrow.parquet as pq
 
 from components import storage
 from components.errors import DataError
-from components.ingest.isolation import Outcome
-from components.ingest.records import NOT_FETCHED, DoneShard, Identity, LedgerRow, Limits, Origin
+from components.ingest.isolation import TRIED_TWICE, Outcome
+from components.ingest.records import DoneShard, Identity, LedgerRow, Limits, Origin, is_transient
 from components.manifest import Video
 
 # The one sampling rule that draws by the file's name.
 DRAWN_BY_NAME = "segment_random"
-
-# Failures that other limits may prevent.
-LIMITED = ("timeout", "out_of_memory", "crashed")
 
 SCHEMA = """
 CREATE TABLE rows (uri TEXT, size INTEGER, mtime_ns INTEGER, sha256 TEXT, start REAL, end REAL, name TEXT,
@@ -49,7 +46,7 @@ def write_index(path: Path, shards: Iterable[tuple[Path, DoneShard]], limits: Li
     """Writes which videos the finished shards of earlier runs hold.
 
     Failures count too, since the same content fails again. The exceptions are failures that other limits, or another
-    answer of the storage, would change.
+    state of the machine or storage, would change.
 
     Args:
         path: Where to write the index. An existing file is replaced.
@@ -70,7 +67,7 @@ def write_index(path: Path, shards: Iterable[tuple[Path, DoneShard]], limits: Li
                     *(_name(origin.uri), str(file), row.row, row.reason, row.detail),
                 )
                 for origin, row in zip(done.origins, done.ledger, strict=True)
-                if origin.identity is not None and _is_reusable(origin, row, done.limits == limits)
+                if origin.identity is not None and _is_reusable(origin, row, done.limits, limits)
             ]
             index.executemany(f"INSERT INTO rows VALUES ({', '.join('?' * 11)})", rows)
         count = index.execute("SELECT count(*) FROM rows").fetchone()[0]
@@ -78,10 +75,10 @@ def write_index(path: Path, shards: Iterable[tuple[Path, DoneShard]], limits: Li
     return int(count)
 
 
-def _is_reusable(origin: Origin, row: LedgerRow, same_limits: bool) -> bool:
-    if origin.sha256 is None or row.reason == NOT_FETCHED:
+def _is_reusable(origin: Origin, row: LedgerRow, then: Limits, now: Limits) -> bool:
+    if origin.sha256 is None or is_transient(row.reason, row.detail, then):
         return False
-    return same_limits or row.reason not in LIMITED
+    return then == now or row.reason not in TRIED_TWICE
 
 
 class EarlierRows:

@@ -9,18 +9,14 @@ pass through the object store.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import shutil
-import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from components import storage
@@ -30,7 +26,9 @@ from components.errors import DataError, ReelTuneError
 from components.frames import schema
 from components.ingest import events, progress, reuse, sources
 from components.ingest.decoders import DECODERS
+from components.ingest.ends import logged_end, stoppable, storage_faults
 from components.ingest.isolation import DecodeProcess, Recipe
+from components.ingest.limits import WALL_FACTOR
 from components.ingest.publish import check_failures, failure_lines, failures, publish, write_store
 from components.ingest.records import DoneShard, Settings, Shard
 from components.ingest.settings import FrameSettings
@@ -109,13 +107,13 @@ def ingest(
     settings = read_settings(task, frames)
     manifest = read_manifest(task_name, task, root)
     state = WorkingState(root, manifest, settings)
-    with state.locked(), _logged(state.task_folder, task_name):
+    with storage_faults(state.task_folder), state.locked(), logged_end(state.task_folder, task_name):
         if overwrite:
             state.reset()
-        with _stoppable():
+        with stoppable():
             records, tried, seconds = make_all(manifest, state, settings, ray)
         ledger = flat_ledger(records, manifest)
-        with _stoppable():
+        with stoppable():
             write_store(state.store, manifest, settings, records, ledger)
             where, few = state.store / schema.LEDGER, frames.max_failed_videos
             check_failures(task_name, ledger, frames.max_failed_share, where, few)
@@ -175,12 +173,11 @@ def make_all(
             trial.start()  # a decoder that does not load should fail before Ray starts
         state.set_aside(todo)
         known = reuse.write_index(state.index, state.earlier(), settings.limits())
-        with ray_session(state.root, ray_settings), _stoppable():
+        with ray_session(state.root, ray_settings), stoppable():
             events.write_event(state.task_folder, events.Decoding(counts.total - counts.found))
             monitor = progress.Monitor(state.task_folder, state.folder / "progress", counts, manifest.task)
             seconds = decode_shards(todo, state, settings, monitor, reuses=known > 0)
-        made = _finished(todo, state)
-        finished.update((shard.number, _expect(state, shard, made.get(shard.number))) for shard in todo)
+        finished.update((shard.number, _expect(state, shard)) for shard in todo)
     tried = sum(finished[shard.number].tried for shard in todo)
     return [finished[shard.number] for shard in shards], tried, seconds
 
@@ -209,6 +206,8 @@ def decode_shards(
     start = time.monotonic()
     with monitor:
         for row in _made(shards, state, settings, reuses):
+            if row["error"]:
+                raise ReelTuneError(row["error"])
             monitor.shard_done(row["number"], row["seconds"])
     return time.monotonic() - start
 
@@ -219,8 +218,8 @@ def _made(shards: Sequence[Shard], state: WorkingState, settings: Settings, reus
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    # A shard in which every video hangs is slow, not stuck.
-    slowest = settings.shard_videos * settings.time_limit_seconds
+    # A shard in which every video hangs twice is slow, not stuck.
+    slowest = settings.shard_videos * settings.time_limit_seconds * WALL_FACTOR
     context.execution_no_progress_timeout_s = max(1800, round(2 * slowest))
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = [shard.to_row() for shard in shards]
@@ -229,7 +228,17 @@ def _made(shards: Sequence[Shard], state: WorkingState, settings: Settings, reus
 
 
 def _shard_task(row: dict[str, Any], state: WorkingState, settings: Settings, reuses: bool) -> dict[str, Any]:
+    """Makes a shard. Ray would wrap an error into a hundred lines of its own, so the error is part of the answer."""
     shard = Shard.from_row(row)
+    try:
+        with storage_faults(state.folder):
+            done = _make(shard, state, settings, reuses)
+    except ReelTuneError as error:
+        return {"number": shard.number, "seconds": 0.0, "error": str(error)}
+    return {"number": done.number, "seconds": done.seconds, "error": ""}
+
+
+def _make(shard: Shard, state: WorkingState, settings: Settings, reuses: bool) -> DoneShard:
     done = state.done(shard)
     # Ray repeats a task if its answer was lost with its machine.
     if done is None or not done.is_complete:
@@ -237,7 +246,7 @@ def _shard_task(row: dict[str, Any], state: WorkingState, settings: Settings, re
         with progress.ShardLog(state.progress_file(shard.number)) as log_video:
             done = make_shard(shard, state.root, state.store, settings, _kept_process(settings), earlier, log_video)
         state.finish(done)
-    return {"number": done.number, "seconds": done.seconds}
+    return done
 
 
 @functools.lru_cache(maxsize=1)
@@ -246,50 +255,11 @@ def _kept_process(settings: Settings) -> DecodeProcess:
     return settings.process()
 
 
-def _expect(state: WorkingState, shard: Shard, done: DoneShard | None) -> DoneShard:
-    if done is None:
+def _expect(state: WorkingState, shard: Shard) -> DoneShard:
+    if (done := state.made(shard)) is None:
         raise DataError(
             "a shard is not what its task wrote",
             where=state.store / schema.shard_name(shard.number),
-            cure="videos changed during the ingest, or not all machines share this folder. Run it again",
+            cure="make sure that all machines share this folder, and run it again",
         )
     return done
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Turns SIGINT and SIGTERM into KeyboardInterrupt during a ``with`` block.
-
-    Ray installs its handlers too. Where Ray waits, it turns what a handler raises into KeyboardInterrupt.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt(signal.Signals(number).name)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _logged(task_folder: Path, task_name: str) -> Iterator[None]:
-    """Logs how a run ends. If it was interrupted, the error says how to continue."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        name = str(stop) or "a signal"
-        events.write_event(task_folder, events.Interrupted(name))
-        raise ReelTuneError(
-            f"interrupted by {name}; finished shards are kept",
-            where=f"task {task_name}",
-            cure="the same command continues from there",
-        ) from None
-    except Exception as error:
-        events.write_event(task_folder, events.Failed(str(error)))
-        raise

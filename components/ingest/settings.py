@@ -22,7 +22,7 @@ class FrameSettings:
         chroma: JPEG chroma subsampling, 4:4:4 or 4:2:0.
         shard_videos: Videos per shard.
         row_group_videos: Videos per row group of a shard.
-        time_limit_seconds: Wall clock after which a video has failed.
+        time_limit_seconds: Processor time after which a video has failed, see :mod:`components.ingest.limits`.
         memory_limit_mib: Memory of the decoding process, above which a video has failed.
         max_failed_share: Ratio of failed videos, above which nothing is published, unless they are few.
         max_failed_videos: So many failed videos are accepted whatever their ratio, if at least as many are decoded and

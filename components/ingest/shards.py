@@ -11,7 +11,7 @@ from components.frames import schema
 from components.frames.store import shard_writer
 from components.ingest import sources
 from components.ingest.isolation import DecodeProcess, Outcome
-from components.ingest.records import DoneShard, Identity, LedgerRow, Origin, Settings, Shard
+from components.ingest.records import CHANGED, DoneShard, Identity, LedgerRow, Origin, Settings, Shard
 from components.ingest.reuse import EarlierRows
 from components.manifest import SPLITS, Manifest, Video
 from components.provenance import sha256_file
@@ -93,11 +93,13 @@ def _frames_of(
         if earlier is not None and identity is not None and (found := earlier.by_identity(video, identity)):
             return found.outcome, _origin(video, identity, found.sha256), True
         with sources.local_file(location) as path:
-            sha256 = sources.content_hash(path) if earlier is not None else None
+            sha256 = process.content_hash(path) if earlier is not None else None
             if earlier is not None and sha256 is not None and (found := earlier.by_content(video, sha256)):
                 return found.outcome, _origin(video, identity, sha256), True
             outcome = process.decode(path, video.start_seconds, video.end_seconds)
-            sha256 = outcome.row.get("content_sha256") or sha256 or sources.content_hash(path)
+            sha256 = outcome.row.get("content_sha256") or sha256 or process.content_hash(path)
+        if sources.identity(location) != identity:
+            outcome, identity, sha256 = Outcome(CHANGED), None, None
     except sources.FetchError as failure:
         outcome = Outcome(failure.reason, failure.detail)
     return outcome, _origin(video, identity, sha256), False

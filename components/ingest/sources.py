@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -14,7 +13,6 @@ from pyarrow import fs
 
 from components import storage
 from components.ingest.records import NOT_FETCHED, Identity
-from components.provenance import sha256_file
 
 TRIES = 3
 
@@ -109,13 +107,3 @@ def _fetch(location: str, path: Path) -> None:
                 raise FetchError(NOT_FETCHED, type(error).__name__) from None
             time.sleep(2.0 ** (attempt - 1))
     raise AssertionError
-
-
-def content_hash(path: str) -> str | None:
-    """Hashes a local file, as hex SHA-256. None if it cannot be read, or has no end, such as a pipe."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return None
-        return sha256_file(Path(path))
-    except (OSError, ValueError):
-        return None

@@ -34,6 +34,9 @@ from components.manifest import Manifest
 from components.provenance import sha256_file
 from components.records import read_record
 
+# Raised when the same file and settings give another row than before. All shards are then made again, once.
+ROWS = 2
+
 # Another version may change pixels or bytes, so it makes all shards again.
 LIBRARIES = ("decord", "decord2", "av", "torchcodec", "pillow", "simplejpeg", "pyarrow")
 
@@ -57,8 +60,8 @@ class WorkingState:
     """
 
     def __init__(self, root: Path, manifest: Manifest, settings: Settings) -> None:
-        self._rows = _hash([schema.FORMAT, settings.row_key(), library_versions()])
-        whole = _hash([schema.FORMAT, manifest.fingerprint(), asdict(settings), library_versions()])
+        self._rows = _hash([schema.FORMAT, ROWS, settings.row_key(), library_versions()])
+        whole = _hash([schema.FORMAT, ROWS, manifest.fingerprint(), asdict(settings), library_versions()])
         self.root = root
         self.task_folder = Layout(root).ingest_work(manifest.task)
         self.folder = self.task_folder / f"{self._rows}-{whole}"
@@ -101,6 +104,14 @@ class WorkingState:
         places = [storage.resolve(self.root, video.uri) for video in shard.videos]
         known = sources.identities(places) if identities is None else identities
         return done if [known[place] for place in places] == [origin.identity for origin in done.origins] else None
+
+    def made(self, shard: Shard) -> DoneShard | None:
+        """Reads the record of a shard that this run made, whatever became of its sources since.
+
+        Returns:
+            None if the shard is missing or damaged.
+        """
+        return _read(self.folder, shard.number)
 
     def set_aside(self, shards: Iterable[Shard]) -> None:
         """Moves shards that must be made again to ``stale/``, so that their rows can be read meanwhile."""

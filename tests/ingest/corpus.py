@@ -28,7 +28,7 @@ DECODED = ""
 HEADER = frozenset(
     {DECODED, "unreadable", "no_video_stream", "no_frames", "truncated", "decode_error", "out_of_memory"}
 )
-PAYLOAD = frozenset({DECODED, "decode_error"})
+PAYLOAD = frozenset({DECODED, "decode_error", "damaged"})
 CUT = frozenset({"unreadable", "no_video_stream", "no_frames", "truncated"})
 
 # A field of a header, its offset after the box's name, and the absurd size, duration or count to write there.
@@ -173,9 +173,9 @@ def no_video(folder: Path) -> Files:
     write_counted(folder / "other.mp4")
     playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nother.mp4\n#EXT-X-ENDLIST\n"
     yield write(folder / "playlist.mp4", playlist), "unreadable"
-    yield write(folder / "list.mp4", b"ffconcat version 1.0\nfile other.mp4\n"), "unreadable"
+    yield write(folder / "list.mp4", b"ffconcat version 1.0\nfile other.mp4\n"), "unsupported"
     Image.fromarray(picture_of(5)).save(folder / "picture.mp4", format="png")
-    yield folder / "picture.mp4", "unreadable"
+    yield folder / "picture.mp4", "unsupported"
     write_audio_mp4(folder / "audio.mp4")
     yield folder / "audio.mp4", "no_video_stream"
     (folder / "folder.mp4").mkdir(exist_ok=True)

@@ -43,10 +43,12 @@ def write_counted(
     pixels: str = "yuv420p",
     rotation: int | None = None,
     times: Callable[[int], int] | None = None,
+    fps: int = FPS,
+    every: int = 1,
     format: str | None = None,
     pictures: Iterable[NDArray[np.uint8]] | None = None,
 ) -> Path:
-    """Writes frames 0, 1, 2, ... at 25 frames per second.
+    """Writes frames 0, 1, 2, ... at a constant rate.
 
     Args:
         path: Where to write the file.
@@ -58,12 +60,14 @@ def write_counted(
         pixels: FFmpeg's name of the pixel format.
         rotation: Degrees counter-clockwise by which players should rotate the video.
         times: Maps a frame's number to its presentation time in milliseconds, for a variable frame rate.
+        fps: Frames per second.
+        every: Of so many frames in a row, all but the first are dropped.
         format: FFmpeg's name of the container, if the file's name does not tell.
         pictures: Pictures to show instead of numbers.
     """
     defaults = {"libx264": {"g": "12", "crf": "12", "preset": "ultrafast"}, "libx265": {"x265-params": "log-level=0"}}
     with av.open(str(path), "w", format=format, options=muxer or {}) as container:
-        stream = container.add_stream(codec, rate=FPS, options={**defaults.get(codec, {}), **(options or {})})
+        stream = container.add_stream(codec, rate=fps, options={**defaults.get(codec, {}), **(options or {})})
         assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, pixels
         stream.codec_context.thread_count = 1
@@ -72,7 +76,11 @@ def write_counted(
         if rotation is not None:
             stream.set_display_rotation(rotation)
         for number, picture in enumerate(pictures or (picture_of(n, width, height) for n in range(frames))):
+            if number % every:
+                continue
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            if every > 1:
+                frame.pts, frame.time_base = number, Fraction(1, fps)
             if times is not None:
                 frame.pts, frame.time_base = times(number), Fraction(1, 1000)
             for packet in stream.encode(frame):
@@ -105,4 +113,35 @@ def remux(
                 packet.pts, packet.dts = packet.pts - shift * frame, packet.dts - shift * frame
                 packet.stream = copy
                 writes.mux(packet)
+    return target
+
+
+def with_noise(source: Path, target: Path, *, share: float = 1.0, skip: int = 24, seed: int = 0) -> Path:
+    """Copies an MP4 of H.264 or HEVC with noise in the bodies of its slices, as encryption or a bad disk leaves it.
+
+    Args:
+        source, target: The files.
+        share: Fraction of the packets, from the first one on, that get noise.
+        skip: Bytes of a slice that stay, for its header.
+        seed: For the noise.
+    """
+    numbers = np.random.default_rng(seed)
+    with av.open(str(source)) as reads, av.open(str(target), "w") as writes:
+        stream = reads.streams.video[0]
+        copy = writes.add_stream_from_template(stream)
+        packets = [packet for packet in reads.demux(stream) if packet.size]
+        for number, packet in enumerate(packets):
+            data = bytearray(bytes(packet))
+            place = 0
+            while number < share * len(packets) and place < len(data):
+                length = int.from_bytes(data[place : place + 4], "big")
+                kind = data[place + 4] & 31 if stream.codec_context.name == "h264" else data[place + 4] >> 1 & 63
+                if kind in ((1, 5) if stream.codec_context.name == "h264" else range(22)):
+                    start, end = place + skip, place + 4 + length
+                    data[start:end] = numbers.integers(1, 256, max(0, end - start), np.uint8).tobytes()
+                place += 4 + length
+            noisy = av.Packet(bytes(data))
+            noisy.pts, noisy.dts, noisy.duration = packet.pts, packet.dts, packet.duration
+            noisy.time_base, noisy.is_keyframe, noisy.stream = packet.time_base, packet.is_keyframe, copy
+            writes.mux(noisy)
     return target

@@ -33,7 +33,8 @@ def recipe(decoder: str) -> Recipe:
 def by_auto(cases: list[Case]) -> Iterator[dict[Path, Outcome]]:
     with DecodeProcess(recipe(DECODERS.target("auto")), time_limit_seconds=60) as process:
         yield {case.path: process.decode(str(case.path), None, None) for case in cases}
-        assert process.starts == 1
+        # The one that asks for more memory than the machine has is tried again in a new process.
+        assert process.starts == 2
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -66,25 +67,24 @@ def test_every_file_is_a_row_of_the_ledger(cases: list[Case], tmp_path: Path) ->
 
 def test_damage_in_the_pictures_is_flagged_by_the_decoder_that_can_tell(cases: list[Case]) -> None:
     with DecodeProcess(recipe(DECODERS.target("pyav")), time_limit_seconds=60) as process:
-        flagged = {
-            case.path.name: process.decode(str(case.path), None, None).row.get("corrupt_frames")
+        found = {
+            case.path.name.rpartition("-")[0]: process.decode(str(case.path), None, None)
             for case in cases
-            if case.path.name.startswith(("pictures-1000", "plain"))
+            if case.path.name.startswith(("pictures-1-0", "pictures-30-14", "pictures-1000-8", "b-frames"))
         }
-    assert flagged.pop("plain.mp4") == 0
-    assert len(flagged) == 3
-    assert all(count is None or count > 0 for count in flagged.values())
-    assert any(flagged.values())
+    assert found["b"].row["corrupt_frames"] == 0
+    assert found["pictures-30"].row["corrupt_frames"] > 0
+    assert (found["pictures-1000"].reason, found["pictures-1000"].detail) == ("damaged", "12 of the 12 frames")
 
 
 def test_named_decoders_end_every_file_too(cases: list[Case]) -> None:
     for name in ("pyav", "decord"):
-        # decord hangs on the file with a hidden start, so a timeout is right.
         with DecodeProcess(recipe(DECODERS.target(name)), time_limit_seconds=5) as process:
             outcomes = {case.path.name: process.decode(str(case.path), None, None).reason for case in cases}
         assert set(outcomes.values()) - {None} <= set(schema.REASONS)
-        slow = {path for path, reason in outcomes.items() if reason in ("timeout", "crashed")}
-        assert slow == (set() if name == "pyav" else {"hidden-start.mp4"})
+        assert not {"timeout", "crashed"} & set(outcomes.values())
+        # decord would never return.
+        assert outcomes["hidden-start.mp4"] == (None if name == "pyav" else "unsupported")
 
 
 def test_a_video_that_eats_memory_costs_itself(tmp_path: Path, cases: list[Case]) -> None:
@@ -92,12 +92,12 @@ def test_a_video_that_eats_memory_costs_itself(tmp_path: Path, cases: list[Case]
     # Mapping 64 GiB costs nothing. 300 MiB that are kept would burden the next video.
     expected = {
         "map": (None, "", 1),
-        "leak1": ("out_of_memory", "512 MiB", 1),
-        "good1": (None, "", 2),
-        "leak2": ("out_of_memory", "512 MiB", 2),
-        "keep1": (None, "", 3),  # and its process ends
-        "keep2": (None, "", 4),
-        "good2": (None, "", 5),
+        "leak1": ("out_of_memory", "512 MiB", 2),  # tried twice
+        "good1": (None, "", 3),
+        "leak2": ("out_of_memory", "512 MiB", 4),
+        "keep1": (None, "", 5),  # and its process ends
+        "keep2": (None, "", 6),
+        "good2": (None, "", 7),
     }
     with DecodeProcess(recipe("bad_decoders:decode"), time_limit_seconds=60, memory_limit_mib=512) as process:
         for name, (reason, detail, starts) in expected.items():

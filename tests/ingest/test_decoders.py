@@ -18,7 +18,7 @@ from av.stream import Disposition
 from counted import FPS, number_of, picture_of, remux, write_counted
 from video_files import SHARED, write_audio_mp4
 
-from components.ingest.decoders import DECODERS, auto, pyav
+from components.ingest.decoders import DECODERS, auto, collector, pyav
 from components.ingest.decoders.base import DecodedFrames, DecodeError
 from components.ingest.decoders.packets import Packet, PacketTable, open_video, read_packets
 from components.ingest.resize import resize_frames
@@ -276,14 +276,14 @@ def test_small_squares_for_a_first_look(plain: Callable[[str], tuple[Path, Decod
 def decoded_times(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     """Collects the presentation times of the frames that PyAV decodes."""
     times: list[int | None] = []
-    every = pyav._Collector.frames
+    every = collector.Collector.frames
 
     def counting(self: Any, *args: Any) -> Any:
         for frame in every(self, *args):
             times.append(frame.pts)
             yield frame
 
-    monkeypatch.setattr(pyav._Collector, "frames", counting)
+    monkeypatch.setattr(collector.Collector, "frames", counting)
     return times
 
 
@@ -320,7 +320,7 @@ def test_frames_that_no_other_needs_are_left_out_without_a_trace(
     moving = [np.ascontiguousarray(scene[:, 3 * n : 3 * n + 160]) for n in range(72)]
     path = str(write_counted(tmp_path / name, codec=codec, options=options, pictures=moving))
     with monkeypatch.context() as without:
-        without.setattr(pyav, "SKIPPING_CODECS", ())
+        without.setattr(collector, "SKIPPING_CODECS", ())
         every = pyav.decode(path, lambda times: list(range(len(times))))
         decoded_times.clear()
         pyav.decode(path, lambda times: [0, 22])

@@ -110,13 +110,13 @@ def twice(journal: Path) -> set[int]:
     return {int(name.removeprefix("video")) // 2 for name, count in calls.items() if count > 1}
 
 
-def test_a_lost_machine_or_worker_costs_only_its_shards_in_progress(
+def test_a_lost_machine_worker_or_child_costs_only_its_shards_in_progress(
     collection: Path, expected: dict[str, bytes], environment: dict[str, str], cluster: list[str], tmp_path: Path
 ) -> None:
     address, raylet, _ = cluster
     on_cluster = {**environment, "RAY_ADDRESS": address}
     journal = tmp_path / "journal" / "journal"
-    for victim, calls in ((raylet, 6), ("worker", 5)):
+    for victim, calls in ((raylet, 6), ("worker", 5), ("child", 4)):
         root = new_root(collection, tmp_path / f"root-{victim}")
         journal.unlink(missing_ok=True)
         (tmp_path / "journal" / "kill").write_text(f"{victim} {calls}")

@@ -35,7 +35,7 @@ def task(tmp_path: Path) -> Path:
 
 
 def names(task: Path) -> list[str]:
-    return [entry.name for entry in events.read_events(task)]
+    return [entry.name for entry in events.read_events(task).entries]
 
 
 def test_a_run_is_followed_video_by_video(task: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -97,7 +97,7 @@ def test_the_log_of_an_earlier_release_is_read_and_its_format_is_kept(tmp_path: 
     lines = status(tmp_path).splitlines()
     assert lines[0].endswith(": finished; 3 of 3 videos, 1 failed, 1.5 per second")
     assert lines[1] == "  last event: finished at 2026-01-02T03:04:08Z"
-    for entry in events.read_events(tmp_path):
+    for entry in events.read_events(tmp_path).entries:
         events.write_event(tmp_path / "new", entry.event)
     old, new = ([json.loads(line) for line in (place / events.EVENTS).open()] for place in (tmp_path, tmp_path / "new"))
     for before, after in zip(old, new, strict=True):

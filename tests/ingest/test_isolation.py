@@ -16,7 +16,6 @@ import av
 import numpy as np
 import psutil
 import pytest
-from corpus import write_hidden_start
 from video_files import SHARED, grey_of, write_audio_mp4, write_frames, write_mp4
 
 from components.errors import DataError
@@ -111,16 +110,16 @@ def test_every_bad_file_has_its_reason_and_costs_nothing_else(
     write_audio_mp4(tmp_path / "audio.mp4")
     expected = {
         "empty": ("empty_file", ""),
-        "text": ("unreadable", "RuntimeError"),
-        "cut": ("unreadable", "RuntimeError"),
-        "noise": ("unreadable", "RuntimeError"),
+        "text": ("unreadable", "InvalidDataError"),
+        "cut": ("unreadable", "InvalidDataError"),
+        "noise": ("unreadable", "InvalidDataError"),
         "folder": ("not_regular_file", ""),
         "pipe": ("not_regular_file", ""),
         "dangling": ("missing_file", ""),
         "nothing": ("missing_file", ""),
         "text/below": ("missing_file", ""),
-        "x" * 300: ("unreadable", "OSError"),
-        "audio.mp4": ("no_video_stream", "DECORDError"),
+        "x" * 300: ("unreadable", "ENAMETOOLONG"),
+        "audio.mp4": ("no_video_stream", ""),
     }
     starts = process.starts
     for name, (reason, detail) in expected.items():
@@ -147,7 +146,7 @@ def test_a_name_that_is_not_utf8(process: DecodeProcess, video: Path, tmp_path: 
 
 def test_hangs_and_crashes_cost_their_own_video(video: Path, tmp_path: Path) -> None:
     expected = {
-        "hang": ("timeout", "4 s"),
+        "hang": ("timeout", "2 s asleep"),
         "abort": ("crashed", "SIGABRT"),
         "good1": (None, ""),
         "segfault": ("crashed", "SIGSEGV"),
@@ -156,19 +155,13 @@ def test_hangs_and_crashes_cost_their_own_video(video: Path, tmp_path: Path) -> 
         "good2": (None, ""),
     }
     before = psutil.Process().children()
-    with DecodeProcess(recipe("bad_decoders:decode"), time_limit_seconds=4) as process:
+    with DecodeProcess(recipe("bad_decoders:decode"), time_limit_seconds=2) as process:
         for name, (reason, detail) in expected.items():
             (tmp_path / f"{name}.mp4").write_bytes(video.read_bytes())
             outcome = process.decode(str(tmp_path / f"{name}.mp4"), None, None)
             assert (outcome.reason, outcome.detail) == (reason, detail)
-        assert process.starts == 5
+        assert process.starts == 9  # four of them were tried twice
     assert psutil.Process().children() == before
-
-
-def test_a_valid_file_on_which_decord_hangs_is_a_timeout(tmp_path: Path) -> None:
-    write_hidden_start(tmp_path / "cut.mp4")
-    with DecodeProcess(recipe(sampling="uniform", frames=12), time_limit_seconds=3) as process:
-        assert process.decode(str(tmp_path / "cut.mp4"), None, None) == Outcome("timeout", "3 s")
 
 
 def test_a_decoder_that_cannot_be_imported_is_one_error() -> None:

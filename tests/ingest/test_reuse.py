@@ -65,7 +65,7 @@ def run(root: Path, manifest: Manifest, settings: Settings) -> Path:
         earlier = reuse.EarlierRows(state.index, settings.recipe.sampling) if known else None
         for shard in todo:
             state.finish(make_shard(shard, root, state.store, settings, process, earlier))
-        records = [done for shard in shards if (done := state.done(shard)) is not None]
+        records = [done for shard in shards if (done := state.made(shard)) is not None]
         assert len(records) == len(shards)
         write_store(state.store, manifest, settings, records, flat_ledger(records, manifest))
     return state.store
@@ -177,11 +177,12 @@ def tried(store: Path) -> int:
     return sum(json.loads(record.read_text())["tried"] for record in records)
 
 
-def test_a_failure_is_tried_again_only_under_other_limits_or_for_another_file(root: Path, journal: Path) -> None:
+def test_a_failure_of_the_file_is_tried_again_only_under_other_limits(root: Path, journal: Path) -> None:
     videos = root / "data" / "small" / "videos"
-    shutil.copyfile(videos / "video1.mp4", videos / "hang.mp4")
-    (videos / "hang.mp4").open("ab").write(b"longer")
-    names = ("video4.mp4", "hang.mp4", "video1.mp4")
+    for name in ("spin", "hang"):
+        shutil.copyfile(videos / "video1.mp4", videos / f"{name}.mp4")
+        (videos / f"{name}.mp4").open("ab").write(name.encode())
+    names = ("video4.mp4", "spin.mp4", "video1.mp4")
 
     def run_with(limit: float, shard_videos: int, *names: str) -> int:
         uris = [f"data/small/videos/{name}" for name in names]
@@ -189,8 +190,10 @@ def test_a_failure_is_tried_again_only_under_other_limits_or_for_another_file(ro
         overrides = ("frames.decoder=bad", f"frames.time_limit_seconds={limit}", f"frames.shard_videos={shard_videos}")
         return tried(run(root, manifest, _settings(root, *overrides)[1]))
 
-    assert run_with(1.5, 3, *names) == 3
-    assert run_with(1.5, 2, *names) == 0
-    assert run_with(1.0, 2, *names) == 1
+    assert run_with(0.5, 3, *names) == 3
+    assert run_with(0.5, 2, *names) == 0
+    assert run_with(0.4, 2, *names) == 1
     write_mp4(videos / "video4.mp4")
-    assert run_with(1.0, 2, *names) == 1
+    assert run_with(0.4, 2, *names) == 1
+    # A decoder that sleeps may wait for a network. So it is tried in every run.
+    assert [run_with(0.4, 2, "hang.mp4", "video1.mp4") for _ in range(2)] == [1, 1]

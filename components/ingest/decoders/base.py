@@ -13,6 +13,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+# If a larger share of the stored frames shows damage, or of the packets is refused, too little of the video is left.
+MAX_DAMAGED_SHARE = 0.5
+
 # Takes the times in seconds of all frames of a file, ascending. Returns the numbers of the wanted frames, ascending.
 Choose = Callable[[Sequence[float]], list[int]]
 
@@ -22,7 +25,7 @@ class DecodedFrames:
     """The chosen frames of one file.
 
     Args:
-        frames: ``uint8[H, W, 3]`` each, RGB, in the file's size, rotated as the file asks.
+        frames: ``uint8[H, W, 3]`` each, RGB, in the file's size, turned and mirrored as the file asks.
         indices: Their numbers in the file, counting shown frames from 0.
         timestamps_seconds: When each is shown. The file's first shown frame is at 0.
         source_frames: Frames in the file.
@@ -31,6 +34,8 @@ class DecodedFrames:
         decoder: Name and version, such as ``decord 0.6.0``.
         corrupt_frames: How many frames the decoder flagged as damaged, among all that it decoded for the chosen ones,
             since damage spreads from frame to frame. None if it cannot tell.
+        damaged_frames: How many of the chosen frames show damage: the decoder flagged them, or the key frame that they
+            are built on. 0 if it cannot tell.
     """
 
     frames: Sequence[NDArray[np.uint8]]
@@ -41,6 +46,7 @@ class DecodedFrames:
     duration_seconds: float
     decoder: str
     corrupt_frames: int | None = None
+    damaged_frames: int = 0
 
 
 class DecodeError(Exception):

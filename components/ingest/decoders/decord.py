@@ -14,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.ingest.decoders.base import Choose, DecodedFrames, DecodeError
+from components.ingest.decoders.packets import open_video, read_packets
+from components.ingest.decoders.plain import why_refused
+from components.ingest.decoders.pyav import look, refuse_unseen
 
 try:
     VERSION = f"decord {metadata.version('decord')}"
@@ -21,27 +24,40 @@ except metadata.PackageNotFoundError:  # the maintained fork has the same import
     VERSION = f"decord2 {metadata.version('decord2')}"
 
 
+# A larger difference from the packets' times means other frames. This is half a frame at 500 fps.
+TOLERANCE_SECONDS = 1e-3
+
+
 def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
     """Decodes the chosen frames of one file, in one batch. With ``side``, they are squeezed to squares of that size.
 
+    Files that decord is known to read wrongly are refused.
+
     Raises:
-        DecodeError: unreadable, no_video_stream, no_frames or empty_segment.
+        DecodeError: unreadable, unsupported, no_video_stream, no_frames, truncated, empty_segment, or decode_error
+            if decord's frames are not those of the packets.
     """
-    reader = _open(path, side)
-    total = len(reader)
-    if total == 0:
-        raise DecodeError("no_frames")
-    shown = reader.get_frame_timestamp(range(total))  # float32[total, 2]: start and end in seconds
-    shown = shown - shown[0, 0]
-    starts = [round(float(start), 4) for start in shown[:, 0]]
-    indices = choose(starts)
-    if not indices:
-        raise DecodeError("empty_segment")
+    with open_video(path) as (container, stream):
+        table = read_packets(container, stream)
+        if (fault := why_refused(table)) is not None:
+            raise DecodeError("unsupported", fault)
+        timeline = table.timeline
+        reader = _open(path, side)
+        _check_count(reader, len(timeline.times_seconds))
+        shown = reader.get_frame_timestamp(range(len(reader)))  # float32[total, 2]: start and end in seconds
+        shown = shown - shown[0, 0]
+        starts = [round(float(start), 4) for start in shown[:, 0]]
+        if not np.allclose(starts, timeline.times_seconds, rtol=0, atol=TOLERANCE_SECONDS):
+            raise DecodeError("decode_error", "decord states other times than the packets")
+        indices = choose(starts)
+        if not indices:
+            raise DecodeError("empty_segment")
+        refuse_unseen(look(container, stream, table, indices))
     return DecodedFrames(
         frames=list(reader.get_batch(indices).asnumpy()),
         indices=indices,
         timestamps_seconds=[starts[index] for index in indices],
-        source_frames=total,
+        source_frames=len(reader),
         fps=round(float(reader.get_avg_fps()), 6),
         duration_seconds=round(float(shown[-1, 1]), 4),
         decoder=VERSION,
@@ -58,9 +74,13 @@ def read(path: str, indices: list[int], total: int, side: int | None = None) -> 
         DecodeError: unreadable, no_video_stream, or decode_error if decord counts a different number of frames.
     """
     reader = _open(path, side)
+    _check_count(reader, total)
+    return list(reader.get_batch(indices).asnumpy())
+
+
+def _check_count(reader: Any, total: int) -> None:
     if len(reader) != total:
         raise DecodeError("decode_error", f"decord counts {len(reader)} frames, {total} are shown")
-    return list(reader.get_batch(indices).asnumpy())
 
 
 def _open(path: str, side: int | None) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,14 +24,16 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from components.ingest.decoders.base import Choose, DecodedFrames, DecodeError
+from components.ingest.decoders.stated import stated_bytes
 
 MOV, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"
 # These store no presentation times. Those of their packets are FFmpeg's guesses.
-TIMELESS = ("avi", "mpegvideo", "h264", "hevc", "m4v", "obu")
+ELEMENTARY = ("mpegvideo", "h264", "hevc", "m4v", "obu")
+TIMELESS = ("avi", *ELEMENTARY)
 # Containers of videos. Playlists and lists of files are left out, since they would open other files.
 CONTAINERS = (MOV, MATROSKA, *TIMELESS, "mpegts", "mpeg", "asf", "flv", "ogg", "mxf", "rm", "nut", "dv", "gif", "ivf")
 
-# A file with less than this fraction of the frames that its index lists is truncated.
+# A file with less than this fraction of the frames that its index lists, or of its stated bytes, is truncated.
 MIN_FRACTION = 0.9
 
 
@@ -70,7 +73,12 @@ class Timeline:
         return indices
 
     def decoded(
-        self, frames: Sequence[NDArray[np.uint8]], indices: list[int], decoder: str, corrupt: int | None = None
+        self,
+        frames: Sequence[NDArray[np.uint8]],
+        indices: list[int],
+        decoder: str,
+        corrupt: int | None = None,
+        damaged: int = 0,
     ) -> DecodedFrames:
         """Returns the answer of a decoder that found ``frames`` at ``indices`` of this timeline."""
         total = len(self.times_seconds)
@@ -83,6 +91,7 @@ class Timeline:
             duration_seconds=self.duration_seconds,
             decoder=decoder,
             corrupt_frames=corrupt,
+            damaged_frames=damaged,
         )
 
 
@@ -97,7 +106,7 @@ class PacketTable:
         width, height: Size in pixels, before any rotation.
         video_streams: Number of video streams, without still pictures.
         time_base: Seconds per unit of the packets' times.
-        rate: Mean frame rate that the container states. None if it states none.
+        rate: Mean frame rate that the container states, or the codec if there is no container. None without either.
         packets: At least one.
     """
 
@@ -138,6 +147,23 @@ class PacketTable:
         durations = {packet.pts: packet.duration for packet in shown if packet.pts is not None}
         return self.timed(sorted(durations), durations)
 
+    @functools.cached_property
+    def slots(self) -> list[int] | None:
+        """When the shown frames of an AVI file with dropped frames are shown, ascending, in units of the time base.
+
+        AVI has no times. Every chunk lasts one frame, and a chunk without bytes stands for a dropped frame: the one
+        before is shown longer. FFmpeg leaves such chunks out and counts them in the decoding time. Frames are shown in
+        another order than they are decoded in, but at the same times.
+
+        Returns:
+            None without gaps, and in all other containers.
+        """
+        slots = [packet.dts for packet in self.packets if not packet.hidden and packet.dts is not None]
+        if self.container != "avi" or len(slots) != sum(not packet.hidden for packet in self.packets):
+            return None
+        gaps = {after - before for before, after in pairwise(slots)}
+        return slots if gaps and min(gaps) > 0 and gaps != {1} else None
+
     def timed(self, pts: Sequence[int], durations: dict[int, int]) -> Timeline:
         """Returns the timeline of frames with known presentation times, ascending.
 
@@ -157,11 +183,16 @@ class PacketTable:
     def even(self, total: int) -> Timeline:
         """Returns the timeline of frames without reliable times, at equal distances that follow from the stated rate.
 
+        In AVI the distances are equal unless frames were dropped.
+
         Raises:
             DecodeError: no_frames, or unreadable if no rate is stated.
         """
         if total == 0:
             raise DecodeError("no_frames")
+        if (slots := self.slots) is not None and len(slots) == total:
+            timed = self.timed(slots, {})
+            return Timeline(None, timed.times_seconds, timed.duration_seconds)
         if not self.rate:
             raise DecodeError("unreadable", "neither times nor a frame rate")
         times = [round(index * self.rate.denominator / self.rate.numerator, 4) for index in range(total)]
@@ -173,7 +204,7 @@ def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Opens a file and its first video stream, to be decoded by one thread. Other streams are not read.
 
     Raises:
-        DecodeError: unreadable or no_video_stream.
+        DecodeError: unreadable, unsupported, truncated or no_video_stream.
     """
     try:
         # Without the prefix, a colon in a name would mark a protocol.
@@ -182,9 +213,13 @@ def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
         )
     except MemoryError:
         raise
+    except av.error.ArgumentError:
+        # FFmpeg knows the container, and the list does not.
+        raise DecodeError("unsupported", "container") from None
     except (av.error.FFmpegError, ValueError) as error:
         raise DecodeError("unreadable", type(error).__name__) from None
     with container:
+        _check_stated_bytes(path)
         streams = _video_streams(container)
         if not streams:
             raise DecodeError("no_video_stream")
@@ -197,9 +232,26 @@ def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
         yield container, streams[0]
 
 
+def _check_stated_bytes(path: str) -> None:
+    stated, found = stated_bytes(path), os.path.getsize(path)
+    if stated is not None and found < MIN_FRACTION * stated:
+        raise DecodeError("truncated", f"{found} of {stated} bytes")
+
+
 def _video_streams(container: InputContainer) -> list[VideoStream]:
     """Returns the video streams without cover pictures."""
     return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+
+
+@contextlib.contextmanager
+def breaking_off() -> Iterator[None]:
+    """Ends a ``with`` block where a file breaks off, whichever error of FFmpeg says so."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except av.error.FFmpegError:
+        return
 
 
 def read_packets(container: InputContainer, stream: VideoStream) -> PacketTable:
@@ -211,7 +263,7 @@ def read_packets(container: InputContainer, stream: VideoStream) -> PacketTable:
     packets = []
     empty = 0
     # A file that breaks off still has the packets before the break.
-    with contextlib.suppress(av.error.InvalidDataError, av.error.EOFError):
+    with breaking_off():
         for packet in container.demux(stream):
             if packet.size:
                 packets.append(
@@ -233,6 +285,13 @@ def read_packets(container: InputContainer, stream: VideoStream) -> PacketTable:
         height=context.height,
         video_streams=len(_video_streams(container)),
         time_base=stream.time_base or Fraction(1, 1000),
-        rate=stream.average_rate or stream.guessed_rate,
+        rate=_rate(container.format.name, stream),
         packets=packets,
     )
+
+
+def _rate(container: str, stream: VideoStream) -> Fraction | None:
+    """Returns the mean frame rate. An elementary stream has no container to state it, and FFmpeg says 25 for each."""
+    if container in ELEMENTARY:
+        return stream.guessed_rate or stream.average_rate
+    return stream.average_rate or stream.guessed_rate

@@ -8,31 +8,38 @@ If times or key frames are not reliable, the file is decoded from its beginning 
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
 
-import av
-import av.error
-import numpy as np
 from av.container import InputContainer
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
-from numpy.typing import NDArray
 
-from components.ingest.decoders.base import Choose, DecodedFrames, DecodeError
-from components.ingest.decoders.packets import MATROSKA, MOV, PacketTable, Timeline, open_video, read_packets
+from components.ingest.decoders.base import MAX_DAMAGED_SHARE, Choose, DecodedFrames, DecodeError
+from components.ingest.decoders.collector import SKIPPING_CODECS as SKIPPING_CODECS
+from components.ingest.decoders.collector import VERSION as VERSION
+from components.ingest.decoders.collector import Collector
+from components.ingest.decoders.orientation import is_upright_or_turned
+from components.ingest.decoders.packets import (
+    MATROSKA,
+    MOV,
+    PacketTable,
+    Timeline,
+    breaking_off,
+    open_video,
+    read_packets,
+)
 
-VERSION = f"pyav {av.__version__}"
-
-# In these codecs a coded frame says whether any other frame refers to it. (HEVC says so within a temporal layer only.)
-SKIPPING_CODECS = ("h264", "mpeg4", "mpeg2video", "mpeg1video")
+# What `look` decodes: the first frames of a few groups of pictures.
+LOOK_GROUPS, LOOK_FRAMES = 3, 2
 
 
 def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
     """Decodes the chosen frames of one file. With ``side``, they are squeezed to squares of that many pixels.
 
     Raises:
-        DecodeError: unreadable, no_video_stream, no_frames, truncated, empty_segment or decode_error.
+        DecodeError: unreadable, unsupported, no_video_stream, no_frames, truncated, empty_segment, damaged or
+            decode_error.
     """
     with open_video(path) as (container, stream):
         table = read_packets(container, stream)
@@ -45,11 +52,11 @@ def decode_packets(
     """Decodes the chosen frames of an open file after its packets were read.
 
     Raises:
-        DecodeError: no_frames, empty_segment, unreadable or decode_error.
+        DecodeError: no_frames, empty_segment, unreadable, damaged or decode_error.
     """
     groups = _groups(table, table.timeline.chosen(choose))
     if groups is not None:
-        collector = _Collector(side)
+        collector = Collector(side)
         for start, wanted in groups:
             container.seek(start, stream=stream)
             collector.collect(container, stream, set(wanted))
@@ -58,95 +65,53 @@ def decode_packets(
     return _decode_from_the_start(path, table, choose, side)
 
 
-@dataclass
-class _Collector:
-    """Collects wanted frames.
+@dataclass(frozen=True)
+class Look:
+    """What the first frames of a few groups of pictures tell about a file.
 
     Args:
-        side: Side of the squares that frames are squeezed to. None keeps their size.
-        found: Converted frames by presentation time, or by number if times are not reliable.
-        missed: Wanted frames that did not appear.
-        corrupt: Frames that the decoder flagged or refused.
+        groups: How many groups were looked at.
+        damaged: In how many of them the decoder flagged a frame, refused a packet or showed nothing.
+        is_upright_or_turned: Whether an angle tells how the frames are shown, see :mod:`.orientation`.
     """
 
-    side: int | None
-    found: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
-    missed: int = 0
-    corrupt: int = 0
-    reformatter: VideoReformatter = field(default_factory=VideoReformatter)
-
-    def collect(
-        self, container: InputContainer, stream: VideoStream, wanted: set[int], *, by_number: bool = False
-    ) -> None:
-        """Decodes from the container's position until every wanted frame has appeared."""
-        last = max(wanted)
-        before = None
-        needed = None if by_number else frozenset(wanted)
-        for number, frame in enumerate(self.frames(container, stream, needed)):
-            key = number if by_number else frame.pts
-            if key is None or (before is not None and key <= before):
-                break  # these times are not reliable
-            before = key
-            if key in wanted:
-                self.found[key] = self._picture(frame)
-                wanted.discard(key)
-            if not wanted or key > last:
-                break
-        self.missed += len(wanted)
-
-    def frames(
-        self, container: InputContainer, stream: VideoStream, needed: Container[int] | None = None
-    ) -> Iterator[av.VideoFrame]:
-        """Yields decoded frames in the order in which they are shown, and counts packets that the decoder refuses.
-
-        Args:
-            container, stream: Decoded from their position.
-            needed: Presentation times. Other frames may be skipped if the codec allows it. None means all are needed.
-        """
-        if stream.codec_context.name not in SKIPPING_CODECS:
-            needed = None
-        after_needed = False
-        for packet in _packets(container, stream):
-            if needed is not None:
-                is_needed = packet.pts in needed
-                # The other field of a needed frame may come in a separate packet.
-                stream.codec_context.skip_frame = "DEFAULT" if is_needed or after_needed else "NONREF"
-                after_needed = is_needed
-            try:
-                frames = stream.codec_context.decode(packet)
-            except (av.error.InvalidDataError, av.error.EOFError):
-                self.corrupt += 1
-                continue
-            for frame in frames:
-                self.corrupt += frame.is_corrupt
-                yield frame
-
-    @property
-    def complete(self) -> bool:
-        """Whether every wanted frame appeared."""
-        return self.missed == 0
-
-    def result(self, timeline: Timeline) -> DecodedFrames:
-        """Returns the collected frames with their numbers and times."""
-        keys = sorted(self.found)
-        places = {pts: index for index, pts in enumerate(timeline.pts)} if timeline.pts is not None else None
-        indices = keys if places is None else [places[key] for key in keys]
-        return timeline.decoded([self.found[key] for key in keys], indices, VERSION, self.corrupt)
-
-    def _picture(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
-        shaped = self.reformatter.reformat(frame, self.side, self.side, format="rgb24")
-        picture = np.asarray(shaped.to_ndarray(), np.uint8)
-        # Display matrices rotate counter-clockwise, as rot90 does.
-        turns = round(frame.rotation / 90) % 4
-        return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+    groups: int
+    damaged: int
+    is_upright_or_turned: bool
 
 
-def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
-    """Yields packets until the file ends or breaks off, and then an empty one, which flushes the decoder."""
-    try:
-        yield from container.demux(stream)
-    except (av.error.InvalidDataError, av.error.EOFError):
-        yield av.Packet()
+def look(container: InputContainer, stream: VideoStream, table: PacketTable, indices: Sequence[int]) -> Look:
+    """Looks for damage and mirroring, which packets do not show, and of which decord says nothing.
+
+    Args:
+        container, stream: The open file. Its position changes.
+        table: Its packets.
+        indices: The numbers of the wanted frames. Only their groups are looked at.
+    """
+    groups = _groups(table, indices) or []
+    middles = {(2 * number + 1) * len(groups) // (2 * LOOK_GROUPS) for number in range(LOOK_GROUPS)}
+    places = sorted(middles) if groups else []
+    damaged, upright = 0, True
+    for place in places:
+        collector, is_there = Collector(None), False
+        with breaking_off():
+            container.seek(groups[place][0], stream=stream)
+            for frame in islice(collector.frames(container, stream), LOOK_FRAMES):
+                upright, is_there = upright and is_upright_or_turned(frame), True
+        damaged += not is_there or bool(collector.flagged or collector.refused)
+    return Look(len(places), damaged, upright)
+
+
+def refuse_unseen(seen: Look) -> None:
+    """Refuses a file for a decoder that neither flags damage nor mirrors frames.
+
+    Raises:
+        DecodeError: unsupported or damaged.
+    """
+    if not seen.is_upright_or_turned:
+        raise DecodeError("unsupported", "mirrored")
+    if seen.damaged > MAX_DAMAGED_SHARE * seen.groups:
+        raise DecodeError("damaged", f"{seen.damaged} of {seen.groups} groups of pictures")
 
 
 def _groups(table: PacketTable, indices: Sequence[int]) -> list[tuple[int, list[int]]] | None:
@@ -193,12 +158,12 @@ def _begins_whole(table: PacketTable) -> bool:
     return first.key and (table.timeline.pts is None or first.hidden or first.pts == table.timeline.pts[0])
 
 
-def _collect_from_the_start(path: str, timeline: Timeline, indices: Sequence[int], side: int | None) -> _Collector:
-    collector = _Collector(side)
+def _collect_from_the_start(path: str, timeline: Timeline, indices: Sequence[int], side: int | None) -> Collector:
     pts = timeline.pts
+    collector = Collector(side, by_number=pts is None)
     wanted = set(indices) if pts is None else {pts[index] for index in indices}
     with open_video(path) as (container, stream):
-        collector.collect(container, stream, wanted, by_number=pts is None)
+        collector.collect(container, stream, wanted)
     return collector
 
 
@@ -209,7 +174,7 @@ def _count(path: str, table: PacketTable) -> Timeline:
         DecodeError: decode_error if no frame appears.
     """
     with open_video(path) as (container, stream):
-        shown = [(frame.pts, frame.duration or 0) for frame in _Collector(None).frames(container, stream)]
+        shown = [(frame.pts, frame.duration or 0) for frame in Collector(None).frames(container, stream)]
     if not shown:
         raise DecodeError("decode_error", "no frame can be decoded")
     durations = {pts: duration for pts, duration in shown if pts is not None}

@@ -13,6 +13,7 @@ from torchcodec.decoders import VideoDecoder
 
 from components.ingest.decoders.base import Choose, DecodedFrames, DecodeError
 from components.ingest.decoders.packets import open_video, read_packets
+from components.ingest.decoders.pyav import look, refuse_unseen
 
 VERSION = f"torchcodec {metadata.version('torchcodec')}"
 
@@ -24,12 +25,15 @@ def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
     """Decodes the chosen frames of one file. With ``side``, they are squeezed to squares of that many pixels.
 
     Raises:
-        DecodeError: unreadable, no_video_stream, no_frames, truncated, empty_segment or decode_error.
+        DecodeError: unreadable, no_video_stream, no_frames, truncated, empty_segment, unsupported,
+            damaged or decode_error.
     """
     with open_video(path) as (container, stream):
-        timeline = read_packets(container, stream).timeline
+        table = read_packets(container, stream)
+        timeline = table.timeline
         number = stream.index
-    indices = timeline.chosen(choose)
+        indices = timeline.chosen(choose)
+        refuse_unseen(look(container, stream, table, indices))
     try:
         decoder = VideoDecoder(
             path,
