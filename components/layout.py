@@ -50,9 +50,14 @@ class Layout:
         """The search index of a task."""
         return self.root / "outputs" / "indexes" / task
 
+    @property
+    def fingerprints(self) -> Path:
+        """The hashes of the code of all stages."""
+        return self.root / "outputs" / "fingerprints"
+
     def fingerprint(self, entry: str) -> Path:
         """The hash of the code of a stage, or of one entry of it such as ``train/vop``."""
-        return self.root / "outputs" / "fingerprints" / f"{entry}.json"
+        return self.fingerprints / f"{entry}.json"
 
     @property
     def reports(self) -> Path:
