@@ -83,6 +83,15 @@ class Layout:
         return self.work / "train"
 
     @property
+    def tracking_work(self) -> Path:
+        """What the tracking store has not received yet, and the locks of registered models."""
+        return self.work / "tracking"
+
+    def exported_champion(self, task: str) -> Path:
+        """The adapter of a champion that is not the one of :meth:`champion`, since its alias was moved by hand."""
+        return self.work / "champion" / task
+
+    @property
     def tracking_database(self) -> Path:
         """The local database of MLflow."""
         return self.root / "mlflow.db"

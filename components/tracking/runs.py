@@ -18,7 +18,7 @@ from mlflow import entities
 from components.liveness import identity, is_alive
 from components.tracking.flatten import flatten, metric_name
 from components.tracking.settings import TrackingSettings
-from components.tracking.store import MlflowClient, MlflowException, connect, experiment_id, quoted
+from components.tracking.store import MlflowClient, StoreError, connect, experiment_id, quoted
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 SignalHandler = Callable[[int, FrameType | None], Any] | int | None
@@ -198,8 +198,8 @@ def find_run(client: MlflowClient, run_id: str | None) -> entities.Run | None:
         return None
     try:
         run = client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+    except StoreError as error:
+        if error.code == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise
     return run if run.info.lifecycle_stage == "active" else None
