@@ -50,6 +50,7 @@ PASSIVE = (
     "components.ingest.progress",
     "components.layout",
     "components.params",
+    "components.search.notes",
     "components.training.time_left",
     "components.training.watchdog",
 )

@@ -105,7 +105,8 @@ def alias_in(database: Path, model: str, alias: str) -> str | None:
         None if the database has no such model.
 
     Raises:
-        RegistryError: The model exists but no version has the alias, or the file is damaged.
+        NoAliasError: The model exists and no version has the alias.
+        RegistryError: The file is damaged or locked.
     """
     with _opened(database) as connection, _damage_named(database):
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -120,9 +121,13 @@ def alias_in(database: Path, model: str, alias: str) -> str | None:
     return str(found[0])
 
 
-def missing_alias(model: str, alias: str) -> RegistryError:
+class NoAliasError(RegistryError):
+    """The registry has the model, and no version of it has the alias."""
+
+
+def missing_alias(model: str, alias: str) -> NoAliasError:
     """The error that no version of a model has the alias."""
-    return RegistryError(
+    return NoAliasError(
         "no version has the alias",
         where=f"model {model}",
         found=alias,

@@ -194,7 +194,7 @@ class ModelRegistry:
         """The id of the training's run, or of a new run with the same parameters if this store lacks that one."""
         found = find_run(self.client, adapter.run_id)
         if found is not None:
-            run = TrackedRun(self.client, found.info.run_id)
+            run = TrackedRun(self.client, found.info.run_id, self.root)
         else:
             run = start_run(
                 self.root,

@@ -76,7 +76,7 @@ class TrialRuns:
         self._run(trial).finish("FAILED" if failed else "FINISHED")
 
     def _run(self, trial: str) -> TrackedRun:
-        return TrackedRun(connect(self.root, self.settings), self.runs[trial])
+        return TrackedRun(connect(self.root, self.settings), self.runs[trial], self.root)
 
 
 def _short(key: str, value: object) -> str:
