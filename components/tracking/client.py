@@ -15,7 +15,7 @@ from components.errors import RegistryError
 from components.tracking.address import SQLITE, shown
 
 # Characters of an answer that an error shows.
-SHOWN = 200
+SHOWN = 400
 
 
 class StoreError(RegistryError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -89,7 +90,7 @@ def follow_a_move(database: Path) -> None:
                     where=database,
                     found=str(old),
                     expected=str(here),
-                    cure=f"copy them: cp -r {old} {here}",
+                    cure=f"copy them: {shlex.join(['cp', '-r', str(old), str(here)])}",
                 )
             connection.execute("BEGIN IMMEDIATE")
             places = {"old": f"{old.as_uri()}/", "new": f"{here.as_uri()}/"}

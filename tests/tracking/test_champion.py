@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import mlflow
 import pytest
 import tiny_world
 import trained_world
+from mlflow.tracking._tracking_service import utils as tracking_utils
 from registered_world import model_config
 from trained_world import TASK
 
@@ -32,6 +35,9 @@ CODE = ROOT / "components" / "search" / "pyfunc.py"
 def _without_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("REELTUNE_ROOT", raising=False)
+    # MLflow remembers places of artifacts by the ids of runs and models, which the copies of a project share. A script
+    # opens one project only.
+    tracking_utils._artifact_repos_cache.clear()
 
 
 def register(root: Path, *methods: str, retire: str | None = None) -> ModelRegistry:
@@ -86,6 +92,7 @@ def loaded(root: Path) -> mlflow.pyfunc.PyFuncModel:
     finally:
         mlflow.set_tracking_uri(before[0])
         mlflow.set_registry_uri(before[1])
+        os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow sets it, for processes that it starts
 
 
 def test_a_copied_project_works_and_leaves_the_first_one_alone(
@@ -118,6 +125,7 @@ def test_a_project_whose_old_folder_is_gone_works(ready: Path, tmp_path: Path) -
     shutil.copytree(ready, once)
     register(once, "vop", "mv_adapter")
     once.rename(now)
+    tracking_utils._artifact_repos_cache.clear()
     registry = register(now, "vop", "mv_adapter", retire="a test")
     assert registry.champion()[0] == "2"  # type: ignore[index]
     assert not once.exists()
@@ -206,3 +214,16 @@ def test_the_same_adapter_made_twice_at_once_keeps_the_oldest_version(root: Path
     made = [registry._create(adapter, run, CODE, config) for _ in range(3)]
     assert [str(version.version) for version in made] == ["3", "3", "3"]
     assert len(registry.client.search_model_versions(f"name = '{TASK}'")) == 3
+
+
+@pytest.mark.slow
+def test_three_stages_at_once_make_one_version(ready: Path, tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(ready, root, ignore=shutil.ignore_patterns("mlflow.db*", "mlartifacts", "registry"))
+    command = [sys.executable, "pipelines/register.py", "--root", str(root), "--task", TASK, "run.methods=[vop]"]
+    stages = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    errors = [stage.communicate(timeout=500)[1] for stage in stages]
+    assert [stage.returncode for stage in stages] == [0, 0, 0], errors
+    client = connect(root, tiny_world.params(root).tracking)
+    assert len(client.search_model_versions(f"name = '{TASK}'")) == 1
+    assert len(client.search_runs([client.get_experiment_by_name(TASK).experiment_id])) == 1

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import html
-import os
 import re
 import shutil
-import socket
 import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trained_world
 from registered_world import model_config
+from servers import free_address, serving
 from trained_world import TASK
 
 from components.tracking.evaluated import read_evaluated
@@ -43,31 +38,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         config = model_config(params, root)
         found = [read_evaluated(root, TASK, method, 0) for method in trained_world.METHODS]
         registry.promote([registry.register(one, code=code, config=config, provenance={}) for one in found])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", client.tracking_uri]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (root / "server.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=root)
-        try:
-            _wait_for(f"http://127.0.0.1:{port}/health", process, root / "server.log")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + 180
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            with urllib.request.urlopen(address, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    pytest.fail(f"the server did not start:\n{log.read_text()}")
+    address = free_address()
+    with serving(root, address):
+        yield address
 
 
 def _seen(address: str, profile: Path) -> str:
