@@ -71,9 +71,20 @@ def build(
         precision: What the towers compute in.
 
     Raises:
-        DataError: The split has no decoded video, or a vector is not finite.
+        DataError: The split has no decoded video, the videos have more frames than the adapter takes, or a vector is
+            not finite.
         ConfigError: The device does not compute in this precision.
     """
+    if store.card.settings.frames > method.frames:
+        task = store.manifest.task
+        raise DataError(
+            f"the frame store has more frames per video than the adapter takes ({method.frames})",
+            where=store.uri,
+            found=store.card.settings.frames,
+            expected=f"at most {method.frames}",
+            cure=f"set tasks.{task}.frames: {method.frames} and run python pipelines/ingest.py --task {task}, "
+            "or choose another adapter",
+        )
     ids = store.ids(split)
     if not ids:
         raise DataError("no decoded video to index", where=store.uri, found=split)

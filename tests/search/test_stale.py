@@ -21,6 +21,7 @@ from components.adapters.file import load_adapter
 from components.errors import AdapterError, DataError, RegistryError
 from components.frames.store import FrameStore
 from components.layout import Layout
+from components.methods.build import build
 from components.search import index as indexes
 from components.search.notes import shapes_note
 from components.search.pyfunc import RankingModel
@@ -107,6 +108,16 @@ def test_vectors_that_are_not_finite_are_neither_written_nor_read(root: Path) ->
     indexes.write(bad, layout.index(TASK), layout.adapter(TASK, "vop", 0), {})
     with pytest.raises(DataError, match=r"vectors\.parquet: 1 of 8 vectors are not finite; found 'test003'"):
         Searcher.open(root, TASK)
+
+
+def test_an_adapter_of_fewer_frames_says_which_setting_to_change(root: Path) -> None:
+    params, layout = tiny_world.params(root), Layout(root)
+    method = build("vop", {"lr": 1e-3}, shared_backbone(params.backbone, root), frames=2, words=16)
+    store = FrameStore(layout.frames(TASK))
+    with pytest.raises(DataError, match=r"set tasks\.tiny\.frames: 2 and run python pipelines/ingest\.py --task tiny"):
+        indexes.build(method, store, split="test", adapter_sha256="", batch_size=4)
+    more = build("vop", {"lr": 1e-3}, method.backbone, frames=9, words=16)
+    assert len(indexes.build(more, store, split="test", adapter_sha256="", batch_size=4).rows) == 8
 
 
 def test_the_mini_backbone_says_what_it_knows(root: Path, caplog: pytest.LogCaptureFixture) -> None:
