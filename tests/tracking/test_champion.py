@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -25,7 +26,7 @@ from components.tracking.champion import current_champion
 from components.tracking.evaluated import read_evaluated
 from components.tracking.record import write_registry_record
 from components.tracking.registry import ModelRegistry, RegisteredVersion
-from components.tracking.store import connect
+from components.tracking.store import connect, experiment_id
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ROOT / "components" / "search" / "pyfunc.py"
@@ -83,7 +84,7 @@ def exported(root: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in Layout(root).champion(TASK).iterdir()}
 
 
-def loaded(root: Path) -> mlflow.pyfunc.PyFuncModel:
+def loaded(root: Path) -> Any:
     """The champion as the README loads it."""
     before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
     mlflow.set_tracking_uri(f"sqlite:///{root}/mlflow.db")
@@ -226,4 +227,4 @@ def test_three_stages_at_once_make_one_version(ready: Path, tmp_path: Path) -> N
     assert [stage.returncode for stage in stages] == [0, 0, 0], errors
     client = connect(root, tiny_world.params(root).tracking)
     assert len(client.search_model_versions(f"name = '{TASK}'")) == 1
-    assert len(client.search_runs([client.get_experiment_by_name(TASK).experiment_id])) == 1
+    assert len(client.search_runs([experiment_id(client, TASK)])) == 1

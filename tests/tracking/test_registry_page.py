@@ -15,6 +15,8 @@ from registered_world import model_config
 from servers import free_address, serving
 from trained_world import TASK
 
+from components.tracking.alias import alias_holder
+from components.tracking.database import NoAliasError
 from components.tracking.evaluated import read_evaluated
 from components.tracking.registry import ModelRegistry
 from components.tracking.store import connect
@@ -69,7 +71,9 @@ def test_the_registry_page_shows_model_versions_and_alias(server: str, task: str
 
 
 @pytest.mark.slow
-def test_stages_work_against_a_server(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stages_work_against_a_server(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     params = trained_world.write_trained(tmp_path, ("vop",))
     client = connect(tmp_path, params.tracking)
@@ -81,7 +85,13 @@ def test_stages_work_against_a_server(server: str, tmp_path: Path, monkeypatch: 
     versions = [registry.register(adapter, code=code, config=config, provenance={}) for _ in range(2)]
     registry.promote(versions[:1])
     assert [version.number for version in versions] == ["1", "1"]
+    assert "put back" not in caplog.text
+    assert alias_holder(tmp_path, params.tracking, "served-task") == "1"
+    assert alias_holder(tmp_path, params.tracking, "no such task") is None
     registry.export_champion(tmp_path / "champion")
     one, two = (folder / "adapter.safetensors" for folder in (tmp_path / "champion", adapter.folder))
     assert one.read_bytes() == two.read_bytes()
     assert not (tmp_path / "mlflow.db").exists()
+    client.delete_registered_model_alias("served-task", "champion")
+    with pytest.raises(NoAliasError, match=r"register\.py --task served-task"):
+        alias_holder(tmp_path, params.tracking, "served-task")
