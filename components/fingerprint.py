@@ -56,6 +56,7 @@ PASSIVE = (
     "components.layout",
     "components.liveness",
     "components.params",
+    "components.search.notes",
     "components.training.mailbox",
     "components.training.metrics",
     "components.training.time_left",

@@ -50,9 +50,14 @@ class Layout:
         """The search index of a task."""
         return self.root / "outputs" / "indexes" / task
 
+    @property
+    def fingerprints(self) -> Path:
+        """The hashes of the code of all stages."""
+        return self.root / "outputs" / "fingerprints"
+
     def fingerprint(self, entry: str) -> Path:
         """The hash of the code of a stage, or of one entry of it such as ``train/vop``."""
-        return self.root / "outputs" / "fingerprints" / f"{entry}.json"
+        return self.fingerprints / f"{entry}.json"
 
     @property
     def reports(self) -> Path:
@@ -76,6 +81,15 @@ class Layout:
     def training_work(self) -> Path:
         """The checkpoints of unfinished trainings, unless ``execution.storage`` names another place."""
         return self.work / "train"
+
+    @property
+    def tracking_work(self) -> Path:
+        """What the tracking store has not received yet, and the locks of registered models."""
+        return self.work / "tracking"
+
+    def exported_champion(self, task: str) -> Path:
+        """The adapter of a champion that is not the one of :meth:`champion`, since its alias was moved by hand."""
+        return self.work / "champion" / task
 
     @property
     def tracking_database(self) -> Path:

@@ -29,6 +29,11 @@ def is_alive(identity: str) -> bool:
     return place == _place() and pid.isdecimal() and start == _start_of(int(pid))
 
 
+def is_local(identity: str) -> bool:
+    """Whether the process with this :func:`identity` is or was in this boot and container, so that it can be asked."""
+    return identity.partition("/")[0] == _place()
+
+
 def _place() -> str:
     """The boot and the process namespace in which this process's id is valid."""
     if sys.platform != "linux":

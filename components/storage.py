@@ -279,10 +279,15 @@ def publish_folder(source: Path, target: Path) -> None:
     for file in sorted(source.glob("[!.]*")):
         _link_or_copy(file, temporary / file.name)
     _sync_folder(temporary)
+    move_folder(temporary, target)
+
+
+def move_folder(source: Path, target: Path) -> None:
+    """Renames ``source`` to ``target``, next to it. A folder that was there goes after the new one is in place."""
     previous = target.with_name(f".{target.name}.old-{os.getpid()}")
     if target.exists():
         os.replace(target, previous)
-    os.replace(temporary, target)
+    os.replace(source, target)
     _sync_folder(target.parent)
     if previous.exists():
         shutil.rmtree(previous)

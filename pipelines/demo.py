@@ -2,12 +2,13 @@
 
 import argparse
 import os
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from components import cli
+from components import cli, storage
 from components.embedded import annotations, collections
 from components.errors import ConfigError
 
@@ -30,14 +31,17 @@ def run(stage: cli.Stage) -> None:
     make_plans, write_annotations, sizes = COLLECTIONS[name]
     plans = make_plans(getattr(demo, sizes), demo.seed)
     folder = stage.path(stage.params.task(name).root)
-    videos = folder / "videos"
-    videos.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    videos = unfinished / "videos"
+    videos.mkdir(parents=True)
     work = partial(write, videos, demo.size, demo.fps)
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         for done, _ in enumerate(pool.map(work, plans, chunksize=32), 1):
             if done % 500 == 0 or done == len(plans):
                 print(f"{name}: {done}/{len(plans)} videos", flush=True)
-    write_annotations(plans, folder)
+    write_annotations(plans, unfinished)
+    storage.move_folder(unfinished, folder)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -29,6 +29,9 @@ def body(stage: cli.Stage) -> None:
         code = code_of(entry.partition("/")[0], plugins)
         text = json.dumps({"sha256": code.sha256, "files": code.files}, indent=1) + "\n"
         storage.write_bytes(stage.layout.fingerprint(entry), text.encode())
+    written = {stage.layout.fingerprint(entry) for entry in entries}
+    for left_over in {*stage.layout.fingerprints.rglob("*.json")} - written:
+        left_over.unlink()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ from components.frames.store import FrameStore
 from components.processes import pick_device
 from components.search import index as indexes
 from components.search.gallery import make_gallery
-from components.search.source import read_champion, read_source, write_plain
+from components.search.notes import shapes_note
+from components.search.source import of_champion, read_source, write_plain
+from components.tracking.champion import current_champion
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,13 +31,14 @@ def body(stage: cli.Stage) -> None:
     task, params = stage.args.task, stage.params
     settings = params.task(task)
     store = FrameStore(stage.layout.frames(task))
-    backbone = load_backbone(params.backbone, stage.root)
+    backbone, notes = load_backbone(params.backbone, stage.root), [""]
     if stage.args.adapter:
         source = read_source(stage.path(stage.args.adapter))
     elif store.manifest.is_only_searched:
         source = write_plain(stage.layout, task, settings, backbone)
     else:
-        source = read_champion(stage.layout, task)
+        current = current_champion(stage.layout, params.tracking, task)
+        source, notes = of_champion(stage.layout, current.champion), [current.note]
     method = load_adapter(source.folder, backbone).to(pick_device(params.evaluation.device))
     split = params.search.split_of(is_published(task, settings))
     size, precision = params.evaluation.batch_size, params.evaluation.precision
@@ -47,6 +50,8 @@ def body(stage: cli.Stage) -> None:
     made_from |= {"split": split, "store": store.fingerprint}
     card = indexes.write(index, stage.layout.index(task), source.folder, made_from, gallery)
     version = "not registered" if card.version is None else f"version {card.version}"
+    for note in filter(None, [*notes, shapes_note(card.backbone.model, task)]):
+        print(f"note: {note}")
     print(f"{task}: {card.videos} videos indexed with {card.method} ({version})")
 
 

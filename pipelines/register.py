@@ -13,7 +13,7 @@ from components.tracking.evaluated import read_evaluated
 from components.tracking.model import ModelConfig
 from components.tracking.record import write_registry_record
 from components.tracking.registry import ModelRegistry
-from components.tracking.store import connect
+from components.tracking.store import connect, model_lock
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,8 @@ def body(stage: cli.Stage) -> None:
     if not pairs:
         raise ConfigError("nothing to register", where="tracking.methods", expected="one of run.methods")
     adapters = [read_evaluated(stage.root, task, method, seed) for method, seed in pairs]
-    registry = ModelRegistry(connect(stage.root, settings), stage.root, settings, task)
+    client = connect(stage.root, settings)
+    registry = ModelRegistry(client, stage.root, settings, task)
     config = ModelConfig(
         root=str(stage.root),
         task=task,
@@ -42,13 +43,15 @@ def body(stage: cli.Stage) -> None:
     spec = importlib.util.find_spec("components.search.pyfunc")
     assert spec is not None
     code, came_from = Path(str(spec.origin)), provenance.collect(stage.root)
-    versions = [registry.register(adapter, code=code, config=config, provenance=came_from) for adapter in adapters]
-    if stage.args.retire:
-        registry.retire(stage.args.retire)
-    outcomes = registry.promote(versions)
-    champion = registry.export_champion(stage.layout.champion(task))
-    registry.renew_code(champion.version, code)  # it may come from an earlier training
-    write_registry_record(stage.layout.champion_record(task), registry.record(champion, versions, outcomes))
+    # Look-up, creation and alias are steps of one decision.
+    with model_lock(client, stage.root, task):
+        versions = [registry.register(adapter, code=code, config=config, provenance=came_from) for adapter in adapters]
+        if stage.args.retire:
+            registry.retire(stage.args.retire)
+        outcomes = registry.promote(versions)
+        champion = registry.export_champion(stage.layout.champion(task))
+        registry.renew_code(champion.version, code)  # it may come from an earlier training
+        write_registry_record(stage.layout.champion_record(task), registry.record(champion, versions, outcomes))
     for outcome in outcomes:
         state = "champion" if outcome.version == champion.version else "kept back"
         print(f"{task} version {outcome.version} ({outcome.method}-{outcome.seed}): {state}; {outcome.reason}")

@@ -21,9 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def body(stage: cli.Stage) -> None:
     """Text + index -> a table on the terminal."""
     params, text = stage.params, " ".join(stage.args.text)
-    params.task(stage.args.task)
-    folder = stage.layout.index(stage.args.task)
-    searcher = Searcher.from_folder(folder, stage.root, params.backbone, params.search.top)
+    searcher = Searcher.of(stage.root, params, stage.args.task)
     hits = searcher.search(text, stage.args.top)
     kept, total = searcher.kept_words(text)
     if kept < total:

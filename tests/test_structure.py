@@ -36,6 +36,7 @@ LINES = [
 CARRIERS = {
     "components.provenance",
     "components.storage",
+    "components.tracking.champion",
     "components.tracking.record",
     "components.tracking.runs",
     "components.training.distributed",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from components.adapters.card import FILES, read_card
 from components.errors import DataError
 from components.evaluation.encode import encode_videos
 from components.frames.store import FrameStore
+from components.manifest import first_few
 from components.methods.base import Method
 from components.methods.reader import reader_for
 from components.precision import Precision
@@ -70,13 +71,25 @@ def build(
         precision: What the towers compute in.
 
     Raises:
-        DataError: The split has no decoded video.
+        DataError: The split has no decoded video, the videos have more frames than the adapter takes, or a vector is
+            not finite.
         ConfigError: The device does not compute in this precision.
     """
+    if store.card.settings.frames > method.frames:
+        task = store.manifest.task
+        raise DataError(
+            f"the frame store has more frames per video than the adapter takes ({method.frames})",
+            where=store.uri,
+            found=store.card.settings.frames,
+            expected=f"at most {method.frames}",
+            cure=f"set tasks.{task}.frames: {method.frames} and run python pipelines/ingest.py --task {task}, "
+            "or choose another adapter",
+        )
     ids = store.ids(split)
     if not ids:
         raise DataError("no decoded video to index", where=store.uri, found=split)
     vectors = encode_videos(method.eval(), reader_for(method, store), ids, batch_size, precision).numpy()
+    _check_finite(vectors, ids, f"vectors of {store.manifest.task}")
     videos = store.manifest.by_id()
     rows = []
     for stored in store.read(ids):
@@ -146,7 +159,21 @@ def read(folder: Path) -> Index:
         raise DataError("damaged", where=folder / VECTORS, found=table.num_rows, expected=f"{card.videos} rows")
     flat = table["vector"].combine_chunks().flatten().to_numpy()
     vectors = flat.reshape(table.num_rows, card.dimension)
+    _check_finite(vectors, table["video_id"].to_pylist(), str(folder / VECTORS))
     return Index(card.task, card.adapter_sha256, vectors, table.drop_columns(["vector"]).to_pylist())
+
+
+def _check_finite(vectors: NDArray[np.float32], ids: Sequence[str], where: str) -> None:
+    """Refuse vectors that would get the score NaN for every text."""
+    bad = [ids[int(row)] for row in np.flatnonzero(~np.isfinite(vectors).all(axis=1))]
+    if bad:
+        raise DataError(
+            f"{len(bad)} of {len(ids)} vectors are not finite",
+            where=where,
+            found=first_few(bad),
+            expected="numbers: the adapter's weights or the precision are at fault",
+            cure="train the adapter again, or set evaluation.precision: float32, then run the index stage",
+        )
 
 
 def _table(index: Index) -> pa.Table:

@@ -1,7 +1,7 @@
 """The model file that MLflow copies into each registered version and runs to load it (models from code).
 
 A version contains an adapter only. Backbone, index and frame store are under the project's root: the folder in
-``REELTUNE_ROOT`` if that is set, else the folder that registered the version.
+``REELTUNE_ROOT`` if that is set, else the project that the version's files are in, else the folder that registered it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import pandas as pd
 
 from components import config
 from components.errors import RegistryError
+from components.layout import Layout
+from components.search.notes import files_of
 from components.search.query import Searcher, from_adapter
 from components.tracking.model import ModelConfig, PythonModel, PythonModelContext, set_model
 
@@ -35,6 +37,7 @@ class RankingModel(PythonModel):
         self.adapter = Path(context.artifacts["adapter"])
         self.config = config.check(ModelConfig, dict(context.model_config), "model_config of the version")
         self.searcher: Searcher | None = None
+        self.opened: object = None
 
     def predict(
         self, context: PythonModelContext | None, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -55,8 +58,7 @@ class RankingModel(PythonModel):
             DataError: There is neither an index nor a frame store under the root.
         """
         texts = _texts(model_input)
-        self.searcher = self.searcher or self._open()
-        found = self.searcher.search_many(texts, (params or {}).get("top"))
+        found = self._current().search_many(texts, (params or {}).get("top"))
         rows = [
             (text, hit.rank, hit.video_id, hit.score, hit.start_seconds, hit.end_seconds, hit.uri)
             for text, hits in zip(texts, found, strict=True)
@@ -64,8 +66,17 @@ class RankingModel(PythonModel):
         ]
         return pd.DataFrame(rows, columns=COLUMNS)
 
-    def _open(self) -> Searcher:
-        root = Path(os.environ.get("REELTUNE_ROOT") or self.config.root)
+    def _current(self) -> Searcher:
+        """A searcher of the index and frame store as they are now. A model may be loaded for months."""
+        root = self._root()
+        files = files_of(Layout(root), self.config.task)
+        if self.searcher is None or files != self.opened:
+            self.searcher, self.opened = self._open(root), files
+        return self.searcher
+
+    def _root(self) -> Path:
+        around = (folder for folder in self.adapter.parents if _is_project_of(self.adapter, Layout(folder)))
+        root = Path(os.environ.get("REELTUNE_ROOT") or next(around, self.config.root))
         if not root.is_dir():
             raise RegistryError(
                 "the project's folder does not exist",
@@ -74,6 +85,9 @@ class RankingModel(PythonModel):
                 expected="the folder with params.yaml and outputs/",
                 cure="set REELTUNE_ROOT",
             )
+        return root
+
+    def _open(self, root: Path) -> Searcher:
         searcher, reason = from_adapter(
             self.adapter,
             root,
@@ -87,6 +101,11 @@ class RankingModel(PythonModel):
             videos = len(searcher.index.rows)
             logger.warning("no index of this adapter (%s); embedded %d videos instead", reason, videos)
         return searcher
+
+
+def _is_project_of(file: Path, layout: Layout) -> bool:
+    """Whether a file is in the MLflow folder of a project. A project that was moved or copied finds itself so."""
+    return file.is_relative_to(layout.tracking_artifacts) and layout.params.is_file()
 
 
 def _texts(table: pd.DataFrame) -> list[str]:

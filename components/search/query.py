@@ -12,6 +12,7 @@ Example::
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +27,18 @@ from components.errors import DataError, ReelTuneError
 from components.frames.store import FrameStore
 from components.layout import Layout
 from components.methods.base import Method
-from components.params import load_params
+from components.params import Params, load_params
 from components.search import index as indexes
+from components.search.card import read_index_card
 from components.search.index import Index
+from components.search.notes import check_index, store_difference
 from components.search.scores import Vectors
+
+logger = logging.getLogger(__name__)
+
+# A text whose first words fill the tokens in another way than the whole text does: the clean-up before the tokens looks
+# at the whole. After so many beginnings the count is an estimate. Trying all of them would take quadratic time.
+FULL_BEGINNINGS = 8
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,13 +98,33 @@ class Searcher:
 
         Raises:
             ConfigError: params.yaml has no such task.
-            DataError: The task has no index.
+            DataError: The task has no index, or its frame store has changed since the index was made.
             AdapterError: The index was made with another backbone.
         """
         folder = Path(root).resolve()
-        params = load_params(folder / "params.yaml")
+        return cls.of(folder, load_params(Layout(folder).params), task)
+
+    @classmethod
+    def of(cls, root: Path, params: Params, task: str) -> Searcher:
+        """Open the index of a task, with settings that are read already.
+
+        An index of an earlier champion is used, with a warning in the log.
+
+        Args:
+            root: The project's folder, absolute.
+            params: The settings.
+            task: Key of the task in params.yaml.
+
+        Raises:
+            ConfigError: params.yaml has no such task.
+            DataError: The task has no index, or its frame store has changed since the index was made.
+            AdapterError: The index was made with another backbone.
+        """
         params.task(task)
-        return cls.from_folder(Layout(folder).index(task), folder, params.backbone, params.search.top)
+        layout = Layout(root)
+        for note in check_index(read_index_card(layout.index(task)), layout, params.tracking):
+            logger.warning("%s", note)
+        return cls.from_folder(layout.index(task), root, params.backbone, params.search.top)
 
     @classmethod
     def from_folder(cls, folder: Path, root: Path, backbone: BackboneSettings, top: int) -> Searcher:
@@ -148,11 +177,15 @@ class Searcher:
         whole = self._tokens(text)
         if not words or int(whole[-1]) == 0:  # padding: nothing was cut
             return len(words), len(words)
-        # A word has at least one token, so no more beginnings are tried than tokens fit. The last is the whole text.
+        full = 0
         for count in range(1, len(words)):
-            if torch.equal(self._tokens(" ".join(words[:count])), whole):
+            tokens = self._tokens(" ".join(words[:count]))
+            if torch.equal(tokens, whole):
                 return count, len(words)
-        return len(words), len(words)
+            full += int(tokens[-1]) != 0
+            if full == FULL_BEGINNINGS:
+                return max(1, count - full), len(words)
+        return max(1, len(words) - 1 - full) if full else len(words), len(words)
 
     def _tokens(self, text: str) -> torch.Tensor:
         return self.method.backbone.tokenize([text], self.method.words)[0]
@@ -172,7 +205,7 @@ def from_adapter(
 ) -> tuple[Searcher, str | None]:
     """A searcher for any adapter of a task, which may be another one than that of the index.
 
-    If the task has no index of this adapter, the videos are embedded now, from the frame store.
+    If the task has no index of this adapter and of the current frame store, the videos are embedded now.
 
     Args:
         adapter: The adapter's folder.
@@ -190,16 +223,17 @@ def from_adapter(
         DataError: There is no usable index and no frame store.
         AdapterError: The adapter was trained with another backbone.
     """
-    sha256 = read_card(adapter).sha256
+    layout, sha256 = Layout(root), read_card(adapter).sha256
     method = load_adapter(adapter, shared_backbone(backbone, root))
     try:
-        index = indexes.read(Layout(root).index(task))
-        if index.adapter_sha256 == sha256:
-            return Searcher(method, index, top), None
-        reason = "the task's index was made with another"
+        card = read_index_card(layout.index(task))
+        reason = "the task's index was made with another" if card.adapter_sha256 != sha256 else None
+        reason = reason or store_difference(card, layout)
+        if reason is None:
+            return Searcher(method, indexes.read(layout.index(task)), top), None
     except DataError as error:
         reason = str(error)
-    store = FrameStore(Layout(root).frames(task))
+    store = FrameStore(layout.frames(task))
     index = indexes.build(method, store, split=split, adapter_sha256=sha256, batch_size=batch_size)
     return Searcher(method, index, top), reason
 

@@ -9,10 +9,11 @@ from components import provenance
 from components.adapters.card import read_card
 from components.adapters.file import save_adapter
 from components.backbones.clip import Backbone
+from components.errors import RegistryError
 from components.layout import Layout
 from components.methods.build import build
 from components.task import TaskSettings
-from components.tracking.record import read_registry_record
+from components.tracking.record import Champion
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,23 @@ class Source:
     seed: int | None = None
 
 
-def read_champion(layout: Layout, task: str) -> Source:
+def of_champion(layout: Layout, champion: Champion) -> Source:
     """The champion of the task's registered model.
 
     Raises:
-        RegistryError: The task has no registry record.
+        AdapterError: Its folder holds no adapter.
+        RegistryError: Its folder holds another adapter.
     """
-    champion = read_registry_record(layout.champion_record(task)).champion
     folder = layout.root / champion.folder
+    found = read_card(folder).sha256
+    if found != champion.sha256:
+        raise RegistryError(
+            "not the champion's adapter",
+            where=folder,
+            found=found,
+            expected=champion.sha256,
+            cure="run the register stage again",
+        )
     return Source(folder, champion.sha256, champion.method, champion.version, champion.seed)
 
 

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from components.backbones.settings import BackboneSettings
 from components.config import STRICT
-from components.tracking.store import MlflowClient
+from components.tracking.store import MlflowClient, answering
 
 __all__ = ["ModelConfig", "PythonModel", "PythonModelContext", "download_version", "save_model", "set_model"]
 
@@ -77,8 +77,9 @@ def save_model(folder: Path, *, code: Path, adapter: Path, config: ModelConfig) 
 def download_version(client: MlflowClient, name: str, version: str, folder: Path) -> Path:
     """Copy the whole model folder of a registered version into ``folder``."""
     # MLflow would look up `models:/...` in its global registry instead of this client's.
-    uri = client.get_model_version_download_uri(name, version)
-    return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder), tracking_uri=client.tracking_uri))
+    uri, store = client.get_model_version_download_uri(name, version), client.tracking_uri
+    with answering(store):
+        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder), tracking_uri=store))
 
 
 def _version(name: str) -> str | None:

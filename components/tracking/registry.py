@@ -7,6 +7,7 @@ A version is an adapter with its scorecards, a few tens of kilobytes. The alias 
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,16 +17,19 @@ from typing import Any
 from mlflow.entities.model_registry import ModelVersion
 
 from components import storage
-from components.adapters.card import read_card
 from components.errors import RegistryError
 from components.records import read_tree
 from components.tracking import promotion
+from components.tracking.database import missing_alias
 from components.tracking.evaluated import EvaluatedAdapter, copy_adapter, metrics_of, tags_of, write_scorecards
-from components.tracking.model import ModelConfig, download_version, save_model
+from components.tracking.model import ModelConfig
 from components.tracking.record import CandidateEntry, Champion, Outcome, RegistryRecord
 from components.tracking.runs import TrackedRun, find_run, start_run
 from components.tracking.settings import TrackingSettings
-from components.tracking.store import MlflowClient, MlflowException, quoted
+from components.tracking.store import MlflowClient, StoreError, quoted
+from components.tracking.version_files import VersionFiles
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,15 @@ class ModelRegistry:
         self.root = root
         self.settings = settings
         self.task = task
+        self.files = VersionFiles(client, task)
 
     def register(
         self, adapter: EvaluatedAdapter, *, code: Path, config: ModelConfig, provenance: Mapping[str, Any]
     ) -> RegisteredVersion:
         """Register ``adapter``. If it has a version, that one stays, and its scorecards and code are replaced.
+
+        Files of that version that are gone are put back. Of versions with the same adapter, which two machines can
+        make at the same time, the oldest one stays.
 
         Args:
             adapter: An adapter of this task.
@@ -72,8 +80,10 @@ class ModelRegistry:
         """
         known = self._versions().get(adapter.identity)
         if known is None:
-            run_id = self._run(adapter, provenance)
-            known = self._create(adapter, run_id, code, config)
+            known = self._create(adapter, self._run(adapter, provenance), code, config)
+        elif not self.files.has_all(known.tags["model_id"], adapter.card):
+            logger.warning("%s version %s: its files are gone and are put back", self.task, known.version)
+            self.files.upload(known.tags["model_id"], adapter, code, config)
         with tempfile.TemporaryDirectory() as scratch:
             write_scorecards(adapter, Path(scratch))
             self.client.log_model_artifacts(known.tags["model_id"], scratch, "scorecards")
@@ -91,9 +101,10 @@ class ModelRegistry:
         number = self._holder()
         if number is None:
             return None
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = download_version(self.client, self.task, number, Path(scratch))
-            return number, read_tree(folder / "scorecards" / "val.json", error=RegistryError)
+        with self.files.copy_of(number) as folder:
+            return number, read_tree(
+                folder / "scorecards" / "val.json", error=RegistryError, cure=self.files.cure(number)
+            )
 
     def promote(self, versions: Sequence[RegisteredVersion]) -> tuple[Outcome, ...]:
         """Let each version challenge the champion, best first.
@@ -101,28 +112,33 @@ class ModelRegistry:
         Returns:
             The outcomes in the order of ``versions``.
         """
-        settings = self.settings
         outcomes: dict[str, Outcome] = {}
         scorecards = [version.adapter.scorecards["val"] for version in versions]
-        for index in promotion.best_first(scorecards, settings.metric):
-            number, holder = versions[index].number, self.champion()
-            if holder is not None and holder[0] == number:
-                promoted = True
-                reason = self.client.get_model_version(self.task, number).tags.get("decision_reason", "")
-            else:
-                decision = promotion.decide(
-                    scorecards[index],
-                    holder[1] if holder else None,
-                    metric=settings.metric,
-                    margin=settings.margin,
-                )
-                promoted, reason = decision.promote, decision.reason
-                if promoted:
-                    self.client.set_registered_model_alias(self.task, settings.alias, number)
-                self._tag(number, {"decision": "promoted" if promoted else "kept back", "decision_reason": reason})
-            adapter = versions[index].adapter
-            outcomes[number] = Outcome(adapter.method, adapter.seed, number, promoted, reason)
+        for index in promotion.best_first(scorecards, self.settings.metric):
+            outcomes[versions[index].number] = self._challenge(versions[index])
         return tuple(outcomes[version.number] for version in versions)
+
+    def _challenge(self, version: RegisteredVersion) -> Outcome:
+        """Let one version challenge the champion. The alias moves only if the champion is still the one compared."""
+        settings, adapter, number = self.settings, version.adapter, version.number
+        while True:
+            holder = self.champion()
+            if holder is not None and holder[0] == number:
+                reason = self.client.get_model_version(self.task, number).tags.get("decision_reason", "")
+                return Outcome(adapter.method, adapter.seed, number, True, reason)
+            decision = promotion.decide(
+                adapter.scorecards["val"],
+                holder[1] if holder else None,
+                metric=settings.metric,
+                margin=settings.margin,
+            )
+            if decision.promote:
+                if self._holder() != (holder[0] if holder else None):
+                    continue  # somebody else moved the alias meanwhile
+                self.client.set_registered_model_alias(self.task, settings.alias, number)
+            verdict = "promoted" if decision.promote else "kept back"
+            self._tag(number, {"decision": verdict, "decision_reason": decision.reason})
+            return Outcome(adapter.method, adapter.seed, number, decision.promote, decision.reason)
 
     def retire(self, reason: str) -> None:
         """Take the alias from the champion, so that the best candidate gets it. The tags say that a person did this.
@@ -135,19 +151,19 @@ class ModelRegistry:
         self._tag(number, {"decision": "retired", "decision_reason": f"retired by hand: {reason}"})
 
     def export_champion(self, folder: Path) -> Champion:
-        """Copy the champion's adapter from the registry into ``folder``.
+        """Copy the champion's adapter from the registry into ``folder``, which is replaced once the copy is checked.
 
         The registry is the source, since a champion may come from an earlier training whose files are gone.
 
         Raises:
-            RegistryError: No version has the alias.
+            RegistryError: No version has the alias, or its files are gone or damaged.
         """
         number = self._champion_number()
-        with tempfile.TemporaryDirectory() as scratch:
-            model = download_version(self.client, self.task, number, Path(scratch))
-            storage.publish_folder(model / "artifacts" / "adapter", folder)
         version = self.client.get_model_version(self.task, number)
-        card = read_card(folder)
+        with self.files.copy_of(number) as model:
+            adapter = model / "artifacts" / "adapter"
+            card = self.files.checked(adapter, number, version.tags.get("adapter_sha256"))
+            storage.publish_folder(adapter, folder)
         return Champion(
             method=card.label,
             seed=int(version.tags["seed"]),
@@ -178,7 +194,7 @@ class ModelRegistry:
         """The id of the training's run, or of a new run with the same parameters if this store lacks that one."""
         found = find_run(self.client, adapter.run_id)
         if found is not None:
-            run = TrackedRun(self.client, found.info.run_id)
+            run = TrackedRun(self.client, found.info.run_id, self.root)
         else:
             run = start_run(
                 self.root,
@@ -205,30 +221,31 @@ class ModelRegistry:
         experiment = client.get_run(run_id).info.experiment_id
         logged = client.create_logged_model(experiment, adapter.name, source_run_id=run_id, model_type="adapter")
         try:
-            with tempfile.TemporaryDirectory() as scratch:
-                copy_adapter(adapter.folder, Path(scratch) / "adapter")
-                folder = Path(scratch) / "model"
-                save_model(folder, code=code, adapter=Path(scratch) / "adapter", config=config)
-                client.log_model_artifacts(logged.model_id, str(folder))
+            self.files.upload(logged.model_id, adapter, code, config)
         except BaseException:
             client.finalize_logged_model(logged.model_id, "FAILED")
             raise
         client.finalize_logged_model(logged.model_id, "READY")
-        return client.create_model_version(
+        made = client.create_model_version(
             self.task,
             source=logged.artifact_location,
             run_id=run_id,
             model_id=logged.model_id,
             tags={"identity": adapter.identity, "model_id": logged.model_id},
         )
+        oldest = self._versions()[adapter.identity]
+        if str(oldest.version) != str(made.version):
+            # Another machine was faster. All that made one see the same oldest version, and each deletes its later one.
+            client.delete_model_version(self.task, str(made.version))
+        return oldest
 
     def _ensure_model(self) -> None:
         try:
             self.client.create_registered_model(
                 self.task, description=f"Adapters of one frozen CLIP for text-to-video retrieval on {self.task}."
             )
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+        except StoreError as error:
+            if error.code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
     def _versions(self) -> dict[str, ModelVersion]:
@@ -239,15 +256,15 @@ class ModelRegistry:
     def _champion_number(self) -> str:
         number = self._holder()
         if number is None:
-            raise RegistryError("no version has the alias", where=self.task, found=self.settings.alias)
+            raise missing_alias(self.task, self.settings.alias)
         return number
 
     def _holder(self) -> str | None:
         """The number of the version that has the alias."""
         try:
             version = self.client.get_model_version_by_alias(self.task, self.settings.alias)
-        except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        except StoreError as error:
+            if error.code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
             raise
         return str(version.version)

@@ -7,22 +7,25 @@ active run and resolve relative stores against the current folder, but each Ray 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
-import os
 import socket
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from components.errors import RegistryError
 from components.layout import Layout
+from components.tracking.address import SQLITE, database_of, shown, tracking_uri
+from components.tracking.client import CheckedClient, StoreError, answering
+from components.tracking.database import follow_a_move, wait_for_writers
 from components.tracking.settings import TrackingSettings
 
-__all__ = ["MlflowClient", "MlflowException", "connect", "experiment_id", "quoted", "tracking_uri"]
+__all__ = ["MlflowClient", "StoreError", "answering", "connect", "experiment_id", "quoted", "tracking_uri"]
 
 # MLflow still passes an option that SQLAlchemy has deprecated.
 warnings.filterwarnings("ignore", message=".*noload.*")
@@ -31,59 +34,57 @@ warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` met
 warnings.filterwarnings("ignore", message=".*An input example was not provided.*")
 # Alembic reports every migration of a new database at INFO.
 logging.getLogger("alembic").setLevel(logging.WARNING)
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-
-_SQLITE = "sqlite:///"
-
-
-def tracking_uri(root: Path, settings: TrackingSettings) -> str:
-    """The store's URI: ``MLFLOW_TRACKING_URI`` if set, else ``tracking.uri``. SQLite paths become absolute.
-
-    Args:
-        root: The folder that a relative SQLite path starts from. It may contain ``?``, ``#``, ``%`` and blanks.
-        settings: The ``tracking`` block of params.yaml.
-    """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or settings.uri
-    if not uri.startswith(_SQLITE):
-        return uri
-    query = uri.partition("?")[2]
-    # Only these two characters have a meaning here. MLflow also makes the folder that the quoted path names, so quoting
-    # more than necessary would leave more empty folders.
-    path = str(root.resolve() / _database(uri)).replace("%", "%25").replace("?", "%3F")
-    return _SQLITE + path + (f"?{query}" if query else "")
+# It logs the traceback of each error that it raises, and ours are one line.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def connect(root: Path, settings: TrackingSettings) -> MlflowClient:
     """Open the tracking store and registry. A SQLite database that does not exist is created.
 
+    If the project was moved, the paths in its database follow.
+
     Raises:
-        RegistryError: No server answers at the URI, or the store cannot be opened.
+        RegistryError: No MLflow server answers at the URI, or the store cannot be opened.
     """
     uri = tracking_uri(root, settings)
-    try:
-        if not uri.startswith(_SQLITE):
-            _check_server(uri)
-            return MlflowClient(tracking_uri=uri, registry_uri=uri)
-        database = _database(uri)
+    if not uri.startswith(SQLITE):
+        _check_server(uri)
+        return _opened(uri)
+    database = database_of(uri)
+    with answering(uri):
         database.parent.mkdir(parents=True, exist_ok=True)
         # The client creates the database, and processes that do so at the same time break each other's tables.
         # The kernel releases this lock even after a kill. A soft lock would stay.
         with FileLock(f"{database}.lock", fallback_to_soft=False):
-            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-            client.search_experiments(max_results=1)
-            return client
-    except (MlflowException, OSError) as error:
-        raise RegistryError(
-            "the tracking store cannot be opened",
-            where=uri,
-            found=str(error).splitlines()[0],
-            cure="a store of an older MLflow needs `mlflow db upgrade <uri>` once",
-        ) from error
+            wait_for_writers(database)
+            client = _opened(uri)
+            follow_a_move(database)
+    return client
 
 
-def _database(uri: str) -> Path:
-    """The file of a SQLite URI."""
-    return Path(unquote(uri.removeprefix(_SQLITE).partition("?")[0]))
+def _opened(uri: str) -> MlflowClient:
+    """A client whose store has answered once."""
+    with answering(uri):
+        client = CheckedClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+@contextlib.contextmanager
+def model_lock(client: MlflowClient, root: Path, model: str) -> Iterator[None]:
+    """Holds the lock of a registered model: processes that register the same model do so one after another.
+
+    With SQLite the lock is next to the database. With a server it is under the root and excludes only the processes
+    that share this folder.
+    """
+    digest = hashlib.sha256(model.encode()).hexdigest()[:8]
+    if client.tracking_uri.startswith(SQLITE):
+        place = Path(f"{database_of(client.tracking_uri)}.{digest}.lock")
+    else:
+        place = Layout(root).tracking_work / f"{digest}.lock"
+        place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(place, fallback_to_soft=False):
+        yield
 
 
 def _check_server(uri: str) -> None:
@@ -99,7 +100,7 @@ def _check_server(uri: str) -> None:
         raise RegistryError(
             "no MLflow server answers",
             where="MLFLOW_TRACKING_URI or tracking.uri",
-            found=f"{uri} ({error})",
+            found=f"{shown(uri)} ({error})",
             expected="the address of a running server, or sqlite:///<file>",
         ) from None
 
@@ -110,21 +111,28 @@ def experiment_id(client: MlflowClient, task: str) -> str:
     With SQLite, artifacts go to ``mlartifacts/<task>`` next to the database. A server chooses the place itself.
 
     Raises:
-        RegistryError: Somebody has deleted the experiment.
+        RegistryError: Somebody has deleted the experiment, or the store does not answer.
     """
     location = None
-    if client.tracking_uri.startswith(_SQLITE):
-        folder = _database(client.tracking_uri).parent  # the project's root, unless `tracking.uri` names another place
+    if client.tracking_uri.startswith(SQLITE):
+        folder = database_of(
+            client.tracking_uri
+        ).parent  # the project's root, unless `tracking.uri` names another place
         location = (Layout(folder).tracking_artifacts / task).as_uri()
     found = client.get_experiment_by_name(task)
     if found is None:
-        # Fails if another process was faster. The line after this block then finds the experiment.
-        with contextlib.suppress(MlflowException):
+        try:
             return str(client.create_experiment(task, artifact_location=location))
+        except StoreError as error:
+            if error.code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
+                raise
         found = client.get_experiment_by_name(task)
     if found is None or found.lifecycle_stage != "active":
         raise RegistryError(
-            "the experiment is missing or deleted", where=client.tracking_uri, found=task, cure="restore it in MLflow"
+            "the experiment is missing or deleted",
+            where=shown(client.tracking_uri),
+            found=task,
+            cure="restore it in MLflow",
         )
     return str(found.experiment_id)
 

@@ -22,7 +22,7 @@ PARENT = "mlflow.parentRunId"
 class TrialRuns:
     """A :class:`components.training.tune.Follow` that logs to MLflow.
 
-    It has plain values only and connects again in each process, so that it can be pickled.
+    It is pickled without its connections, and connects again in each process.
 
     Args:
         root: The project's folder.
@@ -36,6 +36,7 @@ class TrialRuns:
         provenance: What :func:`components.provenance.collect` returned for the search.
         runs: The run id of each trial.
         values: What each trial tries, as text.
+        tracked: The runs that this process has opened, by trial.
     """
 
     root: Path
@@ -49,6 +50,10 @@ class TrialRuns:
     provenance: Mapping[str, Any]
     runs: dict[str, str] = field(default_factory=dict)
     values: dict[str, str] = field(default_factory=dict)
+    tracked: dict[str, TrackedRun] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "tracked": {}}
 
     def started(self, trial: str, values: Mapping[str, Any]) -> None:
         """Start the trial's run, or continue it if the search was killed."""
@@ -63,7 +68,7 @@ class TrialRuns:
             tags={PARENT: self.parent},
             resume=f"{self.search}-{trial}",
         )
-        self.runs[trial] = run.run_id
+        self.runs[trial], self.tracked[trial] = run.run_id, run
         self.values[trial] = ", ".join(_short(key, value) for key, value in values.items())
 
     def measured(self, trial: str, epoch: int, metrics: Mapping[str, float]) -> None:
@@ -76,7 +81,9 @@ class TrialRuns:
         self._run(trial).finish("FAILED" if failed else "FINISHED")
 
     def _run(self, trial: str) -> TrackedRun:
-        return TrackedRun(connect(self.root, self.settings), self.runs[trial])
+        if trial not in self.tracked:
+            self.tracked[trial] = TrackedRun(connect(self.root, self.settings), self.runs[trial], self.root)
+        return self.tracked[trial]
 
 
 def _short(key: str, value: object) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,8 +13,10 @@ from mlflow.pyfunc import PythonModelContext
 from registered_world import model_config
 from trained_world import TASK
 
+import components.search.pyfunc
 from components.errors import ConfigError, ReelTuneError, RegistryError
 from components.search.pyfunc import COLUMNS, RankingModel
+from components.tracking.model import save_model
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,26 @@ def test_texts_are_ranked(root: Path) -> None:
 def test_a_cell_that_is_no_text_is_refused_with_its_row(root: Path, cell: object) -> None:
     with pytest.raises(RegistryError, match=r"predict, row 2: not a text"):
         loaded(root).predict(None, pd.DataFrame({"text": ["a red square", cell, "a blue square"]}))
+
+
+def test_an_empty_cell_is_refused_through_mlflow_too(root: Path, tmp_path: Path) -> None:
+    """MLflow converts the input before the model sees it."""
+    code = Path(components.search.pyfunc.__file__)
+    adapter = root / "outputs" / "adapters" / TASK / "vop-0"
+    config = model_config(tiny_world.params(root), root)
+    save_model(tmp_path / "model", code=code, adapter=adapter, config=config)
+    model = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    assert len(model.predict(["a red square", "nan"])) == 6
+    for table in (
+        pd.DataFrame({"text": ["a red square", None]}),
+        pd.DataFrame({"text": ["a red square", np.nan]}),
+        pd.DataFrame({"text": pd.array(["a red square", None], dtype="string")}),
+        [{"text": "a red square"}, {"text": None}],
+        ["a red square", None],
+        ["a red square", ""],
+    ):
+        with pytest.raises(Exception, match=r"row 2: not a text|text 2: the text is empty"):
+            model.predict(table)
 
 
 def test_other_faults_are_named(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import html
-import os
 import re
 import shutil
-import socket
 import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trained_world
 from registered_world import model_config
+from servers import free_address, serving
 from trained_world import TASK
 
+from components.tracking.alias import alias_holder
+from components.tracking.database import NoAliasError
 from components.tracking.evaluated import read_evaluated
 from components.tracking.registry import ModelRegistry
 from components.tracking.store import connect
@@ -43,31 +40,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         config = model_config(params, root)
         found = [read_evaluated(root, TASK, method, 0) for method in trained_world.METHODS]
         registry.promote([registry.register(one, code=code, config=config, provenance={}) for one in found])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", client.tracking_uri]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (root / "server.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=root)
-        try:
-            _wait_for(f"http://127.0.0.1:{port}/health", process, root / "server.log")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + 180
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            with urllib.request.urlopen(address, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    pytest.fail(f"the server did not start:\n{log.read_text()}")
+    address = free_address()
+    with serving(root, address):
+        yield address
 
 
 def _seen(address: str, profile: Path) -> str:
@@ -96,7 +71,9 @@ def test_the_registry_page_shows_model_versions_and_alias(server: str, task: str
 
 
 @pytest.mark.slow
-def test_stages_work_against_a_server(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stages_work_against_a_server(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     params = trained_world.write_trained(tmp_path, ("vop",))
     client = connect(tmp_path, params.tracking)
@@ -108,7 +85,13 @@ def test_stages_work_against_a_server(server: str, tmp_path: Path, monkeypatch: 
     versions = [registry.register(adapter, code=code, config=config, provenance={}) for _ in range(2)]
     registry.promote(versions[:1])
     assert [version.number for version in versions] == ["1", "1"]
+    assert "put back" not in caplog.text
+    assert alias_holder(tmp_path, params.tracking, "served-task") == "1"
+    assert alias_holder(tmp_path, params.tracking, "no such task") is None
     registry.export_champion(tmp_path / "champion")
     one, two = (folder / "adapter.safetensors" for folder in (tmp_path / "champion", adapter.folder))
     assert one.read_bytes() == two.read_bytes()
     assert not (tmp_path / "mlflow.db").exists()
+    client.delete_registered_model_alias("served-task", "champion")
+    with pytest.raises(NoAliasError, match=r"register\.py --task served-task"):
+        alias_holder(tmp_path, params.tracking, "served-task")

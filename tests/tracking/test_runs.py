@@ -52,7 +52,7 @@ def test_a_run_keeps_parameters_tags_and_metrics_over_steps(root: Path) -> None:
     with start(root, tags={"store": "f00"}) as run:
         run.log(1, {"val_t2v_R@1": 10.0})
         # Another process has only the store's settings and the run's id.
-        TrackedRun(store.connect(root, SETTINGS), run.run_id).log(2, {"val_t2v_R@1": 20.0, "loss": 0.5})
+        TrackedRun(store.connect(root, SETTINGS), run.run_id, root).log(2, {"val_t2v_R@1": 20.0, "loss": 0.5})
     stored = run.client.get_run(run.run_id)
     assert stored.info.status == "FINISHED"
     assert stored.data.params == {"training.epochs": "2", "training.sizes": "[1, 2]"}
@@ -75,7 +75,7 @@ def test_a_point_that_a_run_has_is_not_logged_twice(root: Path) -> None:
         assert again.run_id != run.run_id
         again.log(1, {"loss": 0.5})
     # Another process that continues the run.
-    TrackedRun(run.client, run.run_id).log(1, {"loss": 0.5, "val_t2v_R@1": 10.0})
+    TrackedRun(run.client, run.run_id, root).log(1, {"loss": 0.5, "val_t2v_R@1": 10.0})
     points = {
         name: [(point.step, point.value) for point in run.client.get_metric_history(run.run_id, name)]
         for name in ("val_t2v_R1", "loss")
