@@ -41,6 +41,7 @@ REGISTRIES = ("components.methods", "components.benchmarks", "components.ingest.
 
 # These report progress, or know where files are kept. No result depends on them.
 PASSIVE = (
+    "components.addresses",
     "components.cli",
     "components.cluster",
     "components.errors",
@@ -50,6 +51,7 @@ PASSIVE = (
     "components.ingest.progress",
     "components.layout",
     "components.params",
+    "components.samecode",
     "components.training.time_left",
     "components.training.watchdog",
 )

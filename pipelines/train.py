@@ -7,7 +7,7 @@ import argparse
 from components import cli, provenance
 from components.evaluation.validation import Validation
 from components.tracking.runs import start_run
-from components.training.distributed import train
+from components.training.distributed import prepare, train
 from components.training.job import Job
 
 
@@ -22,7 +22,7 @@ def body(stage: cli.Stage) -> None:
     """Trains on a frame store, writes outputs/adapters/<task>/<method>-<seed>/ and logs a run in MLflow."""
     args, params = stage.args, stage.params
     job = Job.of(stage.root, params, args.task, args.method, args.seed)
-    plan = job.plan()
+    plan = prepare(job)
     with start_run(
         stage.root,
         params.tracking,
