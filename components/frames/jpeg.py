@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from components.errors import DataError
 
+# The most pixels of a stored frame: 100 MB in memory. Ingest stores at most a tenth of it.
+MOST_PIXELS = 2**25
+
 
 def encode_frames(frames: NDArray[np.uint8], quality: int, chroma: int = 444) -> list[bytes]:
     """Encodes each frame as a JPEG.
@@ -40,15 +43,17 @@ def decode_frames(jpegs: Sequence[bytes]) -> NDArray[np.uint8]:
         ``uint8[T, H, W, 3]``, RGB.
 
     Raises:
-        DataError: There are no frames, the JPEG data is damaged, or the frames differ in size.
+        DataError: There are no frames, the JPEG data is damaged, or the frames are huge or differ in size.
     """
     if not jpegs:
         raise DataError("no frames to decode", expected="at least one JPEG")
     try:
-        pictures = [simplejpeg.decode_jpeg(jpeg, colorspace="RGB") for jpeg in jpegs]
+        # The headers come first: a few bytes may state a size that fills the memory.
+        sizes = {simplejpeg.decode_jpeg_header(jpeg)[:2] for jpeg in jpegs}
+        if any(height * width > MOST_PIXELS for height, width in sizes):
+            raise DataError("huge JPEG", found=max(sizes), expected=f"at most {MOST_PIXELS} pixels")
+        if len(sizes) > 1:
+            raise DataError("frames of one video differ in size", found=sorted(sizes))
+        return np.stack([simplejpeg.decode_jpeg(jpeg, colorspace="RGB") for jpeg in jpegs])
     except ValueError as error:
         raise DataError("damaged JPEG", cure=str(error)) from None
-    shapes = {picture.shape for picture in pictures}
-    if len(shapes) > 1:
-        raise DataError("frames of one video differ in size", found=sorted(shapes))
-    return np.stack(pictures)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from components.errors import DataError
+from components.frames.checks import CURE
 from components.frames.jpeg import decode_frames
 from components.frames.staging import Staging
 from components.frames.store import FrameStore
@@ -119,12 +120,18 @@ class FrameReader:
 
     def _decode(self, name: str, jpegs: Sequence[bytes], resized: bool) -> Tensor:
         if not 0 < len(jpegs) <= self.frames:
+            task = self.store.card.task
             raise DataError(
-                "stored frames do not fit the task",
+                "the store has more frames of a video than the method takes",
                 where=name,
                 found=len(jpegs),
                 expected=f"1 to {self.frames} frames",
-                cure="run ingest again with these settings",
+                cure=f"set tasks.{task}.frames to {self.frames} and run ingest for {task} again, "
+                f"or take an adapter that was trained with {self.store.card.settings.frames} frames",
             )
-        clip = torch.from_numpy(decode_frames(jpegs)).permute(0, 3, 1, 2)
+        try:
+            pictures = decode_frames(jpegs)
+        except DataError as error:
+            raise DataError(str(error), where=f"{name} ({self.store.place(name)})", cure=CURE) from None
+        clip = torch.from_numpy(pictures).permute(0, 3, 1, 2)
         return (self.resize(clip) if resized else clip).contiguous()
