@@ -26,7 +26,7 @@ from typing import Any
 from components import storage
 from components.benchmarks.reader import read_manifest
 from components.cluster import RaySettings, ray_session
-from components.errors import DataError, ReelTuneError
+from components.errors import DataError, ReelTuneError, without_secrets
 from components.frames import schema
 from components.ingest import events, progress, reuse, sources
 from components.ingest.decoders import DECODERS
@@ -291,5 +291,5 @@ def _logged(task_folder: Path, task_name: str) -> Iterator[None]:
             cure="the same command continues from there",
         ) from None
     except Exception as error:
-        events.write_event(task_folder, events.Failed(str(error)))
+        events.write_event(task_folder, events.Failed(without_secrets(str(error))))
         raise

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from mlflow import entities
 
+from components.errors import without_secrets
 from components.liveness import identity, is_alive
 from components.tracking.flatten import flatten, metric_name
 from components.tracking.settings import TrackingSettings
@@ -206,4 +207,4 @@ def find_run(client: MlflowClient, run_id: str | None) -> entities.Run | None:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+    return without_secrets(value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str))
