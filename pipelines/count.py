@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+import _here  # noqa: F401
+
 from components import cli
-from components.report.count import count, meta_backbone, published, table
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +19,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def body(stage: cli.Stage) -> None:
     """Prints a table per backbone."""
+    from components.report.count import count, meta_backbone, published, table
+
     args = stage.args
     tables = []
     for model in args.models:

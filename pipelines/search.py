@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 
+import _here  # noqa: F401
+
 from components import cli
-from components.search.query import Searcher, format_hits
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,8 +21,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def body(stage: cli.Stage) -> None:
     """Text + index -> a table on the terminal."""
+    from components.search.query import Searcher, format_hits
+
     params, text = stage.params, " ".join(stage.args.text)
-    params.task(stage.args.task)
     folder = stage.layout.index(stage.args.task)
     searcher = Searcher.from_folder(folder, stage.root, params.backbone, params.search.top)
     hits = searcher.search(text, stage.args.top)
