@@ -203,7 +203,7 @@ class TestRefusals:
         weights, tensors = self.weights(tmp_path)
         tensors["text_prompts"] = tensors["text_prompts"].to(dtype)
         self.replace(weights, tensors)
-        with pytest.raises(AdapterError, match="text_prompts has another type.*expected F32"):
+        with pytest.raises(AdapterError, match=r"text_prompts has another type.*expected F32"):
             load_adapter(tmp_path, BACKBONE)
 
     @pytest.mark.parametrize(
