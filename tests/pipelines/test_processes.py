@@ -91,6 +91,7 @@ import runpy, sys
 import components.cluster
 components.cluster.WAITING_SECONDS = 3.0
 sys.argv = [sys.argv[1], *sys.argv[2:]]
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 # The code on disk changes between the driver's start and the workers'.
@@ -139,6 +140,6 @@ def test_on_a_cluster_a_line_says_what_is_waited_for_and_other_code_is_refused(r
                 if "waiting for room" in line:
                     break
         finally:
-            process.terminate()
-            process.communicate(timeout=120)
+            process.kill()
+            process.communicate()
     assert "4 process(es) need 2 CPUs (the cluster has 1, of which 1 are free)" in lines[-1], lines
