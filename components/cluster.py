@@ -40,6 +40,9 @@ SECOND_TRY_SECONDS = 180
 # A socket's path has at most 107 bytes. Ray's folder and file names take the rest.
 TEMPORARY_BYTES = 107 - len("/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store")
 
+# Ray makes a folder of its own there, as it does where TMPDIR is not set.
+SHORT_FOLDER = "/tmp"  # nosec B108
+
 # Seconds between two lines about resources that the cluster does not give, and between two looks.
 WAITING_SECONDS = 60.0
 LOOK_SECONDS = 5.0
@@ -169,7 +172,7 @@ def _shorten_temporary_folder() -> None:
     name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), None)
     if name is None or (length := len(os.fsencode(os.environ[name]))) <= TEMPORARY_BYTES:
         return
-    if not os.access("/tmp", os.W_OK | os.X_OK):
+    if not os.access(SHORT_FOLDER, os.W_OK | os.X_OK):
         raise ReelTuneError(
             "too long for the sockets of Ray",
             where=name,
@@ -177,8 +180,8 @@ def _shorten_temporary_folder() -> None:
             expected=f"at most {TEMPORARY_BYTES} bytes",
             cure="set RAY_TMPDIR to a short path",
         )
-    logger.warning("%s has %d bytes, and Ray takes %d: its files go to /tmp", name, length, TEMPORARY_BYTES)
-    os.environ["RAY_TMPDIR"] = "/tmp"
+    logger.warning("%s has %d bytes, and Ray takes %d: its files go to %s", name, length, TEMPORARY_BYTES, SHORT_FOLDER)
+    os.environ["RAY_TMPDIR"] = SHORT_FOLDER
 
 
 def _first_line(error: Exception) -> str:

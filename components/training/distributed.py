@@ -58,6 +58,7 @@ def prepare(job: Job) -> Plan:
         DataError: ``execution.storage`` is no usable URI.
         TrainingError: ``execution.storage`` cannot be written to.
     """
+    logger.info("%s: checking the settings, %s and the frames", job.name, job.backbone.model)
     plan = job.plan()
     if plan.trains:
         if cluster_address() is None:
@@ -178,6 +179,7 @@ def _fit(job: Job, plan: Plan, validate: Validate, mailbox: Any) -> tuple[Outcom
     workers = _workers(job, gpus)
     if workers < settings.workers:
         logger.warning("%d GPUs for %d workers: training with %d", gpus, settings.workers, workers)
+    logger.info("%s: starting %d worker(s)", job.name, workers)
     trainer = TorchTrainer(
         on_worker(_worker),  # type: ignore[arg-type]  # Ray's annotation has no return value, but its Result has
         train_loop_config={"job": job, "plan": plan, "validate": validate, "mailbox": mailbox},

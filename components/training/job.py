@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 import tempfile
@@ -38,6 +39,8 @@ from components.training.metrics import Log
 from components.training.selection import Validate
 from components.training.settings import ExecutionSettings, TrainingSettings
 from components.training.watchdog import Watchdog
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -273,6 +276,9 @@ def run(
     method, folder, settings = job.build().to(device), job.work_folder(plan.key), job.training
     checkpoints = Checkpoints(storage.join(folder, "checkpoints"), job.execution.keep_checkpoints)
     store = FrameStore(plan.frames)
+    if rank_and_world()[0] == 0 and plan.trains:
+        videos = len(store.ids("train"))
+        logger.info("%s: %d training videos, %d epochs on %s", job.name, videos, settings.epochs, device)
     with Watchdog(job.execution.timeout_seconds, report):
         result = fit(
             method, store, settings, job.execution, job.seed, validate=validate, checkpoints=checkpoints, log=log

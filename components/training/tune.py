@@ -110,6 +110,8 @@ def search(plan: Search, validate: Validate, follow: Follow) -> list[Trial]:
     # Seconds between two saves of the search's state. Trials that end in between are trained again after a kill.
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
     with ray_session(plan.job.ray, log_to_driver=False):
+        # Ray Tune would report that it finds no files of the loggers that are turned off above.
+        logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
         grid = _tuner(plan, validate, follow).fit()
     trials = [_outcome(result) for result in grid]
     if not any(trial.epoch for trial in trials):
