@@ -11,7 +11,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test quick check format lint types env ui pretrain results bench-ranks bench-ingest bench-train prerequisites chromium clean
+.PHONY: demo test quick check format lint audit types env ui pretrain results bench-ranks bench-ingest bench-train prerequisites chromium clean
 
 demo: env ## the whole pipeline on the embedded collections
 	dvc repro
@@ -32,6 +32,11 @@ format: env ## rewrites the source in the house format
 lint: env
 	ruff check .
 	ruff format --check .
+	bandit --quiet --recursive --severity-level medium components pipelines bench
+	@if command -v pip-audit >/dev/null; then $(MAKE) --no-print-directory audit; fi
+
+audit: env ## known faults of the locked packages; needs pip-audit (`pipx install pip-audit`) and its network
+	pip-audit --requirement requirements.lock --no-deps --disable-pip
 
 types: env
 	mypy components pipelines tests bench

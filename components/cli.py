@@ -6,11 +6,13 @@ import argparse
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
-from components.errors import ReelTuneError
+from components.errors import ReelTuneError, without_secrets
 from components.layout import Layout
 from components.names import NAMES
 from components.params import Params, load_params
@@ -68,13 +70,41 @@ def main(
         parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="key=value", help=text)
     # Otherwise argparse would refuse an option between overrides.
     args = parser.parse_intermixed_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _hide_secrets()
     try:
         root = Path(args.root).resolve()
-        body(Stage(load_params(Layout(root).params, args.overrides, NAMES), root, args))
+        params = load_params(Layout(root).params, args.overrides, NAMES)
+        _check_names(params, args)
+        body(Stage(params, root, args))
     except ReelTuneError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _check_names(params: Params, args: argparse.Namespace) -> None:
+    """Checks the names of task and method before the script imports what takes seconds."""
+    if getattr(args, "task", None) is not None:
+        params.task(args.task)
+    if getattr(args, "method", None) is not None:
+        params.method(args.method)
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a message, or the lines of a traceback, without credentials."""
+        return without_secrets(super().format(record))
+
+
+def _hide_secrets() -> None:
+    """Logs and tracebacks go through the function that error messages go through."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        sys.stderr.write(without_secrets("".join(traceback.format_exception(kind, error, trace))))
+
+    sys.excepthook = hook
 
 
 def show(answer: str) -> None:

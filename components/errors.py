@@ -1,8 +1,34 @@
-"""The exceptions of the project. Each says what is wrong, where, what was expected and what to do."""
+"""The exceptions of the project. Each says what is wrong, where, what was expected and what to do.
+
+No message shows a credential. :func:`without_secrets` is also for what is logged or recorded elsewhere.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+
 LONGEST = 2000  # characters of a value in a message
+_SECRET = r"password|passwd|secret|token|access_?key|api_?key|credential|signature"
+_PATTERNS = (
+    # The user and password of an address. A secret key of S3 may contain slashes.
+    (re.compile(r"(\b[a-z][\w+.-]*://)(?:[^\s/@:'\"]+:[^\s@'\"]+|[^\s/@'\"]*)@", re.IGNORECASE), r"\1***@"),
+    (re.compile(rf"([?&;][\w.-]*(?:{_SECRET})[\w.-]*=)[^&\s'\"]+", re.IGNORECASE), r"\1***"),
+    (re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"), "***"),
+)
+_SECRET_NAME = re.compile(rf"(?:{_SECRET})(?!.*_(?:path|file)$)", re.IGNORECASE)
+# Shorter values of variables would also be parts of ordinary words.
+_SHORTEST = 8
+
+
+def without_secrets(text: str) -> str:
+    """``text`` with ``***`` for credentials in addresses and for the values of variables that hold some."""
+    for pattern, replacement in _PATTERNS:
+        text = pattern.sub(replacement, text)
+    for name, value in os.environ.items():
+        if len(value) >= _SHORTEST and value in text and _SECRET_NAME.search(name):
+            text = text.replace(value, "***")
+    return text
 
 
 class ReelTuneError(Exception):
@@ -32,7 +58,7 @@ class ReelTuneError(Exception):
             parts.append(f"expected {expected}")
         if cure is not None:
             parts.append(cure)
-        super().__init__("; ".join(parts))
+        super().__init__(without_secrets("; ".join(parts)))
         # An exception crosses process boundaries by pickle, which calls __init__ with args only.
         self.args = (str(self.args[0]),)
 

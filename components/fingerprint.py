@@ -46,6 +46,7 @@ REGISTRIES = ("components.methods", "components.benchmarks", "components.ingest.
 
 # These report progress, or know where files are kept. No result depends on them.
 PASSIVE = (
+    "components.addresses",
     "components.cli",
     "components.cluster",
     "components.errors",
@@ -56,6 +57,7 @@ PASSIVE = (
     "components.layout",
     "components.liveness",
     "components.params",
+    "components.samecode",
     "components.search.notes",
     "components.training.mailbox",
     "components.training.metrics",

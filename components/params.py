@@ -17,7 +17,7 @@ from components.backbones.settings import BackboneSettings
 from components.cluster import RaySettings
 from components.config import STRICT, Fault, choices, list_faults, override, parse, parse_yaml
 from components.embedded.settings import DemoSettings, PretrainSettings
-from components.errors import ConfigError
+from components.errors import ConfigError, without_secrets
 from components.evaluation.settings import EvaluationSettings
 from components.ingest.settings import FrameSettings
 from components.search.settings import SearchSettings
@@ -132,7 +132,7 @@ def check_params(tree: Any, where: str, overrides: Sequence[str] = (), names: Na
     applied = [override(tree, item) for item in overrides]
     given = {path for path, _ in applied}
     wrong_overrides = [fault for _, fault in applied if fault is not None]
-    faults = [*_old_keys(tree, given), *_unknown_names(tree, names or {})]
+    faults = [*_old_keys(tree, given), *_unknown_names(tree, names or {}), *_credentials(tree)]
     params, others = parse(Params, tree)
     faults += others
     if params is not None and not faults and not wrong_overrides:
@@ -164,6 +164,16 @@ def _old_keys(tree: dict[str, Any], given: set[tuple[str, ...]]) -> list[Fault]:
             if (block, key) in given:
                 given.add((new_block, new_key))
     return faults
+
+
+def _credentials(node: Any, path: tuple[str, ...] = ()) -> Iterator[Fault]:
+    """Settings are recorded in MLflow, in dvc.lock and in git. Only the address of the tracking store is not."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _credentials(value, (*path, str(key)))
+    elif isinstance(node, str) and path != ("tracking", "uri") and without_secrets(node) != node:
+        cure = "set them in the environment (such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
+        yield Fault(path, f"credentials in a setting, which is recorded, found {node!r}; {cure}")
 
 
 def _unknown_names(tree: dict[str, Any], names: NameChecks) -> Iterator[Fault]:

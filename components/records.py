@@ -69,7 +69,7 @@ def read_tree(path: str | Path, *, error: type[ReelTuneError] = DataError, cure:
         raise error("missing", where=path, cure=cure) from None
     except DataError as fault:
         raise error(str(fault)) from None
-    except ValueError as fault:
+    except (ValueError, RecursionError) as fault:
         raise error(f"not JSON: {fault}", where=path) from None
     if not isinstance(tree, dict):
         raise error("not a JSON object", where=path, found=type(tree).__name__)

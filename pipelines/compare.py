@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+import _here  # noqa: F401
+
 from components import cli
-from components.evaluation.compare import compare, describe, scorecard_folder
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +20,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def body(stage: cli.Stage) -> None:
     """Prints the comparison."""
+    from components.evaluation.compare import compare, describe, scorecard_folder
+
     args = stage.args
     a, b = (scorecard_folder(stage.root, name) for name in (args.a, args.b))
     cli.show(describe(compare(a, b, args.split, stage.params.evaluation.bootstrap, args.queries)))

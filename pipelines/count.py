@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import logging
+
+import _here  # noqa: F401
 
 from components import cli
-from components.report.count import count, meta_backbone, published, table
+
+logger = logging.getLogger(__name__)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,12 +22,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def body(stage: cli.Stage) -> None:
     """Prints a table per backbone."""
+    from components.report.count import count, meta_backbone, published, table
+
     args = stage.args
     tables = []
     for model in args.models:
         backbone = meta_backbone(model)
         entries = stage.params.methods if args.params else published(model)
-        counts = [count(label, raw, backbone, frames=args.frames, words=args.words) for label, raw in entries.items()]
+        counts = []
+        for number, (label, raw) in enumerate(entries.items(), 1):
+            logger.info("%s: %d of %d, %s", model, number, len(entries), label)
+            counts.append(count(label, raw, backbone, frames=args.frames, words=args.words))
         total = f"{counts[0].total:,} parameters, {counts[0].paper_total:,} as VoP's tables count them"
         tables.append(f"{model}: {total}; {args.frames} frames, {args.words} words\n{table(counts)}")
     cli.show("\n\n".join(tables))

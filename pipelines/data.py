@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+import _here  # noqa: F401
+
 from components import cli
 from components.benchmarks.check import check
 

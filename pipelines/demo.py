@@ -8,6 +8,8 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+import _here  # noqa: F401
+
 from components import cli, storage
 from components.embedded import annotations, collections
 from components.errors import ConfigError

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+import _here  # noqa: F401
+
 from components import cli
-from components.adapters.file import load_adapter, read_card
-from components.backbones.clip import load_backbone
-from components.evaluation.card import WHOLE
-from components.evaluation.card_text import warnings_of
-from components.evaluation.evaluate import evaluate
-from components.evaluation.scorecard import write_scorecard
-from components.frames.store import FrameStore
-from components.processes import pick_device
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +18,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def body(stage: cli.Stage) -> None:
     """Adapter + frame store -> outputs/scorecards/<task>/<method>-<seed>/."""
+    from components.adapters.file import load_adapter, read_card
+    from components.backbones.clip import load_backbone
+    from components.evaluation.card import WHOLE
+    from components.evaluation.card_text import warnings_of
+    from components.evaluation.evaluate import evaluate
+    from components.evaluation.scorecard import write_scorecard
+    from components.frames.store import FrameStore
+    from components.processes import pick_device
+
     args, params = stage.args, stage.params
-    params.task(args.task)
     name = f"{args.method}-{args.seed}"
     folder = stage.layout.adapter(args.task, args.method, args.seed)
     store = FrameStore(stage.layout.frames(args.task))

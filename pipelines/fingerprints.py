@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import _here  # noqa: F401
+
 from components import cli, storage
 from components.benchmarks import BENCHMARKS
 from components.fingerprint import ROOTS, code_of

@@ -7,17 +7,9 @@ from __future__ import annotations
 
 import argparse
 
+import _here  # noqa: F401
+
 from components import cli
-from components.adapters.file import load_adapter
-from components.backbones.clip import load_backbone
-from components.benchmarks.reader import is_published
-from components.frames.store import FrameStore
-from components.processes import pick_device
-from components.search import index as indexes
-from components.search.gallery import make_gallery
-from components.search.notes import shapes_note
-from components.search.source import of_champion, read_source, write_plain
-from components.tracking.champion import current_champion
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +20,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def body(stage: cli.Stage) -> None:
     """Adapter + frame store -> outputs/indexes/<task>/."""
+    from components.adapters.file import load_adapter
+    from components.backbones.clip import load_backbone
+    from components.benchmarks.reader import is_published
+    from components.frames.store import FrameStore
+    from components.processes import pick_device
+    from components.search import index as indexes
+    from components.search.gallery import make_gallery
+    from components.search.notes import shapes_note
+    from components.search.source import of_champion, read_source, write_plain
+    from components.tracking.champion import current_champion
+
     task, params = stage.args.task, stage.params
     settings = params.task(task)
     store = FrameStore(stage.layout.frames(task))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+import _here  # noqa: F401
+
 from components import cli
 from components.ingest.progress import status
 from components.ingest.run import ingest

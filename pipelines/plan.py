@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+import _here  # noqa: F401
+
 from components import cli
 from components.ingest.capacity import GIB, KIB_PER_FRAME, SOURCES, TIB, plan
 

@@ -5,6 +5,8 @@ The vocabulary is a part of the package and is written first.
 
 import json
 
+import _here  # noqa: F401
+
 from components import cli
 from components.backbones import mini
 from components.embedded import pretraining, vocabulary

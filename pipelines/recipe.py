@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+import _here  # noqa: F401
+
 from components.errors import ReelTuneError
 from components.recipes import apply
 

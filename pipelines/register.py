@@ -6,14 +6,10 @@ import argparse
 import importlib.util
 from pathlib import Path
 
+import _here  # noqa: F401
+
 from components import cli, provenance
-from components.benchmarks.reader import is_published
 from components.errors import ConfigError
-from components.tracking.evaluated import read_evaluated
-from components.tracking.model import ModelConfig
-from components.tracking.record import write_registry_record
-from components.tracking.registry import ModelRegistry
-from components.tracking.store import connect, model_lock
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +20,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def body(stage: cli.Stage) -> None:
     """Adapters + scorecards -> versions, alias, outputs/registry/<task>.json and outputs/registry/<task>/."""
+    from components.benchmarks.reader import is_published
+    from components.tracking.evaluated import read_evaluated
+    from components.tracking.model import ModelConfig
+    from components.tracking.record import write_registry_record
+    from components.tracking.registry import ModelRegistry
+    from components.tracking.store import connect, model_lock
+
     task, params, settings = stage.args.task, stage.params, stage.params.tracking
     pairs = [(name, seed) for name in settings.methods if name in params.run.methods for seed in params.run.seeds]
     if not pairs:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+import _here  # noqa: F401
+
 from components import cli
 from components.report import collect, page, tables
 from components.report.results import read_results

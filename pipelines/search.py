@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 
+import _here  # noqa: F401
+
 from components import cli
-from components.search.query import Searcher, format_hits
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +21,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def body(stage: cli.Stage) -> None:
     """Text + index -> a table on the terminal."""
+    from components.search.query import Searcher, format_hits
+
     params, text = stage.params, " ".join(stage.args.text)
     searcher = Searcher.of(stage.root, params, stage.args.task)
     hits = searcher.search(text, stage.args.top)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+import _here  # noqa: F401
+
 from components import cli, provenance
-from components.evaluation.validation import Validation
-from components.tracking.runs import start_run
-from components.training.distributed import train
-from components.training.job import Job
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,9 +18,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def body(stage: cli.Stage) -> None:
     """Trains on a frame store, writes outputs/adapters/<task>/<method>-<seed>/ and logs a run in MLflow."""
+    from components.evaluation.validation import Validation
+    from components.tracking.runs import start_run
+    from components.training.distributed import prepare, train
+    from components.training.job import Job
+
     args, params = stage.args, stage.params
     job = Job.of(stage.root, params, args.task, args.method, args.seed)
-    plan = job.plan()
+    plan = prepare(job)
     with start_run(
         stage.root,
         params.tracking,

@@ -5,14 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 
+import _here  # noqa: F401
+
 from components import cli, provenance, storage
-from components.evaluation.validation import Validation
-from components.tracking.runs import start_run
-from components.tracking.trials import TrialRuns
-from components.training import tune
-from components.training.job import Job
-from components.training.search_space import default_space, parse_space
-from components.training.trial import table
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +28,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def body(stage: cli.Stage) -> None:
     """Searches, writes reports/tune/<task>-<method>-<seed>.json, logs runs in MLflow and prints a table."""
+    from components.evaluation.validation import Validation
+    from components.tracking.runs import start_run
+    from components.tracking.trials import TrialRuns
+    from components.training import tune
+    from components.training.job import Job
+    from components.training.search_space import default_space, parse_space
+    from components.training.trial import table
+
     args, params, root = stage.args, stage.params, stage.root
     job = Job.of(root, params, args.task, args.method, args.seed)
     space = parse_space(args.search, args.method) or default_space(job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -63,3 +64,58 @@ def test_a_broken_pipe_elsewhere_is_a_fault(script: list[str]) -> None:
     done = subprocess.run([*script, "--pipe"], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "BrokenPipeError: a worker's" in done.stderr
+
+
+WRONG = {
+    "data.py": ["check", "--task", "shapes-clip"],
+    "evaluate.py": ["--task", "shapes-clip", "--method", "vop"],
+    "index.py": ["--task", "shapes-clip"],
+    "ingest.py": ["--task", "shapes-clip"],
+    "register.py": ["--task", "shapes-clip"],
+    "search.py": ["--task", "shapes-clip", "a red circle"],
+    "train.py": ["--task", "shapes-clip", "--method", "vop"],
+    "tune.py": ["--task", "shapes-clip", "--method", "vop"],
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_task_is_answered_at_once(name: str) -> None:
+    before = os.times()
+    command = [sys.executable, str(ROOT / "pipelines" / name), "--root", str(ROOT), *WRONG[name]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    after = os.times()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: params.yaml tasks: unknown task; found 'shapes-clip'; expected one of ")
+    assert done.stderr.endswith("(did you mean 'shapes-clips'?)\n")
+    # Processor time, since other processes may keep this one waiting. PyTorch alone takes two seconds.
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    assert spent < 2.0
+
+
+def test_a_wrong_method_is_answered_at_once() -> None:
+    command = [sys.executable, str(ROOT / "pipelines" / "train.py"), "--root", str(ROOT)]
+    command += ["--task", "shapes-clips", "--method", "vob"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr.startswith("error: params.yaml methods: unknown method; found 'vob'")
+
+
+SECRETS = """
+import logging
+from components import cli
+
+def body(stage):
+    logging.getLogger("components").warning("reads %s", "s3://KEY:SE/CR+ET@bucket/key")
+    raise RuntimeError("no answer of https://me:hunter2@server/x?token=abcdef12 for key variable-secret")
+
+cli.main(body, "a script")
+"""
+
+
+def test_logs_and_tracebacks_show_no_credential(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    (tmp_path / "script.py").write_text(SECRETS)
+    command = [sys.executable, str(tmp_path / "script.py"), "--root", str(tmp_path)]
+    environment = {**os.environ, "AWS_SECRET_ACCESS_KEY": "variable-secret"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "reads s3://***@bucket/key" in done.stderr
+    assert "RuntimeError: no answer of https://***@server/x?token=*** for key ***\n" in done.stderr

@@ -17,7 +17,19 @@ STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))[
 # A part imports only from lines above its own. `settings` stands for every settings.py, whichever part it is in.
 LINES = [
     {"errors"},
-    {"config", "heartbeat", "layout", "liveness", "plugins", "precision", "processes", "provenance", "storage"},
+    {
+        "addresses",
+        "config",
+        "heartbeat",
+        "layout",
+        "liveness",
+        "plugins",
+        "precision",
+        "processes",
+        "provenance",
+        "samecode",
+        "storage",
+    },
     {"cluster", "fingerprint", "records", "settings", "task"},
     {"params"},
     {"manifest"},

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from components import storage
@@ -20,6 +20,10 @@ CARD = "adapter.json"
 WEIGHTS = "adapter.safetensors"
 FILES = (CARD, WEIGHTS)
 FORMAT = 1
+
+# Far beyond every use, and small enough that no table over frames or tokens fills the memory.
+MOST_FRAMES = 100_000
+MOST_WORDS = 100_000
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -90,8 +94,8 @@ class AdapterCard:
     temporal: bool
     settings: dict[str, Any]
     task: str
-    frames: int
-    words: int
+    frames: Annotated[int, Field(ge=1, le=MOST_FRAMES)]
+    words: Annotated[int, Field(ge=3, le=MOST_WORDS)]
     backbone: BackboneSpec
     parameters: dict[str, ParameterInfo]
     trainable: int

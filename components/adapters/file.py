@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from components import storage
 from components.adapters.card import FORMAT, WEIGHTS, AdapterCard, ParameterInfo, TrainingFacts, read_card, write_card
 from components.backbones.clip import Backbone, parameter_total
 from components.errors import AdapterError
 from components.methods.base import Method
-from components.methods.build import build
+from components.methods.build import build, parameter_shapes
 from components.provenance import sha256_file
+
+# No training gives weights near this one. Products of larger ones leave the range of float32, and every score is NaN.
+LARGEST_WEIGHT = 1e6
 
 __all__ = ["load_adapter", "read_card", "save_adapter"]
 
@@ -78,7 +80,7 @@ def load_adapter(folder: Path, backbone: Backbone) -> Method:
 
     Raises:
         AdapterError: The files are missing or damaged, the adapter is bound to another backbone (the message holds both
-            specs), or its parameters are not exactly those of the method.
+            specs), its parameters are not exactly those of the method, or a weight is NaN, infinite or huge.
         ConfigError: The adapter's method is not installed. The message says what to install.
     """
     folder = Path(folder)
@@ -91,41 +93,63 @@ def load_adapter(folder: Path, backbone: Backbone) -> Method:
             expected=card.backbone.to_dict(),
             cure="load the backbone that the adapter was trained on",
         )
-    tensors = _read_weights(folder / WEIGHTS, card.sha256)
+    weights = folder / WEIGHTS
+    _check_hash(weights, card)
+    _check_shapes(weights, card, backbone)
     method = build(card.method, card.settings, backbone, frames=card.frames, words=card.words, where=str(folder))
-    _fill(method, tensors, folder / WEIGHTS)
+    _fill(method, weights)
     return method.eval()
 
 
-def _read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
+def _check_hash(path: Path, card: AdapterCard) -> None:
     if not path.is_file():
         raise AdapterError("adapter weights are missing", where=path)
     found = sha256_file(path)
-    if found != sha256:
-        raise AdapterError("adapter weights are damaged or of another card", where=path, found=found, expected=sha256)
+    if found != card.sha256:
+        raise AdapterError(
+            "adapter weights are damaged or of another card", where=path, found=found, expected=card.sha256
+        )
+
+
+def _check_shapes(path: Path, card: AdapterCard, backbone: Backbone) -> None:
+    """Compares the file's header with the method, before memory is taken for either."""
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as weights:
+            slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118  # it is no mapping
+            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+            dtypes = {name: part.get_dtype() for name, part in slices.items()}
     except (OSError, SafetensorError) as error:
         raise AdapterError("adapter weights cannot be read", where=path, found=str(error)) from None
-
-
-def _fill(method: Method, tensors: Mapping[str, Tensor], where: Path) -> None:
-    """Copies ``tensors`` into the trainable parameters of ``method``. Names and shapes must be equal."""
-    parameters = method.trainable()
-    missing, unexpected = sorted(set(parameters) - set(tensors)), sorted(set(tensors) - set(parameters))
+    expected = parameter_shapes(
+        card.method, card.settings, backbone, frames=card.frames, words=card.words, where=str(path.parent)
+    )
+    missing, unexpected = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
     if missing or unexpected:
         raise AdapterError(
-            f"adapter weights are not those of {method.name}",
-            where=where,
+            f"adapter weights are not those of {card.method}",
+            where=path,
             found={"missing": missing[:5], "unexpected": unexpected[:5]},
         )
-    for name, parameter in parameters.items():
-        if parameter.shape != tensors[name].shape:
+    for name, shape in expected.items():
+        if shapes[name] != shape:
+            raise AdapterError(f"{name} has another shape", where=path, found=list(shapes[name]), expected=list(shape))
+        if dtypes[name] != "F32":
+            raise AdapterError(f"{name} has another type", where=path, found=dtypes[name], expected="F32 (float32)")
+
+
+def _fill(method: Method, path: Path) -> None:
+    """Copies the weights in ``path`` into the trainable parameters of ``method``."""
+    tensors = load_file(path)
+    for name, parameter in method.trainable().items():
+        # A comparison with NaN is false.
+        if not bool((tensors[name].abs() <= LARGEST_WEIGHT).all()):
+            worst = tensors[name].flatten()[(~(tensors[name].abs() <= LARGEST_WEIGHT)).flatten()][0]
             raise AdapterError(
-                f"{name} has another shape",
-                where=where,
-                found=list(tensors[name].shape),
-                expected=list(parameter.shape),
+                f"{name} holds a value that no training gives",
+                where=path,
+                found=float(worst),
+                expected=f"finite numbers up to {LARGEST_WEIGHT:g}",
+                cure="train again",
             )
         with torch.no_grad():
             parameter.copy_(tensors[name])

@@ -77,7 +77,7 @@ class Identity:
         method: Key of the method in params.yaml.
         seed: The training's seed.
         settings: All settings of the method.
-        frames: T, the most frames per video.
+        frames: T, the most frames that the store has of a video.
         words: L, the most tokens per text.
         sampling: The sampling rule of the frame store.
         decoding: How its frames were decoded and stored.

@@ -49,7 +49,7 @@ def _identity(adapter: AdapterCard, store: FrameStore, seed: int, precision: str
         method=adapter.label,
         seed=seed,
         settings=adapter.settings,
-        frames=adapter.frames,
+        frames=settings.frames,
         words=adapter.words,
         sampling=settings.sampling,
         decoding=Decoding(

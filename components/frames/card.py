@@ -6,15 +6,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from components import storage
-from components.config import STRICT
+from components.config import STRICT, Count
 from components.errors import DataError
 from components.frames import schema
 from components.records import make_record, read_tree
+
+Amount = Annotated[int, Field(ge=0)]
 
 # Keys that a card has only if they have a value.
 OPTIONAL = ("uri", "names")
@@ -39,12 +42,12 @@ class StoreSettings:
 
     decoder: str
     sampling: str
-    frames: int
-    size: int
+    frames: Count
+    size: Count
     quality: int
     chroma: int | None = None
-    shard_videos: int
-    row_group_videos: int
+    shard_videos: Count
+    row_group_videos: Count
     time_limit_seconds: float
     memory_limit_mib: int
 
@@ -61,9 +64,9 @@ class StoredShard:
     """
 
     name: str
-    bytes: int
+    bytes: Amount
     sha256: str
-    videos: int
+    videos: Amount
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from components.errors import DataError
+from components.frames.checks import CURE
 from components.frames.jpeg import decode_frames, frames_shape
 from components.frames.staging import Staging
 from components.frames.store import FrameStore
@@ -148,13 +149,24 @@ class FrameReader:
     def _decode(self, name: str, jpegs: Sequence[bytes], resized: bool, place: Tensor | None) -> tuple[Tensor, bool]:
         """The frames, and whether their memory is theirs alone, so that they may be kept."""
         if not 0 < len(jpegs) <= self.frames:
+            task = self.store.card.task
             raise DataError(
-                "stored frames do not fit the task",
+                "the store has more frames of a video than the method takes",
                 where=name,
                 found=len(jpegs),
                 expected=f"1 to {self.frames} frames",
-                cure="run ingest again with these settings",
+                cure=f"set tasks.{task}.frames to {self.frames} and run ingest for {task} again, "
+                f"or take an adapter that was trained with {self.store.card.settings.frames} frames",
             )
+        try:
+            clip, lasting = self._pictures(jpegs, resized, place)
+        except DataError as error:
+            raise DataError(str(error), where=f"{name} ({self.store.place(name)})", cure=CURE) from None
+        clip = self.resize(clip) if resized else clip
+        # A crop would keep the memory of the whole frames.
+        return clip.clone() if lasting and clip.nbytes < clip.untyped_storage().nbytes() else clip, lasting
+
+    def _pictures(self, jpegs: Sequence[bytes], resized: bool, place: Tensor | None) -> tuple[Tensor, bool]:
         shape = frames_shape(jpegs)
         lasting = math.prod(shape) <= self._free_bytes
         if lasting:
@@ -163,10 +175,7 @@ class FrameReader:
             out = place[: len(jpegs)].numpy()
         else:
             out = self._scratch.take(shape)
-        clip = torch.from_numpy(decode_frames(jpegs, out)).permute(0, 3, 1, 2)
-        clip = self.resize(clip) if resized else clip
-        # A crop would keep the memory of the whole frames.
-        return clip.clone() if lasting and clip.nbytes < clip.untyped_storage().nbytes() else clip, lasting
+        return torch.from_numpy(decode_frames(jpegs, out)).permute(0, 3, 1, 2), lasting
 
 
 class _Scratch(threading.local):

@@ -16,6 +16,7 @@ from components import storage
 from components.errors import DataError
 from components.frames import schema
 from components.frames.card import read_card
+from components.frames.checks import CURE, check_columns, check_hash, check_ledger, open_table
 from components.manifest import SPLITS, Manifest, first_few
 
 # While a scattered request is put in order, the encoded frames of this many videos are in memory: about 60 MB.
@@ -70,6 +71,7 @@ class FrameStore:
     def __init__(self, uri: str | Path) -> None:
         self.card = read_card(uri)
         self.uri = str(uri) if self.card.uri is None else self.card.uri
+        self._verified: set[int] = set()
         sizes = self._sizes()
         for shard in self.card.shards:
             name = self.card.name_of(shard.name)
@@ -79,7 +81,7 @@ class FrameStore:
                     where=storage.join(self.uri, name),
                     found=sizes.get(name),
                     expected=f"{shard.bytes} bytes",
-                    cure="run the ingest stage again",
+                    cure=CURE,
                 )
 
     @property
@@ -90,11 +92,18 @@ class FrameStore:
     @functools.cached_property
     def manifest(self) -> Manifest:
         """All videos of the collection, decoded or not."""
-        return Manifest.from_table(self._table(schema.MANIFEST))
+        try:
+            return Manifest.from_table(self._table(schema.MANIFEST))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                "not a manifest", where=self._location(schema.MANIFEST), found=str(error)[:200], cure=CURE
+            ) from None
 
     @functools.cached_property
     def _ledger(self) -> pa.Table:
-        return self._table(schema.LEDGER)
+        ledger = self._table(schema.LEDGER)
+        check_ledger(ledger, self.card.shards, self._location(schema.LEDGER))
+        return ledger
 
     @functools.cached_property
     def _places(self) -> dict[str, tuple[int, int]]:
@@ -145,11 +154,16 @@ class FrameStore:
             shard, row = self._places[video_id]
             wanted.setdefault(shard, []).append(row)
         videos = (video for shard, rows in sorted(wanted.items()) for video in self._rows(shard, sorted(rows)))
-        return {video.video_id: video for video in videos}
+        found = {video.video_id: video for video in videos}
+        if lost := sorted(set(ids) - set(found)):
+            raise DataError(
+                "the ledger names another row for this video", where=self.place(lost[0]), found=lost[0], cure=CURE
+            )
+        return found
 
     def _rows(self, shard: int, rows: list[int]) -> Iterator[StoredVideo]:
         """Reads rows of a shard in ascending order: the row groups that hold them, in one request if they adjoin."""
-        file, per_group = self._open(schema.shard_name(shard)), self.card.settings.row_group_videos
+        file, per_group = self._open_shard(shard), self.card.settings.row_group_videos
         groups = sorted({row // per_group for row in rows})
         table = file.read_row_groups(groups)
         # The table holds these groups only. All but a shard's last one have the same size.
@@ -157,6 +171,11 @@ class FrameStore:
         for row in rows:
             # `take` would copy a list<binary> column, so the table is sliced one row at a time instead.
             yield _stored_video(table.slice(place[row // per_group] + row % per_group, 1).to_pylist()[0])
+
+    def place(self, video_id: str) -> str:
+        """The shard and row of a decoded video, for messages."""
+        shard, row = self._places[video_id]
+        return f"{self._location(schema.shard_name(shard))}, row {row}"
 
     def _with_status(self, split: str, status: str) -> list[str]:
         if split not in (*SPLITS, "all"):
@@ -171,13 +190,31 @@ class FrameStore:
         """The length in bytes of every file of the store, by one request instead of one per file."""
         return {info.base_name: info.size for info in storage.file_infos(self.uri)}
 
-    def _open(self, name: str) -> pq.ParquetFile:
-        files, path = storage.filesystem(storage.join(self.uri, self.card.name_of(name)))
-        # Columns and row groups that adjoin are read by one request, not by one each.
-        return pq.ParquetFile(files.open_input_file(path), pre_buffer=True)
+    def _location(self, name: str) -> str:
+        return storage.join(self.uri, self.card.name_of(name))
+
+    def _open_shard(self, number: int) -> pq.ParquetFile:
+        """Opens a shard. Its hash is compared the first time, since damage may leave the length as it is."""
+        location, shard = self._location(schema.shard_name(number)), self.card.shards[number]
+        if number not in self._verified:
+            check_hash(location, shard)
+        opened = open_table(location)
+        if number not in self._verified:
+            check_columns(opened.schema_arrow, schema.FRAMES_SCHEMA, location)
+            per_group, metadata = self.card.settings.row_group_videos, opened.metadata
+            sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+            expected = [min(per_group, shard.videos - start) for start in range(0, shard.videos, per_group)]
+            if [size for size in sizes if size] != expected:
+                raise DataError("shard has other rows than the card says", where=location, found=sizes, cure=CURE)
+            self._verified.add(number)
+        return opened
 
     def _table(self, name: str) -> pa.Table:
-        return self._open(name).read()
+        location = self._location(name)
+        try:
+            return open_table(location).read()
+        except (OSError, pa.ArrowException) as error:
+            raise DataError("damaged", where=location, found=" ".join(str(error).split())[:200], cure=CURE) from None
 
 
 # JPEG gains nothing from compression, dictionaries or statistics.

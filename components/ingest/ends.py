@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from components.errors import DataError, ReelTuneError
+from components.errors import DataError, ReelTuneError, without_secrets
 from components.ingest import events
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def logged_end(task_folder: Path, task_name: str) -> Iterator[None]:
             cure="the same command continues from there",
         ) from None
     except Exception as error:
-        _note(task_folder, events.Failed(str(error)))
+        _note(task_folder, events.Failed(without_secrets(str(error))))
         raise
 
 

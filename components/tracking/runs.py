@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from mlflow import entities
 
+from components.errors import without_secrets
 from components.liveness import identity
 from components.tracking.drivers import HEARTBEAT, Heartbeat, beat, has_driver, refuse_second, tags_of_this_process
 from components.tracking.flatten import flatten, metric_name
@@ -291,4 +292,4 @@ def find_run(client: MlflowClient, run_id: str | None) -> entities.Run | None:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+    return without_secrets(value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str))

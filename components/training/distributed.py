@@ -20,9 +20,11 @@ import torch
 from components import storage
 from components.adapters.card import read_card
 from components.adapters.record import CURVE, TrainingRecord, write_training
+from components.addresses import cluster_address
 from components.cluster import ray_session
-from components.errors import ReelTuneError, TrainingError
+from components.errors import ConfigError, ReelTuneError, TrainingError
 from components.layout import Layout
+from components.samecode import on_worker
 from components.training.job import Job, Outcome, Plan, run
 from components.training.mailbox import Mailbox, MailboxFollower, MailboxWriter
 from components.training.metrics import Log
@@ -47,6 +49,44 @@ LEAN = {
 }
 
 
+def prepare(job: Job) -> Plan:
+    """The job's plan, after everything that can be checked before a run is recorded and Ray starts.
+
+    Raises:
+        ReelTuneError: As :meth:`Job.plan`, or RAY_ADDRESS names no cluster.
+        ConfigError: The workers need more CPUs than the local cluster will have, and would wait for ever.
+        DataError: ``execution.storage`` is no usable URI.
+        TrainingError: ``execution.storage`` cannot be written to.
+    """
+    logger.info("%s: checking the settings, %s and the frames", job.name, job.backbone.model)
+    plan = job.plan()
+    if plan.trains:
+        if cluster_address() is None:
+            _check_room(job)
+        _make_work_folder(job, plan)
+    return plan
+
+
+def _check_room(job: Job) -> None:
+    workers = _workers(job, torch.cuda.device_count())
+    if workers * WORKER_CPUS > job.ray.num_cpus:
+        raise ConfigError(
+            f"{workers} workers need {workers * WORKER_CPUS:g} CPUs, and the local cluster has {job.ray.num_cpus}",
+            where="execution.workers",
+            found=job.execution.workers,
+            expected=f"at most {int(job.ray.num_cpus / WORKER_CPUS)} with ray.num_cpus={job.ray.num_cpus}",
+            cure="take fewer workers (the adapter stays the same), or set ray.num_cpus to the cores of this machine",
+        )
+
+
+def _workers(job: Job, gpus: int) -> int:
+    """The number of workers. With fewer GPUs than wanted, the most that divide the micro-batches."""
+    wanted, micro_batches = job.execution.workers, job.training.micro_batches
+    if not 0 < gpus < wanted:
+        return wanted
+    return max(n for n in range(1, gpus + 1) if micro_batches == "auto" or micro_batches % n == 0)
+
+
 def train(job: Job, plan: Plan, validate: Validate, log: Log, mlflow_run_id: str | None = None) -> TrainingRecord:
     """Trains, or continues an interrupted training, and publishes ``outputs/adapters/<task>/<method>-<seed>/``.
 
@@ -54,7 +94,7 @@ def train(job: Job, plan: Plan, validate: Validate, log: Log, mlflow_run_id: str
 
     Args:
         job: What to train.
-        plan: The job's plan.
+        plan: What :func:`prepare` returned.
         validate: Measures the validation split. It must be picklable.
         log: Receives steps and metrics, in this process.
         mlflow_run_id: The MLflow run that training.json names.
@@ -90,8 +130,7 @@ def train(job: Job, plan: Plan, validate: Validate, log: Log, mlflow_run_id: str
     return record
 
 
-def _with_ray(job: Job, plan: Plan, validate: Validate, log: Log) -> tuple[Outcome, int]:
-    """The outcome and the number of workers."""
+def _make_work_folder(job: Job, plan: Plan) -> None:
     files, path = storage.filesystem(job.work_folder(plan.key))
     try:
         files.create_dir(path, recursive=True)
@@ -103,10 +142,15 @@ def _with_ray(job: Job, plan: Plan, validate: Validate, log: Log) -> tuple[Outco
             expected="a folder or URI that can be written to",
             cure=str(error),
         ) from None
+
+
+def _with_ray(job: Job, plan: Plan, validate: Validate, log: Log) -> tuple[Outcome, int]:
+    """The outcome and the number of workers."""
+    _make_work_folder(job, plan)
     for key, value in LEAN.items():
         os.environ.setdefault(key, value)
     # Messages come through the mailbox. Ray would print the workers' output a second time.
-    with ray_session(job.root, job.ray, log_to_driver=False):
+    with ray_session(job.ray, log_to_driver=False):
         import ray
 
         mailbox = _mailbox()
@@ -128,17 +172,16 @@ def _fit(job: Job, plan: Plan, validate: Validate, mailbox: Any) -> tuple[Outcom
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    settings, micro_batches = job.execution, job.training.micro_batches
+    settings = job.execution
     discarded = storage.join(job.work_folder(plan.key), "ray")
     files, path = storage.filesystem(discarded)
     gpus = int(ray.cluster_resources().get("GPU", 0))
-    # With fewer GPUs than workers, take the most that divide the micro-batches, so that the adapter stays the same.
-    few = [n for n in range(1, min(settings.workers, gpus) + 1) if micro_batches == "auto" or micro_batches % n == 0]
-    workers = max(few) if 0 < gpus < settings.workers else settings.workers
+    workers = _workers(job, gpus)
     if workers < settings.workers:
         logger.warning("%d GPUs for %d workers: training with %d", gpus, settings.workers, workers)
+    logger.info("%s: starting %d worker(s)", job.name, workers)
     trainer = TorchTrainer(
-        _worker,  # type: ignore[arg-type]  # Ray's annotation has no return value, but its Result has
+        on_worker(_worker),  # type: ignore[arg-type]  # Ray's annotation has no return value, but its Result has
         train_loop_config={"job": job, "plan": plan, "validate": validate, "mailbox": mailbox},
         scaling_config=ScalingConfig(
             num_workers=workers,

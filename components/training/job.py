@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -16,14 +19,15 @@ from components import provenance, storage
 from components.adapters.card import TrainingFacts
 from components.adapters.file import save_adapter
 from components.adapters.record import ParameterCount
-from components.backbones.clip import load_backbone, parameter_total
+from components.backbones.clip import Backbone, load_backbone, parameter_total
 from components.backbones.settings import BackboneSettings
 from components.cluster import RaySettings
+from components.errors import ConfigError
 from components.fingerprint import code_of
 from components.frames.store import FrameStore
 from components.layout import Layout
 from components.methods.base import Method
-from components.methods.build import build
+from components.methods.build import build, parameter_shapes
 from components.methods.entries import targets
 from components.processes import rank_and_world
 from components.task import TaskSettings
@@ -35,6 +39,8 @@ from components.training.metrics import Log
 from components.training.selection import EpochDone, Validate
 from components.training.settings import ExecutionSettings, TrainingSettings
 from components.training.watchdog import Watchdog
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -152,10 +158,39 @@ class Job:
             ConfigError: The method is unknown, or its settings do not fit.
             BackboneError: There is no such backbone, or its weights are missing.
         """
-        backbone = load_backbone(self.backbone, self.root)
+        return self._build(load_backbone(self.backbone, self.root))
+
+    def _build(self, backbone: Backbone) -> Method:
         torch.manual_seed(self.seed)
         task = self.collection
         return build(self.method, self.raw, backbone, frames=task.frames, words=task.words)
+
+    def _check_memory(self, backbone: Backbone) -> None:
+        """Refuses parameters that this machine cannot hold, before anything is allocated for them."""
+        task = self.collection
+        shapes = parameter_shapes(self.method, self.raw, backbone, frames=task.frames, words=task.words)
+        needed = 4 * sum(math.prod(shape) for shape in shapes.values())
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > memory:
+            raise ConfigError(
+                "the parameters do not fit into this machine's memory",
+                where=f"methods.{self.method}",
+                found=f"{needed / 2**30:.0f} GiB",
+                expected=f"at most {memory / 2**30:.0f} GiB",
+                cure="take smaller sizes",
+            )
+
+    def _check_frames(self, store: FrameStore) -> None:
+        """A card and a scorecard would state the task's setting, so it has to be the store's."""
+        made, asked = store.card.settings.frames, self.collection.frames
+        if made != asked:
+            raise ConfigError(
+                "the frame store was made with another number of frames",
+                where=f"tasks.{self.task}.frames",
+                found=asked,
+                expected=f"{made}, as in {store.uri}",
+                cure=f"take {made}, or set it in params.yaml and run ingest for {self.task} again",
+            )
 
     def settings(self) -> dict[str, Any]:
         """The settings that this training depends on."""
@@ -173,10 +208,14 @@ class Job:
         The key covers settings, weights, frames, code and PyTorch's version.
 
         Raises:
-            ReelTuneError: As :meth:`build`. Also if there is no frame store, it has too few training videos, or the
-                workers do not divide the micro-batches.
+            ReelTuneError: As :meth:`build`. Also if the parameters are larger than the memory, if there is no frame
+                store, it was made with other frames or has too few training videos, or the workers do not divide the
+                micro-batches.
         """
-        method, store = self.build(), self.store()
+        backbone = load_backbone(self.backbone, self.root)
+        self._check_memory(backbone)
+        method, store = self._build(backbone), self.store()
+        self._check_frames(store)
         trains = bool(method.trainable())
         if trains:
             training_videos(store, self.training)
@@ -239,6 +278,9 @@ def run(
     method, folder, settings = job.build().to(device), job.work_folder(plan.key), job.training
     checkpoints = Checkpoints(storage.join(folder, "checkpoints"), job.execution.keep_checkpoints)
     store = FrameStore(plan.frames)
+    if rank_and_world()[0] == 0 and plan.trains:
+        videos = len(store.ids("train"))
+        logger.info("%s: %d training videos, %d epochs on %s", job.name, videos, settings.epochs, device)
     with Watchdog(job.execution.timeout_seconds, report):
         result = fit(
             method,

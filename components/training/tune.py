@@ -26,6 +26,7 @@ from components.frames.store import FrameStore
 from components.layout import Layout
 from components.methods.base import Method
 from components.params import load_params
+from components.samecode import on_worker
 from components.training.job import Job
 from components.training.loop import fit
 from components.training.search_space import Choice, Range, Space, start_values
@@ -108,7 +109,9 @@ def search(plan: Search, validate: Validate, follow: Follow) -> list[Trial]:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     # Seconds between two saves of the search's state. Trials that end in between are trained again after a kill.
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
-    with ray_session(plan.job.root, plan.job.ray, log_to_driver=False):
+    with ray_session(plan.job.ray, log_to_driver=False):
+        # Ray Tune would report that it finds no files of the loggers that are turned off above.
+        logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
         grid = _tuner(plan, validate, follow).fit()
     trials = [_outcome(result) for result in grid]
     if not any(trial.epoch for trial in trials):
@@ -124,7 +127,7 @@ def _tuner(plan: Search, validate: Validate, follow: Follow) -> Any:
     from ray.tune.search.basic_variant import BasicVariantGenerator
 
     gpus = ray.cluster_resources().get("GPU", 0)
-    bound = tune.with_parameters(_train_once, plan=plan, validate=validate)
+    bound = tune.with_parameters(on_worker(_train_once), plan=plan, validate=validate)
     trainable = tune.with_resources(bound, {"cpu": 1, **({"gpu": 1} if gpus else {})})
     if tune.Tuner.can_restore(str(plan.folder)):
         logger.info("continuing the search in %s", plan.folder)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import resource
 import subprocess
 import sys
 from dataclasses import fields
@@ -18,7 +20,7 @@ from variants import BACKBONE, NAMES, make
 
 from components.adapters.card import AdapterCard, TrainingFacts, write_card
 from components.adapters.file import load_adapter, read_card, save_adapter
-from components.errors import AdapterError
+from components.errors import AdapterError, ReelTuneError
 from components.methods.base import Method
 from components.methods.build import build
 from components.provenance import sha256_file
@@ -187,6 +189,53 @@ class TestRefusals:
         (tmp_path / "adapter.json").write_text(json.dumps({**card, "sha256": sha256_file(weights)}))
         with pytest.raises(AdapterError, match=message):
             load_adapter(tmp_path, BACKBONE)
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e38])
+    def test_a_value_that_no_training_gives(self, tmp_path: Path, value: float) -> None:
+        weights, tensors = self.weights(tmp_path)
+        tensors["text_prompts"].view(-1)[7] = value
+        self.replace(weights, tensors)
+        with pytest.raises(AdapterError, match=r"text_prompts holds a value .*expected finite numbers up to 1e\+06"):
+            load_adapter(tmp_path, BACKBONE)
+
+    @pytest.mark.parametrize("dtype", [torch.int8, torch.float64, torch.bool, torch.float16])
+    def test_another_type(self, tmp_path: Path, dtype: torch.dtype) -> None:
+        weights, tensors = self.weights(tmp_path)
+        tensors["text_prompts"] = tensors["text_prompts"].to(dtype)
+        self.replace(weights, tensors)
+        with pytest.raises(AdapterError, match=r"text_prompts has another type.*expected F32"):
+            load_adapter(tmp_path, BACKBONE)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"frames": 10**9}, "frames: .*less than or equal to 100000, found 1000000000"),
+            ({"frames": -1}, "frames: .*greater than or equal to 1, found -1"),
+            ({"words": 0}, "words: .*greater than or equal to 3"),
+            ({"bottleneck": 10**9}, "has another shape; found .*; expected .*1000000000"),  # 1.5 TiB
+            ({"bottleneck": 10**30}, "the settings ask for parameters that cannot be made"),
+            ({"bottleneck": 1e30}, "bottleneck: .*valid integer, found 1e"),
+        ],
+    )
+    def test_sizes_that_fill_the_memory(self, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+        card = self.card(save(tmp_path, trained("adapter_attn")))
+        for key, value in changes.items():
+            (card if key in card else card["settings"])[key] = value
+        (tmp_path / "adapter.json").write_text(json.dumps(card))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(ReelTuneError, match=message):
+            load_adapter(tmp_path, BACKBONE)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18  # KiB
+
+    def weights(self, folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+        path = save(folder, trained("vop")) / "adapter.safetensors"
+        return path, load_file(path)
+
+    def replace(self, path: Path, tensors: dict[str, torch.Tensor]) -> None:
+        """Writes other weights, with their hash in the card."""
+        save_file(tensors, path)
+        card = self.card(path.parent) | {"sha256": sha256_file(path)}
+        (path.parent / "adapter.json").write_text(json.dumps(card))
 
     @staticmethod
     def card(folder: Path) -> dict[str, Any]:

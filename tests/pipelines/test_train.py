@@ -89,6 +89,14 @@ def test_stages_without_ray_and_evaluation(root: Path, environment: dict[str, st
             "training.batch_size=50",
             "fewer training videos than one batch; found 50; expected at most 24",
         ),
+        ("tiny", "zero_shot", "tasks.tiny.frames=12", "tasks.tiny.frames: the frame store was made with another"),
+        ("tiny", "vop", "tasks.tiny.frames=3", "found 3; expected 4, as in "),
+        (
+            "tiny",
+            "adapter_attn",
+            "methods.adapter_attn.bottleneck=100000000000",
+            "methods.adapter_attn: the parameters do",
+        ),
     ],
 )
 def test_faults_show_before_anything_starts(root: Path, task: str, method: str, override: str, message: str) -> None:

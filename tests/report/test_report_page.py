@@ -152,7 +152,8 @@ def test_the_report_loads_no_model(world: Path, tmp_path: Path) -> None:
     shutil.rmtree(root / "models")
     script = Path(__file__).resolve().parents[2] / "pipelines" / "report.py"
     code = (
-        "import json, runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__');"
+        "import json, runpy, sys; sys.argv = sys.argv[1:]; sys.path.insert(0, sys.argv[0].rpartition('/')[0]);"
+        "runpy.run_path(sys.argv[0], run_name='__main__');"
         "print(json.dumps(sorted(sys.modules)))"
     )
     command = [sys.executable, "-c", code, str(script), "--root", str(root)]
