@@ -24,6 +24,7 @@ from components.adapters.card import FILES, read_card
 from components.errors import DataError
 from components.evaluation.encode import encode_videos
 from components.frames.store import FrameStore
+from components.manifest import first_few
 from components.methods.base import Method
 from components.methods.reader import reader_for
 from components.precision import Precision
@@ -70,13 +71,21 @@ def build(
         precision: What the towers compute in.
 
     Raises:
-        DataError: The split has no decoded video.
+        DataError: The split has no decoded video, or a vector is not finite.
         ConfigError: The device does not compute in this precision.
     """
     ids = store.ids(split)
     if not ids:
         raise DataError("no decoded video to index", where=store.uri, found=split)
     vectors = encode_videos(method.eval(), reader_for(method, store), ids, batch_size, precision).numpy()
+    if bad := [name for name, vector in zip(ids, vectors, strict=True) if not np.isfinite(vector).all()]:
+        raise DataError(
+            "vectors with NaN or Inf",
+            where=store.uri,
+            found=first_few(bad),
+            expected="finite numbers",
+            cure="train again",
+        )
     videos = store.manifest.by_id()
     rows = []
     for stored in store.read(ids):
