@@ -40,7 +40,7 @@ SECOND_TRY_SECONDS = 180
 # A socket's path has at most 107 bytes. Ray's folder and file names take the rest.
 TEMPORARY_BYTES = 107 - len("/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store")
 
-# Ray makes a folder of its own there, as it does where TMPDIR is not set.
+# Ray makes a folder there, as it does where TMPDIR is not set.
 SHORT_FOLDER = "/tmp"  # nosec B108
 
 # Seconds between two lines about resources that the cluster does not give, and between two looks.
@@ -84,7 +84,7 @@ def ray_session(settings: RaySettings, *, log_to_driver: bool = True) -> Iterato
     }
     import ray
 
-    # Ray replaces the handler of SIGTERM, and its own aborts the process.
+    # Ray replaces the handler of SIGTERM by one that aborts the process.
     handler = signal.getsignal(signal.SIGTERM)
     # Ray puts the current folder first on the workers' import path. It may hold data, or another checkout.
     with contextlib.chdir(import_root()):

@@ -22,11 +22,15 @@ import psutil
 import pytest
 import tiny_world
 
-from components.adapters.file import load_adapter
+from components.adapters.file import load_adapter, read_card, save_adapter
 from components.backbones.clip import load_backbone
 from components.config import parse_yaml
 from components.errors import ReelTuneError
+from components.evaluation.evaluate import evaluate
 from components.evaluation.validation import Validation
+from components.frames.store import FrameStore
+from components.layout import Layout
+from components.methods.build import build
 from components.training.distributed import train
 from components.training.job import Job
 from components.training.settings import TrainingSettings
@@ -102,6 +106,18 @@ def test_stages_without_ray_and_evaluation(root: Path, environment: dict[str, st
 def test_faults_show_before_anything_starts(root: Path, task: str, method: str, override: str, message: str) -> None:
     with pytest.raises(ReelTuneError, match=re.escape(message)):
         Job.of(root, tiny_world.params(root, override), task, method, 0).plan()
+
+
+def test_a_scorecard_states_the_frames_of_the_store(root: Path, tmp_path: Path) -> None:
+    """The adapter takes more frames than the store has."""
+    params = tiny_world.params(root)
+    backbone = load_backbone(params.backbone, root)
+    method = build("zero_shot", {}, backbone, frames=tiny_world.FRAMES + 3, words=16)
+    save_adapter(tmp_path / "adapter", method, task=tiny_world.TASK, provenance={})
+    card = read_card(tmp_path / "adapter")
+    store = FrameStore(Layout(root).frames(tiny_world.TASK))
+    made = evaluate(load_adapter(tmp_path / "adapter", backbone), store, "test", card, 0, params.evaluation)
+    assert (card.frames, made.card.frames) == (tiny_world.FRAMES + 3, tiny_world.FRAMES)
 
 
 @pytest.mark.parametrize(
