@@ -88,6 +88,7 @@ def loaded(root: Path) -> Any:
     """The champion as the README loads it."""
     before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
     mlflow.set_tracking_uri(f"sqlite:///{root}/mlflow.db")
+    mlflow.set_registry_uri(f"sqlite:///{root}/mlflow.db")  # it no longer follows once an earlier call has set it
     try:
         return mlflow.pyfunc.load_model(f"models:/{TASK}@champion")
     finally:
