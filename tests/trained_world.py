@@ -93,4 +93,7 @@ def set_metric(root: Path, method: str, seed: int, value: float, **changes: obje
     path = Layout(root).scorecards(TASK, method, seed) / "val.json"
     card = json.loads(path.read_text(encoding="utf-8"))
     card["metrics"]["all"]["t2v"]["R@1"] = value
-    path.write_text(json.dumps({**card, **changes}), encoding="utf-8")
+    card.update(
+        {name: {**card[name], **value} if isinstance(value, dict) else value for name, value in changes.items()}
+    )
+    path.write_text(json.dumps(card), encoding="utf-8")

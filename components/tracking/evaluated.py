@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from components.adapters.card import FILES, AdapterCard, read_card
 from components.adapters.record import RECORD
 from components.errors import RegistryError
+from components.evaluation.card import WHOLE, ScorecardHead
 from components.layout import Layout
-from components.records import read_tree
-from components.tracking.flatten import finite, flatten, metric_name
+from components.records import read_record, read_tree
+from components.tracking.flatten import finite, metric_name
 
 SPLITS = ("val", "test")
+CURE = "train and evaluate first: `dvc repro`"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class EvaluatedAdapter:
         seed: The training's seed.
         folder: The folder that contains adapter.json and adapter.safetensors.
         card: The content of adapter.json.
-        scorecards: The scorecard of each split.
+        scorecards: The head of the scorecard of each split.
         run_id: The training's run in MLflow, None if the training logged nothing.
     """
 
@@ -39,7 +39,7 @@ class EvaluatedAdapter:
     seed: int
     folder: Path
     card: AdapterCard
-    scorecards: dict[str, dict[str, Any]]
+    scorecards: dict[str, ScorecardHead]
     run_id: str | None
 
     @property
@@ -63,7 +63,7 @@ def read_evaluated(root: Path, task: str, method: str, seed: int) -> EvaluatedAd
 
     Raises:
         AdapterError: adapter.json is missing or damaged.
-        RegistryError: Another file is missing or is not JSON. The message names it.
+        RegistryError: Another file is missing or damaged. The message names it.
     """
     layout = Layout(root)
     folder, scorecards = layout.adapter(task, method, seed), layout.scorecards(task, method, seed)
@@ -73,23 +73,22 @@ def read_evaluated(root: Path, task: str, method: str, seed: int) -> EvaluatedAd
         seed=seed,
         folder=folder,
         card=read_card(folder),
-        scorecards={split: _read(scorecards / f"{split}.json") for split in SPLITS},
+        scorecards={
+            split: read_record(scorecards / f"{split}.json", ScorecardHead, error=RegistryError, cure=CURE)
+            for split in SPLITS
+        },
         # The rest of this record does not matter here, so records of older releases need not be complete.
-        run_id=_read(folder / RECORD).get("mlflow_run_id"),
+        run_id=read_tree(folder / RECORD, error=RegistryError, cure=CURE).get("mlflow_run_id"),
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return read_tree(path, error=RegistryError, cure="train and evaluate first: `dvc repro`")
-
-
-def metrics_of(scorecard: Mapping[str, Any]) -> dict[str, float]:
+def metrics_of(scorecard: ScorecardHead) -> dict[str, float]:
     """A scorecard's metrics on one level: ``t2v_R@1`` for the whole split, ``temporal/t2v_R@1`` for a subset."""
     flat: dict[str, float] = {}
-    for subset, directions in scorecard["metrics"].items():
-        prefix = "" if subset == "all" else f"{subset}/"
+    for subset, directions in scorecard.metrics.items():
+        prefix = "" if subset == WHOLE else f"{subset}/"
         for direction, row in directions.items():
-            flat.update({f"{prefix}{direction}_{key}": value for key, value in row.items() if _is_number(value)})
+            flat.update({f"{prefix}{direction}_{key}": value for key, value in row.items()})
     return finite(flat)
 
 
@@ -102,7 +101,8 @@ def copy_adapter(source: Path, target: Path) -> None:
 
 def tags_of(adapter: EvaluatedAdapter) -> dict[str, str]:
     """The version's tags: task, method and seed, the number of parameters, and R@1 on every split."""
-    parameters = flatten(adapter.scorecards["test"].get("parameters", {}), "parameters.")
+    size = adapter.scorecards["test"].parameters
+    parameters = {} if size is None else {f"parameters.{key}": value for key, value in asdict(size).items()}
     scores = {
         f"{split}.{metric_name(key)}": f"{value:.2f}"
         for split, scorecard in adapter.scorecards.items()
@@ -117,8 +117,4 @@ def write_scorecards(adapter: EvaluatedAdapter, folder: Path) -> None:
     """Write each scorecard as ``<split>.json`` into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, scorecard in adapter.scorecards.items():
-        (folder / f"{split}.json").write_text(json.dumps(scorecard, indent=2, sort_keys=True), encoding="utf-8")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+        (folder / f"{split}.json").write_text(scorecard.to_json(), encoding="utf-8")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from components.errors import RegistryError
+from components.evaluation.card import WHOLE, ScorecardHead
 from components.tracking.flatten import flatten
 
 # What must be equal before two scorecards can be compared. The method, its size and its speed may differ.
@@ -47,9 +47,7 @@ class Decision:
     champion: float | None
 
 
-def decide(
-    challenger: Mapping[str, Any], champion: Mapping[str, Any] | None, *, metric: str, margin: float
-) -> Decision:
+def decide(challenger: ScorecardHead, champion: ScorecardHead | None, *, metric: str, margin: float) -> Decision:
     """Compare two scorecards of the validation split.
 
     Args:
@@ -59,7 +57,7 @@ def decide(
         margin: The challenger must be better by more points than this. A tie never moves the alias.
 
     Raises:
-        RegistryError: A scorecard lacks the metric, or its value is not finite.
+        RegistryError: A scorecard lacks the metric.
     """
     new = metric_of(challenger, metric)
     if champion is None:
@@ -75,32 +73,31 @@ def decide(
     return Decision(False, f"not better by more than the margin: {text}", new, old)
 
 
-def metric_of(card: Mapping[str, Any], metric: str) -> float:
+def metric_of(card: ScorecardHead, metric: str) -> float:
     """The value of ``<direction>_<name>`` on the whole split of a scorecard.
 
     Raises:
-        RegistryError: The scorecard lacks the metric, or its value is not finite.
+        RegistryError: The scorecard lacks the metric.
     """
-    direction, _, name = metric.partition("_")
-    table = card.get("metrics", {}).get("all", {})
-    where = f"scorecard of {card.get('task')}, {card.get('method')}-{card.get('seed')}"
-    if name not in table.get(direction, {}):
-        known = [f"{way}_{key}" for way, row in table.items() for key in row]
+    known = {
+        f"{direction}_{name}": value
+        for direction, row in card.metrics.get(WHOLE, {}).items()
+        for name, value in row.items()
+    }
+    where = f"scorecard of {card.task}, {card.name}"
+    if metric not in known:
         raise RegistryError("unknown metric", where=where, found=metric, expected="one of " + ", ".join(known))
-    value = float(table[direction][name])
-    if not math.isfinite(value):
-        raise RegistryError(f"{metric} is not finite", where=where, found=value)
-    return value
+    return known[metric]
 
 
-def protocol_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+def protocol_differences(one: ScorecardHead, other: ScorecardHead) -> list[str]:
     """The protocol fields in which two scorecards differ, as ``field: a / b``, in alphabetical order."""
     left, right = _protocol(one), _protocol(other)
     fields = sorted({*left, *right})
     return [f"{key}: {left.get(key)} / {right.get(key)}" for key in fields if left.get(key) != right.get(key)]
 
 
-def best_first(cards: Sequence[Mapping[str, Any]], metric: str) -> list[int]:
+def best_first(cards: Sequence[ScorecardHead], metric: str) -> list[int]:
     """Positions of ``cards`` from the best to the worst. Ties keep the order given.
 
     Challengers take turns in this order. In another order, a weaker one could become champion first, and the margin
@@ -114,5 +111,6 @@ def _lower_is_better(metric: str) -> bool:
     return metric.partition("_")[2] in ("MdR", "MnR")
 
 
-def _protocol(card: Mapping[str, Any]) -> dict[str, Any]:
-    return flatten({key: card[key] for key in COMPARED if key in card})
+def _protocol(card: ScorecardHead) -> dict[str, Any]:
+    content = asdict(card)
+    return flatten({key: content[key] for key in COMPARED if content[key] is not None})

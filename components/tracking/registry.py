@@ -18,7 +18,8 @@ from mlflow.entities.model_registry import ModelVersion
 
 from components import storage
 from components.errors import RegistryError
-from components.records import read_tree
+from components.evaluation.card import ScorecardHead
+from components.records import read_record
 from components.tracking import promotion
 from components.tracking.database import missing_alias
 from components.tracking.evaluated import EvaluatedAdapter, copy_adapter, metrics_of, tags_of, write_scorecards
@@ -96,15 +97,14 @@ class ModelRegistry:
         version = self.client.get_model_version(self.task, number)
         self.client.log_model_artifact(version.tags["model_id"], str(code))
 
-    def champion(self) -> tuple[str, dict[str, Any]] | None:
+    def champion(self) -> tuple[str, ScorecardHead] | None:
         """The number and the validation scorecard of the version that has the alias, or None."""
         number = self._holder()
         if number is None:
             return None
         with self.files.copy_of(number) as folder:
-            return number, read_tree(
-                folder / "scorecards" / "val.json", error=RegistryError, cure=self.files.cure(number)
-            )
+            path, cure = folder / "scorecards" / "val.json", self.files.cure(number)
+            return number, read_record(path, ScorecardHead, error=RegistryError, cure=cure)
 
     def promote(self, versions: Sequence[RegisteredVersion]) -> tuple[Outcome, ...]:
         """Let each version challenge the champion, best first.

@@ -1,27 +1,41 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from components.errors import RegistryError
+from components.evaluation.card import Parameters, ScorecardHead
+from components.manifest import Protocol
 from components.tracking.promotion import best_first, decide
 
 POINTS = st.floats(0, 100)
 
 
-def card(value: float, metric: str = "R@1", **changes: Any) -> dict[str, Any]:
-    table = {"all": {"t2v": {metric: value}}}
-    return {
+PROTOCOL = Protocol("b", "v", "one caption per video", "listed")
+
+
+def card(value: float, metric: str = "R@1", **changes: Any) -> ScorecardHead:
+    content: dict[str, Any] = {
         "task": "t",
         "method": "m",
         "seed": 0,
         "split": "val",
-        "protocol": {"benchmark": "b"},
-        "metrics": table,
-    } | changes
+        "protocol": PROTOCOL,
+        "metrics": {"all": {"t2v": {metric: value}}},
+        "ties": {},
+        "queries": 5,
+        "gallery": 5,
+        "subset_queries": {},
+        "failed_videos": 0,
+        "rank_rule": "expected",
+        "seconds": {},
+    }
+    return ScorecardHead(**content | changes)
 
 
 @given(POINTS, POINTS, st.floats(0, 20))
@@ -60,12 +74,12 @@ def test_first_challenger_becomes_champion(value: float) -> None:
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"protocol": {"benchmark": "b", "validation": "listed"}}, "protocol.validation"),
-        ({"protocol": {"benchmark": "c"}}, "protocol.benchmark"),
+        ({"protocol": dataclasses.replace(PROTOCOL, validation="hashed")}, "protocol.validation"),
+        ({"protocol": dataclasses.replace(PROTOCOL, benchmark="c")}, "protocol.benchmark"),
         ({"split": "test"}, "split"),
         ({"gallery": 7}, "gallery"),
         ({"failed_videos": 1}, "failed_videos"),
-        ({"backbone": {"weights_sha256": "x"}}, "backbone.weights_sha256"),
+        ({"store": "x"}, "store"),
     ],
 )
 def test_another_protocol_is_refused_by_name(changes: dict[str, Any], field: str) -> None:
@@ -75,15 +89,15 @@ def test_another_protocol_is_refused_by_name(changes: dict[str, Any], field: str
 
 
 def test_who_was_evaluated_may_differ() -> None:
-    challenger = card(50, method="other", seed=3, parameters={"trainable": 5}, seconds={"videos": 1.0})
+    challenger = card(50, method="other", seed=3, parameters=Parameters(trainable=5), seconds={"videos": 1.0})
     assert decide(challenger, card(40), metric="t2v_R@1", margin=1).promote
 
 
 def test_unknown_and_non_finite_metrics_are_errors() -> None:
     with pytest.raises(RegistryError, match="t2v_R@1"):
         decide(card(1), None, metric="t2v_R@7", margin=0)
-    with pytest.raises(RegistryError, match="not finite"):
-        decide(card(float("nan")), None, metric="t2v_R@1", margin=0)
+    with pytest.raises(ValidationError, match="finite number"):
+        card(float("nan"))
 
 
 @given(st.lists(POINTS, min_size=1, max_size=8))
