@@ -1,4 +1,4 @@
-"""Counts parameters, multiply-adds and bytes of every method. It needs no weights and downloads nothing."""
+"""Counts parameters and bytes of every method, with --macs multiply-adds too. It downloads nothing."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", default=["ViT-B-32", "ViT-B-16", "ViT-L-14"], help="open_clip models")
     parser.add_argument("--frames", type=int, default=12, help="T, frames of the video")
     parser.add_argument("--words", type=int, default=32, help="L, tokens of the text")
+    parser.add_argument("--macs", action="store_true", help="multiply-adds too, which takes seconds per method")
     parser.add_argument("--params", action="store_true", help="the entries of params.yaml, not the published sizes")
 
 
@@ -31,10 +32,11 @@ def body(stage: cli.Stage) -> None:
         entries = stage.params.methods if args.params else published(model)
         counts = []
         for number, (label, raw) in enumerate(entries.items(), 1):
-            logger.info("%s: %d of %d, %s", model, number, len(entries), label)
-            counts.append(count(label, raw, backbone, frames=args.frames, words=args.words))
+            if args.macs:
+                logger.info("%s: %d of %d, %s", model, number, len(entries), label)
+            counts.append(count(label, raw, backbone, frames=args.frames, words=args.words, macs=args.macs))
         total = f"{counts[0].total:,} parameters, {counts[0].paper_total:,} as VoP's tables count them"
-        tables.append(f"{model}: {total}; {args.frames} frames, {args.words} words\n{table(counts)}")
+        tables.append(f"{model}: {total}; {args.frames} frames, {args.words} words\n{table(counts, args.macs)}")
     cli.show("\n\n".join(tables))
 
 

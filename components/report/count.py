@@ -6,7 +6,7 @@ Multiply-adds are those of matrix products, convolutions and attention, as PyTor
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from components.methods.build import build
 
 @dataclass(frozen=True)
 class Count:
-    """The cost of one method on one backbone.
+    """The cost of one method on one backbone. Multiply-adds are 0 where they are not counted.
 
     Attributes:
         label: The entry of ``methods``.
@@ -44,10 +44,10 @@ class Count:
     trainable: int
     total: int
     paper_total: int
-    video_macs: int
-    text_macs: int
-    video_macs_run: int
     artifact_bytes: int
+    video_macs: int = 0
+    text_macs: int = 0
+    video_macs_run: int = 0
 
     @property
     def ratio(self) -> float:
@@ -116,22 +116,22 @@ def weights_file_bytes(method: Method) -> int:
     return 8 + -(-length // 8) * 8 + end
 
 
-def table(counts: Sequence[Count]) -> str:
-    """A text table, one row per method."""
-    names = ("method", "trainable", "of all", "of paper's", "video GMACs", "as run", "text GMACs", "adapter MB")
-    rows = [
-        (
-            c.label,
-            f"{c.trainable:,}",
-            f"{c.ratio:.3%}",
-            f"{c.paper_ratio:.3%}",
-            f"{c.video_macs / 1e9:.2f}",
-            f"{c.video_macs_run / 1e9:.2f}",
-            f"{c.text_macs / 1e9:.3f}",
-            f"{c.artifact_bytes / 1e6:.3f}",
-        )
-        for c in counts
-    ]
+def table(counts: Sequence[Count], macs: bool = True) -> str:
+    """A text table, one row per method, with or without columns for multiply-adds."""
+    columns: dict[str, Callable[[Count], str]] = {
+        "method": lambda c: c.label,
+        "trainable": lambda c: f"{c.trainable:,}",
+        "of all": lambda c: f"{c.ratio:.3%}",
+        "of paper's": lambda c: f"{c.paper_ratio:.3%}",
+        "adapter MB": lambda c: f"{c.artifact_bytes / 1e6:.3f}",
+    }
+    if macs:
+        columns |= {
+            "video GMACs": lambda c: f"{c.video_macs / 1e9:.2f}",
+            "as run": lambda c: f"{c.video_macs_run / 1e9:.2f}",
+            "text GMACs": lambda c: f"{c.text_macs / 1e9:.3f}",
+        }
+    names, rows = tuple(columns), [tuple(cell(c) for cell in columns.values()) for c in counts]
     widths = [max(len(row[column]) for row in (names, *rows)) for column in range(len(names))]
     return "\n".join(
         "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width)

@@ -16,7 +16,7 @@ from components.adapters.file import save_adapter
 from components.backbones.clip import Backbone
 from components.methods import METHODS
 from components.methods.build import build
-from components.report.count import Count, count, meta_backbone, paper_total, published, weights_file_bytes
+from components.report.count import Count, count, meta_backbone, paper_total, published, table, weights_file_bytes
 
 ROOT = Path(__file__).parents[2]
 RELEASED = json.loads((ROOT / "tests/golden/case08_trainable_parameters.json").read_text(encoding="utf-8"))
@@ -200,3 +200,12 @@ def test_the_script_prints_a_row_per_method() -> None:
     rows = {line.split()[0]: line for line in done.stdout.splitlines()[2:]}
     assert {"full", "vop", "vop_fpc", "vop_mv_adapter", "mv_adapter_paper"} <= set(rows)
     assert "1,375,648" in rows["full"]
+    assert "GMACs" not in done.stdout
+
+
+def test_a_table_has_multiply_adds_where_they_are_counted() -> None:
+    counted = [count("zero_shot", {}, meta_backbone("mini"), frames=2, words=8)]
+    head, row = table(counted).splitlines()
+    assert head.split()[-6:] == ["video", "GMACs", "as", "run", "text", "GMACs"]
+    assert f"{counted[0].video_macs / 1e9:.2f}" in row
+    assert len(table(counted, macs=False).splitlines()[0]) < len(head)
