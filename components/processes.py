@@ -23,9 +23,34 @@ def pick_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("no GPU", where="params.yaml evaluation.device", found=name, expected="auto or cpu")
+    if name == "cuda":
+        check_gpu("params.yaml evaluation.device")
     return torch.device(name)
+
+
+def check_gpu(where: str) -> None:
+    """Checks that PyTorch can use a GPU.
+
+    Args:
+        where: What asks for it, for the message.
+
+    Raises:
+        ConfigError: It cannot. The message says why: no card, no driver, or a driver that does not fit PyTorch.
+    """
+    if torch.cuda.is_available():
+        return
+    try:
+        torch.cuda.init()
+        reason = "no CUDA device"
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition(". ")[0].partition("\n")[0]
+    raise ConfigError(
+        "PyTorch cannot use a GPU",
+        where=where,
+        found=reason,
+        expected=f"a CUDA device for PyTorch {torch.__version__}",
+        cure="use a CPU, or install a driver and a PyTorch that fit each other",
+    )
 
 
 def rank_and_world() -> tuple[int, int]:

@@ -24,6 +24,7 @@ from components.addresses import cluster_address
 from components.cluster import ray_session
 from components.errors import ConfigError, ReelTuneError, TrainingError
 from components.layout import Layout
+from components.processes import check_gpu
 from components.samecode import on_worker
 from components.training.job import Job, Outcome, Plan, run
 from components.training.mailbox import Mailbox, MailboxFollower, MailboxWriter
@@ -239,6 +240,8 @@ def _worker(settings: dict[str, Any]) -> Outcome:
 
     try:
         device = ray.train.torch.get_device()
+        if device.type == "cuda":
+            check_gpu(f"the GPU that Ray gave to rank {context.get_world_rank()}")
         return run(settings["job"], settings["plan"], device, settings["validate"], log, report, ray.train.report)
     except ReelTuneError as error:
         report(str(error))
