@@ -102,7 +102,7 @@ class StepGradients:
             if self.frozen is None:
                 video, text = self.method(frames, part.mask, part.tokens)
             else:
-                video = self.method.pool(self.frozen.frame_features(part.ids, frames, part.mask), part.mask)
+                video = self.method.embedding(self.frozen.frame_features(part.ids, frames, part.mask), part.mask)
                 text = self.method.encode_text(part.tokens)
         return video.float(), text.float()
 
