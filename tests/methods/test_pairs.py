@@ -101,6 +101,7 @@ def check(method: Method) -> str:
 OVERLAP = [{"full", other} for other in ("bias", "proj", "partial")] + [{"bias", "partial"}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", METHODS)
 def test_every_pair_is_right_or_refused(first: str) -> None:
     wrong = {}
