@@ -244,9 +244,7 @@ class VideoPrompts(FreshPrompts):
         if i > 0:
             return self.exchange(i, x, flow)
         context = self.vop.context if i in self.layers else None
-        return x if context is None else flow.exchange(
-            x, self, context(flow.first_tokens(x), flow), keep=self.learned
-        )
+        return x if context is None else flow.exchange(x, self, context(flow.first_tokens(x), flow), keep=self.learned)
 
     def fresh(self, i: int, first: Tensor, flow: Flow) -> Tensor:
         learned = [self._learned(i, first.shape[0], flow)] if self.learned else []
@@ -254,7 +252,7 @@ class VideoPrompts(FreshPrompts):
         return torch.cat([part.to(first.dtype) for part in (*learned, *made)], dim=1)
 
     def _learned(self, i: int, frames: int, flow: Flow) -> Tensor:
-        """Generic and position-specific prompts of layer ``i`` for the frames of all videos: ``float[frames, P, D]``."""
+        """Generic and position-specific prompts of layer ``i`` for all frames: ``float[frames, P, D]``."""
         vop, parts = self.vop, []
         if vop.generic_prompts is not None:
             parts.append(repeated(vop.generic_prompts[self.row[i]], frames))

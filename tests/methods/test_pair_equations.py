@@ -133,7 +133,9 @@ def test_padding_before_a_valid_frame_is_refused(name: str) -> None:
     method = pair({"method": name, **raw, **({} if name == "zero_shot" else {"lr": 1e-2})})
     frames, mask = clips(BACKBONE)
     mask[2] = torch.tensor([True, False, True, True, False])
-    with pytest.raises(ConfigError, match=r"video 2 of the batch: a padding frame .*\[1, 0, 1, 1, 0\].*put the padding at"):
+    with pytest.raises(
+        ConfigError, match=r"video 2 of the batch: a padding frame .*\[1, 0, 1, 1, 0\].*put the padding at"
+    ):
         method.encode_video(frames, mask)
 
 
