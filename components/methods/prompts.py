@@ -39,7 +39,7 @@ class FreshPrompts(Hooks):
         self.layers = frozenset(layers)
 
     def fresh(self, i: int, first: Tensor, flow: Flow) -> Tensor:
-        """Layer ``i``'s prompts, ``float[n, P, D]``, for frames or texts with the first tokens ``first: float[n, D]``."""
+        """Layer ``i``'s prompts for frames or texts with these first tokens: ``float[n, D] -> float[n, P, D]``."""
         raise NotImplementedError
 
     def after_positions(self, x: Tensor, flow: Flow) -> Tensor:

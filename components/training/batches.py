@@ -288,5 +288,4 @@ def _nearest_apart(
 def _keys(similarity: NDArray[np.float32]) -> NDArray[np.float64]:
     # The row number decides between equal similarities. Rounding to a grid first makes the choice, and so every batch,
     # independent of the order in which the matrix product adds its terms.
-    keys: NDArray[np.float64] = np.round(similarity.astype(np.float64), 5)
-    return keys
+    return np.asarray(np.round(similarity.astype(np.float64), 5), dtype=np.float64)

@@ -40,7 +40,9 @@ def prompts_of(part: Any, number: int, i: int, x: Tensor, kept: Kept) -> Tensor:
 
 def video_features(parts: list[Any], frames: Tensor) -> Tensor:
     """Features of the frames of one video: ``float[T, 3, S, S] -> float[T, E]``."""
-    tower, x, kept, joint = BACKBONE.vision, BACKBONE.vision.ln_pre(embed(frames)), {}, False
+    tower, joint = BACKBONE.vision, False
+    kept: Kept = {}
+    x = tower.ln_pre(embed(frames))
     for i in range(BACKBONE.spec.vision_layers):
         for part in parts:
             if isinstance(part, VoP) and part.frame_embedding is not None and part.intra == i:
@@ -91,10 +93,9 @@ def test_prompts_in_the_vision_tower(methods: list[str], settings: dict[str, Any
 
 @pytest.mark.parametrize("methods", [["coop", "vop"], ["vop", "coop"], ["vop", "vop_p"], ["coop", "vop_p", "vop"]])
 def test_prompts_in_the_text_tower(methods: list[str]) -> None:
-    """CoOp's context takes positions and runs through the layers. Fresh prompts of a later method come before others."""
-    settings = {"coop": {"prompts": 3}} if "coop" in methods else {}
-    model: Any = pair({"method": methods, "lr": 1e-2, **settings, "vop_p": {"text_layers": [0, 2]}} if "vop_p" in methods
-                      else {"method": methods, "lr": 1e-2, **settings})  # fmt: skip
+    """CoOp's context takes positions and runs through the layers. Fresh prompts of the last method come first."""
+    settings = {"coop": {"prompts": 3}, "vop_p": {"text_layers": [0, 2]}}
+    model: Any = pair({"method": methods, "lr": 1e-2, **{k: v for k, v in settings.items() if k in methods}})
     parts = dict(zip(methods, model.members(), strict=True))
     tower, tokens = BACKBONE.text, BACKBONE.tokenize(TEXTS, WORDS)
     ours = model.encode_text(tokens)

@@ -105,7 +105,7 @@ def test_video_side(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["vop", "vop_fc"])
 def test_plain_mean_of_frames(name: str) -> None:
-    """The paper's mean of frames as they are, written out. It weighs frames by their norms, the released one does not."""
+    """The paper's mean of frames as they are, written out. It weighs frames by their norms."""
     plain, released = make(name, normalize_frames=False), make(name)
     assert isinstance(plain, VoP)
     frames, mask = clips(BACKBONE)

@@ -107,7 +107,7 @@ def test_steps_are_adamw_written_out(rule: Decay) -> None:
     parameters = {name: nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in shapes.items()}
     rates = {"map.weight": 0.1, "map.bias": 0.02, "norm.weight": 0.1, "prompts": 0.1}
     gradients = [{name: torch.randn(shape, generator=generator) for name, shape in shapes.items()} for _ in range(4)]
-    expected = {}
+    expected: dict[str, list[float]] = {}
     for name, parameter in parameters.items():
         expected[name] = []
         for index, start in enumerate(parameter.flatten().tolist()):
