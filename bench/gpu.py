@@ -103,7 +103,7 @@ def method_step(bench: Bench, model: str, name: str, videos: int, **changes: Any
     method = method_of(model, name).to(bench.device)
     settings = load_params(ROOT / "params.yaml").training
     settings = dataclasses.replace(settings, micro_batches=1, **{"precision": "bfloat16", **changes})
-    optimiser = build_optimiser(method.trainable(), method.learning_rates(), settings.weight_decay)
+    optimiser = build_optimiser(method.trainable(), method.learning_rates(), settings.weight_decay, settings.decay)
     gradients = StepGradients(method, settings, seed=0)
     method.train()
     batch = batch_on(bench, model, videos)

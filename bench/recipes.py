@@ -59,7 +59,7 @@ def backbone_of(model: str) -> Backbone:
 def steps(method: Method, settings: TrainingSettings, micro_batches: int, device: torch.device, count: int) -> float:
     """Seconds of the last of ``count`` whole steps."""
     method = method.to(device).train()
-    optimiser = build_optimiser(method.trainable(), method.learning_rates(), settings.weight_decay)
+    optimiser = build_optimiser(method.trainable(), method.learning_rates(), settings.weight_decay, settings.decay)
     gradients = StepGradients(method, settings, seed=0)
     frames = pictures(method.spec.image_size, settings.batch_size, method.frames)
     texts = tokens(method.spec.vocab_size, settings.batch_size * settings.captions_per_video, method.words)

@@ -79,7 +79,7 @@ def method_step(model: str, name: str, captions: int, **changes: Any) -> Callabl
     """One whole training step: micro-batches, loss, gradients, clipping, optimiser."""
     trained, videos = method(model, name), BATCH[model]
     settings = dataclasses.replace(load_params(ROOT / "params.yaml").training, micro_batches=1, **changes)
-    optimiser = build_optimiser(trained.trainable(), trained.learning_rates(), settings.weight_decay)
+    optimiser = build_optimiser(trained.trainable(), trained.learning_rates(), settings.weight_decay, settings.decay)
     gradients = StepGradients(trained, settings, seed=0)
     trained.train()
     texts = tokens(vocabulary_of(model), videos * captions)

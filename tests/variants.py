@@ -34,6 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lora everywhere": {"method": "lora", "targets": ["qkv", "out", "fc", "proj"], "rank": 2, "alpha": 4.0},
     "vpt shallow": {"method": "vpt", "depth": "shallow"},
     "vop released text": {"method": "vop", "text_layout": "released"},
+    "vop plain mean": {"method": "vop", "normalize_frames": False},
     "vop some layers": {"method": "vop", "video_layers": [1], "text_layers": [0, 2]},
     "vop video only": {"method": "vop", "text_prompts": 0},
     "vop text only": {"method": "vop", "video_prompts": 0},

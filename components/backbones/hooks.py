@@ -14,11 +14,12 @@ A method gives each tower a :class:`Hooks` object. By default, every hook return
 
 ``before_positions`` and ``after_positions`` come before the first layer; in the vision tower, also before ``ln_pre``.
 
-A hook that changes the layout of the sequence writes it into :class:`Flow`. Prompts move ``flow.readout`` and set
-``flow.own``. A joint space-time layout (:meth:`Flow.join`) folds the frames of a video into one sequence. Hooks that
-work on CLIP's tokens read them with :meth:`Flow.own_tokens` and add to them with :meth:`Flow.add_own`, so methods
-compose (:class:`Chain`) in any layout. Temporal heads on frame features belong to ``Method.pool``. Training of CLIP's
-weights is the method's choice of parameters.
+A hook that changes the layout of the sequence does it through :class:`Flow`. Prompts are held there by owner
+(:meth:`Flow.exchange`, :meth:`Flow.exchange_tail`), so methods that put tokens into one tower find their places and
+leave each other's alone. A joint space-time layout (:meth:`Flow.join`) folds the frames of a video into one sequence.
+Hooks that work on CLIP's tokens read them with :meth:`Flow.own_tokens` and add to them with :meth:`Flow.add_own`, so
+methods compose (:class:`Chain`) in any layout. Temporal heads on frame features belong to ``Method.pool``. Training of
+CLIP's weights is the method's choice of parameters.
 """
 
 from __future__ import annotations
@@ -36,9 +37,20 @@ from components.backbones.host import on_host
 Part = Literal["qkv", "out", "fc", "proj"]
 
 
+@dataclass(frozen=True)
+class Held:
+    """Tokens that a method put into a sequence: ``count`` tokens in a row of the hooks ``owner``."""
+
+    owner: Hooks
+    count: int
+
+
 @dataclass
 class Flow:
-    """What is known about the sequences in one pass of a tower. Hooks that change the layout write it.
+    """What is known about the sequences in one pass of a tower. Hooks that change the layout change it here.
+
+    A frame or text is ``[first token, prompts, CLIP's other tokens]``, and the prompts of each owner are together. In a
+    joint layout, the frames of a video follow each other, and prompts of the whole video follow the frames.
 
     Attributes:
         frames: T, frames per video; 1 for texts.
@@ -50,6 +62,8 @@ class Flow:
             tower's mask; None keeps that one.
         joint: Whether a sequence is a whole video, its frames one after the other.
         pooled_only: Whether the sequence has been cut to the read-out columns (in the last layer).
+        held: The prompts of each frame or text, in the order of their places.
+        tail: The prompts of each video at the end of a joint sequence, in the order of their places.
     """
 
     frames: int = 1
@@ -59,6 +73,8 @@ class Flow:
     attention: Tensor | None = None
     joint: bool = False
     pooled_only: bool = False
+    held: tuple[Held, ...] = ()
+    tail: tuple[Held, ...] = ()
 
     def own_tokens(self, x: Tensor) -> Tensor:
         """CLIP's tokens, one row per frame or text: ``float[n, L, D] -> float[B*T, 1+N, D]``.
@@ -78,24 +94,112 @@ class Flow:
                 return x.index_add(1, self.own, delta.to(x.dtype))
         return x + delta
 
-    def join(self, x: Tensor) -> Tensor:
-        """Folds the frames of each video into one sequence: ``float[B*T, 1+N, D] -> float[B, T*(1+N), D]``.
+    def first_tokens(self, x: Tensor) -> Tensor:
+        """The first token of each frame or text: ``float[n, L, D] -> float[B*T, D]``."""
+        if not self.joint:
+            return x[:, 0]
+        frames = self._in_frames(x)
+        return x[:, : frames : frames // self.frames].flatten(0, 1)
 
-        From then on, the class token of each frame is read out and the keys of padding frames are masked.
+    def exchange(self, x: Tensor, owner: Hooks, fresh: Tensor | None, keep: int = 0) -> Tensor:
+        """``x`` with the prompts of ``owner`` in each frame or text replaced.
+
+        An owner's first prompts come directly after the first token. The owner keeps this place next to the prompts of
+        others, even while it holds no prompt. In a joint layout too, each frame has its prompts.
+
+        Args:
+            x: ``float[n, L, D]``, in the present layout.
+            owner: The hooks that put the prompts in.
+            fresh: ``float[B*T, P, D]``, the new prompts. None removes the present ones.
+            keep: How many of the present prompts stay, before the new ones.
         """
-        tokens = x.shape[1]
-        x = x.reshape(-1, self.frames * tokens, x.shape[-1])
-        self.readout = torch.arange(0, x.shape[1], tokens, device=x.device).expand(x.shape[0], -1)
-        self.own, self.joint = None, True
+        old, start = self._place(self.held, owner)
+        count = keep + (0 if fresh is None else fresh.shape[1])
+        if old is None:
+            self.held = (Held(owner, count), *self.held)
+        else:
+            self.held = tuple(Held(owner, count) if item.owner is owner else item for item in self.held)
+        before = 0 if old is None else old.count
+        if count == before == 0:
+            return x
+        frames = self._in_frames(x)
+        units, tail = x[:, :frames], x[:, frames:]
+        if self.joint:
+            units = units.reshape(x.shape[0] * self.frames, -1, x.shape[-1])
+        parts = [] if fresh is None else [fresh.to(x.dtype)]
+        units = torch.cat([units[:, : 1 + start + keep], *parts, units[:, 1 + start + before :]], dim=1)
+        if count != before:
+            self._laid_out(units, count - before)
+        return torch.cat([units.reshape(x.shape[0], -1, x.shape[-1]), tail], dim=1) if self.joint else units
+
+    def exchange_tail(self, x: Tensor, owner: Hooks, fresh: Tensor | None) -> Tensor:
+        """``x``, in a joint layout, with the prompts of ``owner`` at the end of each video replaced.
+
+        Args:
+            x: ``float[B, L, D]``.
+            owner: The hooks that put the prompts in.
+            fresh: ``float[B, P, D]``, the new prompts. None removes the present ones.
+        """
+        frames = self._in_frames(x)
+        old, start = self._place(self.tail, owner)
+        count, before = (0 if fresh is None else fresh.shape[1]), (0 if old is None else old.count)
+        if old is None:
+            start = sum(item.count for item in self.tail)
+            self.tail = (*self.tail, Held(owner, count))
+        else:
+            self.tail = tuple(Held(owner, count) if item.owner is owner else item for item in self.tail)
+        if count == before == 0:
+            return x
+        if count != before:
+            self._laid_out(x[:, :frames].reshape(x.shape[0] * self.frames, -1, x.shape[-1]), 0)
+        start += frames
+        return torch.cat([x[:, :start], *([] if fresh is None else [fresh.to(x.dtype)]), x[:, start + before :]], dim=1)
+
+    def join(self, x: Tensor) -> Tensor:
+        """Folds the frames of each video into one sequence: ``float[B*T, L, D] -> float[B, T*L, D]``.
+
+        From then on, the class token of each frame is read out and the keys of padding frames are masked. Prompts stay
+        with their frame. A sequence that is joint already stays as it is.
+        """
+        if self.joint:
+            return x
+        self.joint = True
+        self._laid_out(x, 0)
+        return x.reshape(-1, self.frames * x.shape[1], x.shape[-1])
+
+    @staticmethod
+    def _place(items: tuple[Held, ...], owner: Hooks) -> tuple[Held | None, int]:
+        """The item of ``owner`` and the number of tokens before it; None and 0 where it has none."""
+        before = 0
+        for item in items:
+            if item.owner is owner:
+                return item, before
+            before += item.count
+        return None, 0
+
+    def _in_frames(self, x: Tensor) -> int:
+        """The number of columns of ``x`` before the prompts at the end of a video."""
+        return x.shape[1] - sum(item.count for item in self.tail)
+
+    def _laid_out(self, units: Tensor, added: int) -> None:
+        """Sets the columns and the mask for frames or texts ``float[B*T, L, D]`` that have ``added`` more tokens."""
+        length, device = units.shape[1], units.device
+        held, tail = sum(item.count for item in self.held), sum(item.count for item in self.tail)
+        own = torch.arange(length, device=device)
+        own = torch.cat([own[:1], own[1 + held :]]) if held else own
+        if not self.joint:
+            self.own = own if held else None
+            if self.readout is not None:
+                self.readout = self.readout + added
+            return
+        total, videos = self.frames * length, units.shape[0] // self.frames
+        starts = torch.arange(0, total, length, device=device)
+        self.readout = starts.expand(videos, -1)
+        self.own = (starts[:, None] + own).flatten() if held or tail else None
         self.attention = None
         if self.mask is not None and not all_valid(self.mask):
-            self.attention = self.mask.repeat_interleave(tokens, dim=1)[:, None, None]
-        return x
-
-    def extend(self, count: int) -> None:
-        """Makes room in the attention mask for ``count`` more columns at the end that are not CLIP's tokens."""
-        if self.attention is not None:
-            self.attention = F.pad(self.attention, (0, count), value=True)
+            keys = self.mask.repeat_interleave(length, dim=1)
+            self.attention = F.pad(keys, (0, tail), value=True)[:, None, None]
 
 
 class Hooks:
@@ -105,6 +209,10 @@ class Hooks:
     whole_last_layer: bool = False
     # The text must keep the columns after the batch's longest text. Set this where another token is read out.
     whole_text: bool = False
+    # Whether tokens are put into the sequence.
+    adds_tokens: bool = False
+    # Why no other method may put tokens into the same tower; empty where others may.
+    alone: str = ""
 
     def before_positions(self, x: Tensor, flow: Flow) -> Tensor:
         """Embedded tokens (vision: class token and patches) before the position embedding is added."""

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.backbones.clip import Backbone
-from components.backbones.hooks import PLAIN, Flow, Hooks
+from components.backbones.hooks import PLAIN, Flow, Hooks, all_valid
+from components.backbones.host import on_host, upload
 from components.backbones.spec import BackboneSpec
 from components.config import STRICT
 from components.errors import ConfigError
@@ -190,7 +191,7 @@ class Method(nn.Module, Generic[S]):
             ``float[B, T, E]``.
 
         Raises:
-            ConfigError: The videos have more frames than the method was built for.
+            ConfigError: The videos have more frames than the method was built for, or padding before a valid frame.
         """
         videos, length = mask.shape
         if length > self.frames:
@@ -200,7 +201,7 @@ class Method(nn.Module, Generic[S]):
                 found=length,
                 expected=f"frames <= {self.frames}",
             )
-        flow = Flow(frames=length, mask=mask)
+        flow = Flow(frames=length, mask=self.shown(mask))
         return self.backbone.vision(frames.flatten(0, 1), self.vision_hooks(), flow).view(videos, length, -1)
 
     def pool(self, features: Tensor, mask: Tensor) -> Tensor:
@@ -208,8 +209,45 @@ class Method(nn.Module, Generic[S]):
         return mean_pool(features, mask)
 
     def encode_video(self, frames: Tensor, mask: Tensor) -> Tensor:
-        """Video embeddings, L2-normalised: ``float[B, T, 3, S, S], bool[B, T] -> float[B, E]``."""
-        return self.pool(self.frame_features(frames, mask), mask)
+        """Video embeddings, L2-normalised: ``float[B, T, 3, S, S], bool[B, T] -> float[B, E]``.
+
+        A video without a valid frame gives zeros, so it is as near to every text, and moves no parameter.
+        """
+        return self.embedding(self.frame_features(frames, mask), mask)
+
+    def embedding(self, features: Tensor, mask: Tensor) -> Tensor:
+        """:meth:`pool`, and zeros for videos without a valid frame: ``float[B, T, E], bool[B, T] -> float[B, E]``."""
+        shown = self.shown(mask)
+        video = self.pool(features, shown)
+        return video if shown is mask else torch.where(mask.any(dim=1, keepdim=True), video, video.new_zeros(()))
+
+    def shown(self, mask: Tensor) -> Tensor:
+        """The frames that the towers and the pooling see: ``bool[B, T] -> bool[B, T]``.
+
+        These are the valid ones. A video without any shows its first, since attention over nothing has no value.
+
+        Raises:
+            ConfigError: A padding frame comes before a valid one.
+        """
+        if all_valid(mask):
+            return mask
+        host = on_host(mask)
+        between = (host[:, 1:] & ~host[:, :-1]).any(dim=1)
+        if between.any():
+            video = int(between.nonzero()[0])
+            raise ConfigError(
+                "a padding frame comes before a valid one",
+                where=f"{self.name}: video {video} of the batch",
+                found=host[video].int().tolist(),
+                expected="valid frames (1) first, then padding (0)",
+                cure="put the padding at the end",
+            )
+        empty = ~host.any(dim=1)
+        if not empty.any():
+            return mask
+        host = host.clone()
+        host[empty, 0] = True
+        return upload(host, mask.device)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Text embeddings, L2-normalised: ``int64[B, L] -> float[B, E]``.

@@ -2,13 +2,14 @@
 
 ``method: [vop, mv_adapter]`` in params.yaml. Hooks act in the order of the list. Each part has its settings and its
 learning rate. Two parts cannot train the same parameters of the backbone. At most one can replace the pooling of
-frames.
+frames. Parts that put prompts into one tower keep separate places there, and other parts act on CLIP's tokens only. A
+part that reads its tower by column numbers (VoP's released text layout) allows no other prompts in that tower.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from pydantic import Field
@@ -19,7 +20,7 @@ from components.backbones.hooks import Chain, Hooks
 from components.config import STRICT
 from components.errors import ConfigError
 from components.methods.base import Method, MethodSettings
-from components.methods.build import build, read_settings
+from components.methods.build import build, method_class, read_settings
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -42,10 +43,12 @@ class ComposedSettings(MethodSettings):
         parts, lr = raw.get("parts"), raw.get("lr")
         if not isinstance(parts, dict) or not all(isinstance(part, dict) for part in parts.values()):
             raise ConfigError("parts are not settings by method", where=where, found=parts)
-        shared = {} if lr is None else {"lr": lr}
-        checked = {
-            name: asdict(read_settings(name, {**shared, **part}, f"{where}.{name}")) for name, part in parts.items()
-        }
+        checked = {}
+        for part, settings in parts.items():
+            # A method that trains nothing has no learning rate.
+            takes = lr is not None and any(field.name == "lr" for field in fields(method_class(part, where).Settings))
+            shared = {"lr": lr} if takes else {}
+            checked[part] = asdict(read_settings(part, {**shared, **settings}, f"{where}.{part}"))
         return {**raw, "parts": checked}
 
 
@@ -78,6 +81,20 @@ class Composed(Method[ComposedSettings]):
         if len(pooling) > 1:
             raise ConfigError(
                 "two parts replace the pooling of frames", where=self.name, found=[part.name for part in pooling]
+            )
+        self._check_tokens("vision", [part.vision_hooks() for part in parts.values()])
+        self._check_tokens("text", [part.text_hooks() for part in parts.values()])
+
+    def _check_tokens(self, tower: str, hooks: list[Hooks]) -> None:
+        """Refuses tokens of several parts in a tower where one of the parts must be alone."""
+        adding = [(part, found) for part, found in zip(self.members(), hooks, strict=True) if found.adds_tokens]
+        alone = [found.alone for _, found in adding if found.alone]
+        if alone and len(adding) > 1:
+            raise ConfigError(
+                f"two parts put tokens into the {tower} tower, and one must be alone there: {alone[0]}",
+                where=self.name,
+                found=[part.name for part, _ in adding],
+                cure="leave one of them out, or set text_layout: paper" if tower == "text" else "leave one of them out",
             )
 
     def _check_scale(self) -> None:

@@ -1,12 +1,11 @@
 """Prompts in a tower's sequences. They are inserted before a layer and replaced or removed before the next one.
 
-VoP, VPT and CoOp use these hooks. They keep ``Flow.own`` and ``Flow.readout`` up to date, so that other hooks find
-CLIP's tokens.
+VoP, VPT and CoOp use these hooks. :meth:`Flow.exchange` keeps their places, so several of them can act in one tower.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +23,6 @@ def repeated(prompts: Tensor, rows: int) -> Tensor:
     return prompts.expand(rows, -1, -1)
 
 
-def columns_around(tokens: int, count: int, device: torch.device) -> Tensor:
-    """Columns of CLIP's ``tokens`` with ``count`` prompts after the first: ``int64[tokens]``."""
-    columns = torch.arange(tokens + count, device=device)
-    return torch.cat([columns[:1], columns[1 + count :]])
-
-
 class FreshPrompts(Hooks):
     """Prompts after the first token, fresh in every layer that has some.
 
@@ -37,38 +30,27 @@ class FreshPrompts(Hooks):
     prompts are discarded. A subclass gives the prompts of a layer.
 
     Args:
-        counts: The number of prompts of each layer that has any.
+        layers: Numbers of the layers that have prompts.
     """
 
-    def __init__(self, counts: Mapping[int, int]) -> None:
-        self.counts = counts
+    adds_tokens = True
 
-    def fresh(self, i: int, x: Tensor, flow: Flow) -> Tensor:
-        """Layer ``i``'s prompts for the sequences ``x``: ``float[n, P, D]``."""
+    def __init__(self, layers: Collection[int]) -> None:
+        self.layers = frozenset(layers)
+
+    def fresh(self, i: int, first: Tensor, flow: Flow) -> Tensor:
+        """Layer ``i``'s prompts for frames or texts with these first tokens: ``float[n, D] -> float[n, P, D]``."""
         raise NotImplementedError
 
-    def count(self, i: int) -> int:
-        """The number of prompts in layer ``i``."""
-        return self.counts.get(i, 0)
-
     def after_positions(self, x: Tensor, flow: Flow) -> Tensor:
-        return self.exchange(0, x, flow, held=0)
+        return self.exchange(0, x, flow)
 
     def before_layer(self, i: int, x: Tensor, flow: Flow) -> Tensor:
-        return x if i == 0 else self.exchange(i, x, flow, held=self.count(i - 1))
+        return x if i == 0 else self.exchange(i, x, flow)
 
-    def exchange(self, i: int, x: Tensor, flow: Flow, held: int) -> Tensor:
-        """Replaces the ``held`` prompts after the first token with those of layer ``i``."""
-        count = self.count(i)
-        if not count and not held:
-            return x
-        rest = x[:, 1 + held :]
-        if count != held:
-            if flow.readout is not None:
-                flow.readout = flow.readout + count - held
-            flow.own = columns_around(x.shape[1] - held, count, x.device) if count else None
-        fresh = [self.fresh(i, x, flow).to(x.dtype)] if count else []
-        return torch.cat([x[:, :1], *fresh, rest], dim=1)
+    def exchange(self, i: int, x: Tensor, flow: Flow) -> Tensor:
+        """Replaces the prompts of the layer before with those of layer ``i``."""
+        return flow.exchange(x, self, self.fresh(i, flow.first_tokens(x), flow) if i in self.layers else None)
 
 
 class LayerPrompts(FreshPrompts):
@@ -80,11 +62,11 @@ class LayerPrompts(FreshPrompts):
     """
 
     def __init__(self, prompts: Tensor, layers: Sequence[int]) -> None:
-        super().__init__(dict.fromkeys(layers, prompts.shape[1]))
+        super().__init__(layers)
         self.rows = dict(zip(layers, prompts, strict=True))
 
-    def fresh(self, i: int, x: Tensor, flow: Flow) -> Tensor:
-        return repeated(self.rows[i], x.shape[0])
+    def fresh(self, i: int, first: Tensor, flow: Flow) -> Tensor:
+        return repeated(self.rows[i], first.shape[0])
 
 
 class KeptPrompts(Hooks):
@@ -96,6 +78,8 @@ class KeptPrompts(Hooks):
             context.
     """
 
+    adds_tokens = True
+
     def __init__(self, prompts: Tensor, *, positions: bool) -> None:
         self.prompts, self.positions = prompts, positions
 
@@ -106,11 +90,7 @@ class KeptPrompts(Hooks):
         return x if self.positions else self._insert(x, flow)
 
     def _insert(self, x: Tensor, flow: Flow) -> Tensor:
-        count = self.prompts.shape[0]
-        if flow.readout is not None:
-            flow.readout = flow.readout + count
-        flow.own = columns_around(x.shape[1], count, x.device)
-        return torch.cat([x[:, :1], repeated(self.prompts, x.shape[0]).to(x.dtype), x[:, 1:]], dim=1)
+        return flow.exchange(x, self, repeated(self.prompts, x.shape[0]))
 
 
 class ReleasedText(Hooks):
@@ -122,6 +102,8 @@ class ReleasedText(Hooks):
     """
 
     whole_text = True
+    adds_tokens = True
+    alone = "text_layout: released reads a column that it counts from the end of the text"
 
     def __init__(self, prompts: Tensor, suffix: int) -> None:
         self.prompts = prompts

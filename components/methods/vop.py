@@ -29,7 +29,9 @@ Text prompts have two layouts:
     for a text shorter than ``words``.
 
 Everything else is the same in both layouts. Vision prompts carry no position and pass ``ln_pre`` in the first layer.
-Frames are L2-normalised before their mean.
+
+The paper takes the plain mean of the frames. The authors' code L2-normalises each frame before the mean, as CLIP4Clip
+does. ``normalize_frames`` chooses, and the default is the code's.
 
 P, C and F have no public code. They follow the paper's text, and its printed percentages fix their sizes. Three choices
 are not in the text: the first layer's context prompts are made from the output of ``ln_pre`` and inserted there, the
@@ -49,14 +51,13 @@ from torch import Tensor, nn
 from components.backbones.hooks import Flow, Hooks
 from components.config import STRICT
 from components.errors import ConfigError
-from components.methods.base import Method, TrainedSettings
+from components.methods.base import Method, TrainedSettings, mean_pool
 from components.methods.context import ContextKind, ContextPrompts
 from components.methods.parts import chosen_layers
 from components.methods.prompts import (
     FreshPrompts,
     LayerPrompts,
     ReleasedText,
-    columns_around,
     normal_prompts,
     repeated,
 )
@@ -99,6 +100,7 @@ class VoPSettings(TrainedSettings):
         suffix_prompts: How many of the text prompts come before the last column. Only the released layout has such
             prompts. There, None means half of them (4 of 8 in the release).
         init_std: Standard deviation of the prompts' normal initialisation (the release's).
+        normalize_frames: Whether frames are L2-normalised before their mean (the release), or not (the paper).
     """
 
     video_prompts: Prompts = 8
@@ -115,6 +117,7 @@ class VoPSettings(TrainedSettings):
     text_layout: Literal["paper", "released"] = "paper"
     suffix_prompts: Prompts | None = None
     init_std: Annotated[float, Field(gt=0)] = 0.02
+    normalize_frames: bool = True
 
     @classmethod
     def expand(cls, name: str, raw: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -166,6 +169,7 @@ class VoP(Method[VoPSettings]):
         self.joint_prompts = normal_prompts(len(self.joint_layers), settings.video_prompts, width, std=std)
         embedding = torch.zeros(self.frames, width)
         self.frame_embedding = nn.Parameter(embedding) if settings.function_specific else None
+        self.pools_itself = not settings.normalize_frames
         self.temporal = any(p is not None for p in (self.position_prompts, self.context, self.frame_embedding))
 
     def _context_prompts(self, width: int) -> ContextPrompts:
@@ -208,6 +212,9 @@ class VoP(Method[VoPSettings]):
     def vision_hooks(self) -> Hooks:
         return VideoPrompts(self)
 
+    def pool(self, features: Tensor, mask: Tensor) -> Tensor:
+        return mean_pool(features, mask, normalize=self.settings.normalize_frames)
+
     def text_hooks(self) -> Hooks:
         if self.text_prompts is None:
             return super().text_hooks()
@@ -221,60 +228,47 @@ class VideoPrompts(FreshPrompts):
 
     def __init__(self, vop: VoP) -> None:
         self.vop = vop
-        made = 0 if vop.context is None else vop.context.count
         self.learned = sum(p.shape[-2] for p in (vop.generic_prompts, vop.position_prompts) if p is not None)
-        super().__init__(dict.fromkeys(vop.frame_layers, self.learned + made))
+        super().__init__(vop.frame_layers if self.learned or vop.context else ())
         self.row = {layer: row for row, layer in enumerate(vop.frame_layers)}
 
     def after_positions(self, x: Tensor, flow: Flow) -> Tensor:
         # Context prompts of the first layer need the output of ln_pre, so before_layer inserts them.
-        if self.vop.intra == 0 or 0 not in self.row or not self.learned:
+        if 0 not in self.layers or not self.learned:
             return x
-        return self._insert(x, self._learned(0, x, flow), flow)
+        return flow.exchange(x, self, self._learned(0, x.shape[0], flow))
 
     def before_layer(self, i: int, x: Tensor, flow: Flow) -> Tensor:
         if i >= self.vop.intra:
             return self._before_joint(i, x, flow)
-        if i == 0:
-            context = self.vop.context if 0 in self.row else None
-            return x if context is None else self._insert(x, context(x[:, 0], flow), flow, held=self.learned)
-        return self.exchange(i, x, flow, held=self.count(i - 1))
+        if i > 0:
+            return self.exchange(i, x, flow)
+        context = self.vop.context if i in self.layers else None
+        return x if context is None else flow.exchange(x, self, context(flow.first_tokens(x), flow), keep=self.learned)
 
-    def _insert(self, x: Tensor, fresh: Tensor, flow: Flow, held: int = 0) -> Tensor:
-        """Inserts ``fresh`` prompts after the first token and the ``held`` prompts that follow it already."""
-        flow.own = columns_around(x.shape[1] - held, held + fresh.shape[1], x.device)
-        return torch.cat([x[:, : 1 + held], fresh.to(x.dtype), x[:, 1 + held :]], dim=1)
+    def fresh(self, i: int, first: Tensor, flow: Flow) -> Tensor:
+        learned = [self._learned(i, first.shape[0], flow)] if self.learned else []
+        made = [] if self.vop.context is None else [self.vop.context(first, flow)]
+        return torch.cat([part.to(first.dtype) for part in (*learned, *made)], dim=1)
 
-    def fresh(self, i: int, x: Tensor, flow: Flow) -> Tensor:
-        learned = [self._learned(i, x, flow)] if self.learned else []
-        made = [] if self.vop.context is None else [self.vop.context(x[:, 0], flow)]
-        return torch.cat([part.to(x.dtype) for part in (*learned, *made)], dim=1)
-
-    def _learned(self, i: int, x: Tensor, flow: Flow) -> Tensor:
-        """Generic and position-specific prompts of layer ``i``: ``float[B*T, P, D]``."""
+    def _learned(self, i: int, frames: int, flow: Flow) -> Tensor:
+        """Generic and position-specific prompts of layer ``i`` for all frames: ``float[frames, P, D]``."""
         vop, parts = self.vop, []
         if vop.generic_prompts is not None:
-            parts.append(repeated(vop.generic_prompts[self.row[i]], x.shape[0]))
+            parts.append(repeated(vop.generic_prompts[self.row[i]], frames))
         if vop.position_prompts is not None:
             of_frames = vop.position_prompts[self.row[i], : flow.frames]
-            parts.append(of_frames.repeat(x.shape[0] // flow.frames, 1, 1))
+            parts.append(of_frames.repeat(frames // flow.frames, 1, 1))
         return torch.cat(parts, dim=1)
 
     def _before_joint(self, i: int, x: Tensor, flow: Flow) -> Tensor:
         vop = self.vop
         if i == vop.intra:
             assert vop.frame_embedding is not None, "joint layers come with a frame embedding"
-            x = x if flow.own is None else x[:, flow.own]
-            of_frames = vop.frame_embedding[: flow.frames].repeat(x.shape[0] // flow.frames, 1)
-            x = flow.join(x + of_frames.unsqueeze(1).to(x.dtype))
-            tokens, held = x.shape[1], 0
-        else:
-            tokens = x.shape[1] if flow.own is None else flow.own.shape[0]
-            held = x.shape[1] - tokens
+            x = flow.exchange(x, self, None)
+            tokens = flow.own_tokens(x)
+            of_frames = vop.frame_embedding[: flow.frames].repeat(tokens.shape[0] // flow.frames, 1)
+            x = flow.join(flow.add_own(x, of_frames.unsqueeze(1).to(x.dtype).expand_as(tokens)))
         prompts = vop.joint_prompts if i in vop.joint_layers else None
-        fresh = [] if prompts is None else [prompts[vop.joint_layers.index(i)]]
-        count = sum(part.shape[0] for part in fresh)
-        if count != held:
-            flow.extend(count - held)
-            flow.own = torch.arange(tokens, device=x.device) if count else None
-        return torch.cat([x[:, :tokens], *(repeated(part, x.shape[0]).to(x.dtype) for part in fresh)], dim=1)
+        fresh = None if prompts is None else repeated(prompts[vop.joint_layers.index(i)], x.shape[0])
+        return flow.exchange_tail(x, self, fresh)

@@ -41,6 +41,19 @@ class Epoch:
     captions: tuple[Ints, ...]
 
 
+@dataclass(frozen=True)
+class Repeated:
+    """Captions that several videos have.
+
+    Attributes:
+        of_video: For each video, the numbers of its captions that another video has too.
+        videos: For each such caption, the rows of its videos, int[n].
+    """
+
+    of_video: tuple[tuple[int, ...], ...]
+    videos: tuple[Ints, ...]
+
+
 def check_sizes(videos: int, settings: TrainingSettings) -> None:
     """Checks that ``videos`` training videos make up a batch, and that a batch has a video for each micro-batch.
 
@@ -122,6 +135,8 @@ class BatchPlan:
         neighbours: float[N, D], L2-normalised caption embeddings of the videos. ``hard`` needs them.
         captions_per_video: ``K``, different captions drawn per video. A video with fewer gives all of them.
         last_batch: ``drop`` or ``keep`` a short last batch.
+        repeated: Captions that several videos have. Such videos are not put into one ``hard`` group, as long as others
+            are left. None puts them there.
 
     Raises:
         TrainingError: As :func:`check_batches`.
@@ -137,6 +152,7 @@ class BatchPlan:
         neighbours: NDArray[np.float32] | None = None,
         captions_per_video: int = 1,
         last_batch: LastBatch = "drop",
+        repeated: Repeated | None = None,
     ) -> None:
         self.counts = np.asarray(caption_counts, dtype=np.int64)
         self.batch_size = batch_size
@@ -145,6 +161,7 @@ class BatchPlan:
         self.hard_group = hard_group
         self.neighbours = neighbours
         self.captions_per_video = captions_per_video
+        self.repeated = repeated
         check_batches(len(self.counts), batch_size, batching, hard_group, last_batch)
         self.last_batch = last_batch
         self.full_steps, rest = divmod(len(self.counts), batch_size)
@@ -177,7 +194,7 @@ class BatchPlan:
         steps = self.full_steps
         per_batch = max(1, self.batch_size // self.hard_group - 1)
         assert self.neighbours is not None
-        groups, rest = similar_groups(self.neighbours, order, self.hard_group, steps * per_batch)
+        groups, rest = similar_groups(self.neighbours, order, self.hard_group, steps * per_batch, self.repeated)
         grouped = rng.permutation(groups).reshape(steps, per_batch * self.hard_group)
         singles = self.batch_size - grouped.shape[1]
         filling, left = np.split(rng.permutation(rest), [steps * singles])
@@ -205,7 +222,9 @@ def draw_captions(counts: Ints, number: int, rng: np.random.Generator) -> Ints:
     return drawn
 
 
-def similar_groups(embeddings: NDArray[np.float32], order: Ints, size: int, count: int) -> tuple[Ints, Ints]:
+def similar_groups(
+    embeddings: NDArray[np.float32], order: Ints, size: int, count: int, repeated: Repeated | None = None
+) -> tuple[Ints, Ints]:
     """Greedy groups: the next free video in ``order`` and the free videos nearest to it.
 
     Args:
@@ -213,6 +232,7 @@ def similar_groups(embeddings: NDArray[np.float32], order: Ints, size: int, coun
         order: int[N], a permutation. Anchors are taken in this order.
         size: Videos per group.
         count: The number of groups, at most ``N // size``.
+        repeated: Captions that keep their videos out of one group, as long as others are left.
 
     Returns:
         The groups, int[count, size], anchor first, and the remaining rows, int[N - count * size], in the given order.
@@ -229,19 +249,43 @@ def similar_groups(embeddings: NDArray[np.float32], order: Ints, size: int, coun
         similarity = embeddings[block] @ embeddings.T
         for anchor, row in zip(block, similarity, strict=True):
             if len(groups) < count and free[anchor]:
-                groups.append(_nearest_free(anchor, row, free, size))
+                if repeated is None:
+                    groups.append(_nearest_free(anchor, row, free, size))
+                else:
+                    groups.append(_nearest_apart(anchor, row, free, size, repeated))
                 free[groups[-1]] = False
     return np.stack(groups), order[free[order]]
 
 
 def _nearest_free(anchor: int, similarity: NDArray[np.float32], free: NDArray[np.bool_], size: int) -> Ints:
     candidates = np.flatnonzero(free & (np.arange(len(free)) != anchor))
-    # The row number decides between equal similarities. Rounding to a grid first makes the choice, and so every batch,
-    # independent of the order in which the matrix product adds its terms.
-    keys = np.round(similarity[candidates].astype(np.float64), 5)
+    keys = _keys(similarity[candidates])
     if len(candidates) > 4 * size:
         cut = -np.partition(-keys, size - 1)[size - 1]
         kept = np.flatnonzero(keys >= cut)
         candidates, keys = candidates[kept], keys[kept]
     nearest = candidates[np.argsort(-keys, kind="stable")[: size - 1]]
     return np.concatenate([[anchor], nearest]).astype(np.int64)
+
+
+def _nearest_apart(
+    anchor: int, similarity: NDArray[np.float32], free: NDArray[np.bool_], size: int, repeated: Repeated
+) -> Ints:
+    """As :func:`_nearest_free`, one video after the other, each without a caption of those before."""
+    keys, group = _keys(similarity), [anchor]
+    left, apart = free.copy(), free.copy()
+    while True:
+        left[group[-1]] = apart[group[-1]] = False
+        for caption in repeated.of_video[group[-1]]:
+            apart[repeated.videos[caption]] = False
+        if len(group) == size:
+            return np.array(group, dtype=np.int64)
+        candidates = np.flatnonzero(apart if apart.any() else left)
+        # The first of equal values, as in _nearest_free.
+        group.append(int(candidates[np.argmax(keys[candidates])]))
+
+
+def _keys(similarity: NDArray[np.float32]) -> NDArray[np.float64]:
+    # The row number decides between equal similarities. Rounding to a grid first makes the choice, and so every batch,
+    # independent of the order in which the matrix product adds its terms.
+    return np.asarray(np.round(similarity.astype(np.float64), 5), dtype=np.float64)

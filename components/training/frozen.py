@@ -45,7 +45,8 @@ class FrozenLayers:
         if self._depth == 0:
             return self.method.frame_features(frames, mask)
         rows = [self._below(name, clip, real) for name, clip, real in zip(ids, frames, mask, strict=True)]
-        vision, hooks, flow = self.method.backbone.vision, self.method.vision_hooks(), Flow(mask.shape[1], mask)
+        vision, hooks = self.method.backbone.vision, self.method.vision_hooks()
+        flow = Flow(mask.shape[1], self.method.shown(mask))
         x = torch.cat(rows)
         if self._depth < self.method.spec.vision_layers:
             x = vision.layers(x, hooks, flow, self._depth)
@@ -56,7 +57,8 @@ class FrozenLayers:
         """One video's input to the first trained layer: float[T, L, D], or float[T, D] after the last layer."""
         if name in self._cache:
             return self._cache[name]
-        vision, hooks, flow = self.method.backbone.vision, self.method.vision_hooks(), Flow(len(mask), mask[None])
+        vision, hooks = self.method.backbone.vision, self.method.vision_hooks()
+        flow = Flow(len(mask), self.method.shown(mask[None]))
         x = vision.embed(clip, hooks, flow)
         if self._depth == self.method.spec.vision_layers:
             x = vision.layers(x, hooks, flow)

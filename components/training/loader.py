@@ -22,7 +22,8 @@ from components.methods.base import Method
 from components.processes import rank_and_world
 from components.training.augmentation import crop_flip
 from components.training.batches import BatchPlan, Epoch, Ints, check_sizes, check_workers
-from components.training.hard_batches import caption_embeddings, split_videos
+from components.training.hard_batches import caption_embeddings, repeated_captions, split_videos, warn_of_repeats
+from components.training.loss import shared_texts
 from components.training.settings import TrainingSettings
 
 # Batches made ahead of the training step.
@@ -72,6 +73,9 @@ class Batch:
         mask: bool[b, T], true where a frame is real.
         tokens: int64[c, L].
         real_frames: frames of this process that are not padding.
+        same_text: int64[C], the same number for captions with the same text, from
+            :func:`components.training.loss.shared_texts`. None if no two videos have the same text, or if such videos
+            are negatives.
     """
 
     ids: tuple[str, ...]
@@ -83,6 +87,7 @@ class Batch:
     mask: Tensor
     tokens: Tensor
     real_frames: int = 0
+    same_text: Tensor | None = None
 
     def to(self, device: torch.device, staging: Staging | None = None) -> Batch:
         """The same batch on ``device``, copied on the current stream.
@@ -97,12 +102,14 @@ class Batch:
             frames=staging.upload(self.frames, device) if staging else self.frames.to(device, non_blocking=True),
             mask=upload(self.mask, device),
             tokens=upload(self.tokens, device),
+            same_text=None if self.same_text is None else upload(self.same_text, device),
         )
 
     def used_by(self, stream: torch.cuda.Stream) -> None:
         """Keeps the memory of the tensors until ``stream`` has read them, where another stream copied them."""
-        for tensor in (self.owner, self.frames, self.mask, self.tokens):
-            tensor.record_stream(stream)
+        for tensor in (self.owner, self.frames, self.mask, self.tokens, self.same_text):
+            if tensor is not None:
+                tensor.record_stream(stream)
 
     def micro_batches(self) -> list[MicroBatch]:
         """This process's micro-batches, without empty ones."""
@@ -132,6 +139,7 @@ class Loader:
         augment: Maps the stored frames and a generator to uint8[t, 3, S, S]. None leaves frames as the reader gives
             them.
         device: Where batches are copied to, ahead of the step. None leaves them in host memory.
+        find_shared: Whether texts that several videos of a batch have are looked for.
 
     Raises:
         TrainingError: ``world`` does not divide ``micro_batches``.
@@ -148,6 +156,7 @@ class Loader:
         micro_batches: int = 1,
         augment: Augment | None = None,
         device: torch.device | None = None,
+        find_shared: bool = False,
     ) -> None:
         check_workers(world, micro_batches)
         self.plan = plan
@@ -158,6 +167,7 @@ class Loader:
         self.local = range(rank * micro_batches // world, (rank + 1) * micro_batches // world)
         self.augment = augment
         self.device = device
+        self.find_shared = find_shared
         # Copies go ahead of the step, next to its kernels.
         self._stream = torch.cuda.Stream(device) if device is not None and device.type == "cuda" else None
         self._staging = Staging(BUFFERS) if self._stream is not None else None
@@ -205,19 +215,35 @@ class Loader:
         counts = np.concatenate([(captions[part] >= 0).sum(axis=1) for part in parts])
         local = np.concatenate([np.arange(len(rows))[parts[v]] for v in self.local])
         frames, mask = self._frames(number, rows[local])
-        drawn = zip(rows[local], captions[local], strict=True)
-        texts = [self.videos[row].captions[c] for row, of_video in drawn for c in of_video if c >= 0]
+        owner = torch.from_numpy(np.repeat(np.arange(len(rows)), counts))
+        tokens, same_text = self._tokens(rows, captions, parts, local, owner)
         return Batch(
             ids=tuple(self.videos[row].video_id for row in rows),
-            owner=torch.from_numpy(np.repeat(np.arange(len(rows)), counts)),
+            owner=owner,
             videos=tuple(len(rows[part]) for part in parts),
             captions=tuple(int((captions[part] >= 0).sum()) for part in parts),
             local=self.local,
             frames=frames,
             mask=mask,
-            tokens=self.tokenize(texts),
+            tokens=tokens,
             real_frames=int(mask.sum()),
+            same_text=same_text,
         )
+
+    def _tokens(
+        self, rows: Ints, captions: Ints, parts: list[slice], local: Ints, owner: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """This process's tokens, int64[c, L], and ``same_text`` of the whole batch."""
+        whole = np.concatenate([np.arange(len(rows))[part] for part in parts])
+        chosen = whole if self.find_shared else local
+        drawn = zip(rows[chosen], captions[chosen], strict=True)
+        tokens = self.tokenize([self.videos[row].captions[c] for row, of_video in drawn for c in of_video if c >= 0])
+        if not self.find_shared:
+            return tokens, None
+        before = sum(int((captions[part] >= 0).sum()) for part in parts[: self.local.start])
+        here = int((captions[local] >= 0).sum())
+        # The texts of other processes count too, so every process finds the same.
+        return tokens[before : before + here], shared_texts(tokens, owner)
 
     def _frames(self, epoch: int, rows: Ints) -> tuple[Tensor, Tensor]:
         ids = [self.videos[row].video_id for row in rows]
@@ -283,21 +309,25 @@ def make_loader(
         TrainingError: As :func:`training_videos`, or the number of processes does not divide the micro-batches.
     """
     videos = training_videos(store, settings)
-    neighbours = caption_embeddings(method, videos) if settings.batching == "hard" else None
+    backbone, words = method.backbone, method.words
+    rank, world = rank_and_world()
+    apart = settings.equal_captions != "negatives"
+    hard = settings.batching == "hard"
+    if not apart and rank == 0:
+        warn_of_repeats(videos)
     plan = BatchPlan(
         caption_counts=[len(video.captions) for video in videos],
         batch_size=settings.batch_size,
         seed=seed,
         batching=settings.batching,
         hard_group=settings.hard_group,
-        neighbours=neighbours,
+        neighbours=caption_embeddings(method, videos) if hard else None,
+        repeated=repeated_captions(videos, lambda texts: backbone.tokenize(texts, words)) if hard and apart else None,
         captions_per_video=settings.captions_per_video,
         last_batch=settings.last_batch,
     )
-    backbone, words = method.backbone, method.words
     spec = backbone.spec
     crops = partial(crop_flip, side=spec.image_size, interpolation=spec.interpolation)
-    rank, world = rank_and_world()
     return Loader(
         plan=plan,
         videos=videos,
@@ -308,4 +338,5 @@ def make_loader(
         micro_batches=micro_batches,
         augment=crops if settings.augmentation == "crop_flip" else None,
         device=next(method.parameters()).device,
+        find_shared=apart,
     )

@@ -100,7 +100,7 @@ def fit(
         utilisation = measure(method, settings)
     settings = replace(settings, micro_batches=passes.micro_batches, grad_cache=passes.grad_cache)
     gradients = StepGradients(method, settings, seed, execution.cache_mib)
-    optimiser = build_optimiser(method.trainable(), method.learning_rates(), settings.weight_decay)
+    optimiser = build_optimiser(method.trainable(), method.learning_rates(), settings.weight_decay, settings.decay)
     loader = make_loader(method, store, settings, seed, reader, passes.micro_batches)
     state = TrainingState(method.trainable(), optimiser, checkpoints)
     metrics = MetricsLog(method, state, loader.plan, loader.plan.steps_per_epoch * settings.epochs, log, utilisation)

@@ -1,4 +1,4 @@
-"""Symmetric InfoNCE, with one caption per video or several."""
+"""Symmetric InfoNCE, with one caption per video or several, and for captions that several videos have."""
 
 from __future__ import annotations
 
@@ -18,13 +18,19 @@ def info_nce(video: Tensor, text: Tensor, logit_scale: Tensor) -> Tensor:
     Returns:
         float[], in nats.
     """
-    # Half-precision logits would round away the differences between hard negatives.
-    logits = logit_scale.float() * text.float() @ video.float().T
+    logits = _logits(video, text, logit_scale)
     target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def multi_positive_nce(video: Tensor, text: Tensor, logit_scale: Tensor, owner: Tensor) -> Tensor:
+def multi_positive_nce(
+    video: Tensor,
+    text: Tensor,
+    logit_scale: Tensor,
+    owner: Tensor,
+    same_text: Tensor | None = None,
+    positives: bool = False,
+) -> Tensor:
     """:func:`info_nce` for videos ``i`` with several captions ``P_i`` in the batch, all of them positives.
 
     With ``s_ci`` the scaled similarity of caption c and video i, the mean of::
@@ -37,18 +43,72 @@ def multi_positive_nce(video: Tensor, text: Tensor, logit_scale: Tensor, owner: 
     every caption is a query at test time. All videos have the same weight, however many captions they have. With one
     caption per video, both equal those of :func:`info_nce`.
 
+    A caption with the text of another video's caption describes that video too (``same_text``). By default, the other
+    video is a negative like any other. Otherwise such pairs are left out of both denominators, or, as ``positives``,
+    the right answers to a query are taken together (MIL-NCE, Miech et al. 2020, equation 1)::
+
+        text to video   -log( sum_{j that c describes} exp s_cj / sum_j exp s_cj )
+        video to text   -log( sum_{d with c's text} exp s_di / sum_d exp s_di )
+
+    L_out over such pairs would change nothing: equal captions share their videos already, one video each.
+
     Args:
         video: float[B, D], L2-normalised.
         text: float[C, D], L2-normalised, C at least B.
         logit_scale: float[], the factor on the cosine similarity.
         owner: int64[C], each caption's row in ``video``, ascending. Every video has a caption.
+        same_text: int64[C], from :func:`shared_texts`. None if no two videos have the same text, or if such videos are
+            negatives.
+        positives: Whether a caption and the other videos that it describes are positives, not left out.
 
     Returns:
         float[], in nats.
     """
-    if len(text) == len(video):
+    if same_text is None and len(text) == len(video):
         return info_nce(video, text, logit_scale)
-    logits = logit_scale.float() * text.float() @ video.float().T
+    logits = _logits(video, text, logit_scale)
     weight = 1 / (torch.bincount(owner) * len(video))[owner]
+    if same_text is not None:
+        return -(weight * _shared(logits, owner, same_text, positives)).sum() / 2
     both = (F.log_softmax(logits, dim=1) + F.log_softmax(logits, dim=0)).gather(1, owner.unsqueeze(1)).squeeze(1)
     return -(weight * both).sum() / 2
+
+
+def shared_texts(tokens: Tensor, owner: Tensor) -> Tensor | None:
+    """The number of each caption's text.
+
+    Args:
+        tokens: int64[C, L]. Texts are the same if their tokens are, also if they differ after L tokens.
+        owner: int64[C], each caption's video.
+
+    Returns:
+        int64[C], the same number for the same text; None if no two videos have the same text.
+    """
+    _, text = torch.unique(tokens, dim=0, return_inverse=True)
+    pairs = torch.unique(torch.stack([text, owner]), dim=1)
+    return text if len(pairs[0]) > len(torch.unique(text)) else None
+
+
+def _logits(video: Tensor, text: Tensor, logit_scale: Tensor) -> Tensor:
+    # Half-precision logits would round away the differences between hard negatives.
+    return logit_scale.float() * text.float() @ video.float().T
+
+
+def _shared(logits: Tensor, owner: Tensor, same_text: Tensor, positives: bool) -> Tensor:
+    """The sum of both log-probabilities of each caption, float[C], where texts describe several videos."""
+    describes = torch.zeros_like(logits, dtype=torch.bool)
+    describes[same_text, owner] = True
+    describes = describes[same_text]
+    to_video = to_text = logits.gather(1, owner.unsqueeze(1)).squeeze(1)
+    if positives:
+        # Few captions are shared, so only these get a column of all captions with their text.
+        shared = torch.nonzero(describes.sum(dim=1) > 1).squeeze(1)
+        right = (same_text[:, None] == same_text[shared]) & (owner[:, None] != owner[shared])
+        right[shared, torch.arange(len(shared), device=shared.device)] = True
+        columns = logits[:, owner[shared]].masked_fill(~right, -torch.inf)
+        to_text = to_text.index_copy(0, shared, columns.logsumexp(dim=0))
+        to_video = logits.masked_fill(~describes, -torch.inf).logsumexp(dim=1)
+    else:
+        own = torch.zeros_like(describes).scatter_(1, owner.unsqueeze(1), True)
+        logits = logits.masked_fill(describes & ~own, -torch.inf)
+    return to_video - logits.logsumexp(dim=1) + to_text - logits.logsumexp(dim=0)[owner]

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from components.training.settings import Decay
+
 # CLIP's values for vision transformers (appendix F), which the papers' code uses too. A smaller epsilon would turn the
 # rounding noise of a gradient that is zero in theory (a key's bias) into full steps.
 BETAS = (0.9, 0.98)
@@ -18,27 +20,43 @@ EPSILON = 1e-6
 UNDECAYED = re.compile(r"prompt|position|token|embedding|norm|ln_|bias|factor", re.IGNORECASE)
 
 
-def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: the tensor has two or more dimensions and its name does not match ``UNDECAYED``.
+# In a model of several methods, a parameter's name begins with that of its method, which says nothing about it.
+PART = re.compile(r"parts\.[^.]+\.")
 
-    Norms, biases, prompts, positions, tokens, embeddings and shared factors do not decay.
+
+def decays(name: str, parameter: nn.Parameter, rule: Decay = "matrices") -> bool:
+    """Whether weight decay applies to a parameter.
+
+    Args:
+        name: Its name.
+        parameter: The parameter.
+        rule: ``matrices``: it has two or more dimensions, and its name does not match ``UNDECAYED``. Norms, biases,
+            prompts, positions, tokens, embeddings and shared factors do not decay. ``all_but_biases``: it is no bias
+            (CLIP4Clip's and MV-Adapter's code). ``all``: always (VoP's paper names no exception).
     """
-    return parameter.ndim >= 2 and UNDECAYED.search(name) is None
+    name = PART.sub("", name, count=1)
+    if rule == "matrices":
+        return parameter.ndim >= 2 and UNDECAYED.search(name) is None
+    return rule == "all" or not name.endswith("bias")
 
 
 def build_optimiser(
-    parameters: Mapping[str, nn.Parameter], rates: Mapping[str, float], weight_decay: float
+    parameters: Mapping[str, nn.Parameter],
+    rates: Mapping[str, float],
+    weight_decay: float,
+    decay: Decay = "matrices",
 ) -> torch.optim.AdamW:
     """AdamW with float32 moments and a group per learning rate, with and without decay.
 
     Args:
         parameters: Parameters by name. Their order is kept within a group.
         rates: Peak learning rates by name. Each group keeps its rate as ``peak_lr``. The highest rate comes first.
-        weight_decay: Weight decay of the parameters that decay (:func:`decays`).
+        weight_decay: Weight decay of the parameters that decay.
+        decay: Which ones do (:func:`decays`).
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
-        groups.setdefault((rates[name], decays(name, parameter)), []).append(parameter)
+        groups.setdefault((rates[name], decays(name, parameter, decay)), []).append(parameter)
     chosen = [
         {"params": members, "lr": lr, "peak_lr": lr, "weight_decay": weight_decay if decayed else 0.0}
         for (lr, decayed), members in sorted(groups.items(), key=lambda item: item[0], reverse=True)

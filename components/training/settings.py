@@ -9,6 +9,11 @@ from pydantic.dataclasses import dataclass
 
 from components.config import STRICT, Count, Seconds, Share
 
+# What weight decay applies to (components/training/optimiser.py).
+Decay = Literal["matrices", "all_but_biases", "all"]
+# What a video is to a caption that equals one of its captions in the batch (components/training/loss.py).
+EqualCaptions = Literal["negatives", "masked", "positives"]
+
 
 @dataclass(frozen=True, config=STRICT)
 class TrainingSettings:
@@ -32,6 +37,9 @@ class TrainingSettings:
     checkpoint_activations: bool
     cache_frozen: bool
     precision: Literal["float32", "tf32", "bfloat16"]
+    # New since 0.1. Files without them keep their results.
+    decay: Decay = "matrices"
+    equal_captions: EqualCaptions = "negatives"
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -102,7 +102,7 @@ class StepGradients:
             if self.frozen is None:
                 video, text = self.method(frames, part.mask, part.tokens)
             else:
-                video = self.method.pool(self.frozen.frame_features(part.ids, frames, part.mask), part.mask)
+                video = self.method.embedding(self.frozen.frame_features(part.ids, frames, part.mask), part.mask)
                 text = self.method.encode_text(part.tokens)
         return video.float(), text.float()
 
@@ -110,7 +110,8 @@ class StepGradients:
         """The loss of the whole batch, and its gradient with respect to each of this process's pairs."""
         videos = self._gathered(batch, [video for video, _ in pairs], batch.videos)
         texts = self._gathered(batch, [text for _, text in pairs], batch.captions)
-        loss = multi_positive_nce(videos, texts, self.method.logit_scale, batch.owner)
+        positives = self.settings.equal_captions == "positives"
+        loss = multi_positive_nce(videos, texts, self.method.logit_scale, batch.owner, batch.same_text, positives)
         loss.backward()
         of_videos = _local_gradients(videos, batch, batch.videos)
         of_texts = _local_gradients(texts, batch, batch.captions)

@@ -103,6 +103,21 @@ def test_video_side(name: str) -> None:
         assert (vop.encode_video(frames, mask)[video] - pooled).abs().max() <= 1e-5
 
 
+@pytest.mark.parametrize("name", ["vop", "vop_fc"])
+def test_plain_mean_of_frames(name: str) -> None:
+    """The paper's mean of frames as they are, written out. It weighs frames by their norms."""
+    plain, released = make(name, normalize_frames=False), make(name)
+    assert isinstance(plain, VoP)
+    frames, mask = clips(BACKBONE)
+    for video, length in enumerate(LENGTHS):
+        total = sum(video_features(plain, frames[video, :length])) / length
+        assert isinstance(total, Tensor)
+        found = plain.encode_video(frames, mask)[video]
+        assert (found - total / total.square().sum().sqrt()).abs().max() <= 2e-6
+        if length > 1:
+            assert (found - released.encode_video(frames, mask)[video]).abs().max() > 2e-5
+
+
 @pytest.mark.parametrize("name", ["vop", "vop some layers", "vop text only"])
 def test_text_side(name: str) -> None:
     vop = make(name)

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.errors import TrainingError
-from components.training.batches import BatchPlan, LastBatch, check_workers, draw_captions, similar_groups
+from components.manifest import Video
+from components.training.batches import (
+    BatchPlan,
+    LastBatch,
+    Repeated,
+    check_workers,
+    draw_captions,
+    similar_groups,
+)
+from components.training.hard_batches import repeated_captions
 
 
 def unit(rng: np.random.Generator, rows: int, width: int = 6) -> np.ndarray:
@@ -94,6 +104,50 @@ def test_groups_are_the_nearest_free_videos(seed: int, size: int, videos: int, d
         assert group.tolist() == [anchor, *nearest]
         free -= set(nearest)
     assert rest.tolist() == [row for row in order if row in free]
+
+
+def repeats(captions: list[list[str]]) -> Repeated | None:
+    """The repeated captions of videos, where a text's first three letters are its tokens."""
+    videos = [Video(str(row), f"{row}.mp4", "train", tuple(texts)) for row, texts in enumerate(captions)]
+    return repeated_captions(videos, lambda texts: torch.tensor([list(text.encode()[:3]) for text in texts]))
+
+
+def test_captions_repeat_if_their_tokens_do() -> None:
+    found = repeats([["one", "two"], ["two!", "two"], ["six"], ["one", "sixty"], ["ten", "ten"]])
+    assert found is not None
+    assert [[rows.tolist() for rows in (found.videos[label] for label in labels)] for labels in found.of_video] == [
+        [[0, 3], [0, 1]], [[0, 1]], [[2, 3]], [[0, 3], [2, 3]], [],
+    ]  # fmt: skip
+    assert repeats([["one", "one more"], ["two"]]) is None
+
+
+@given(st.integers(0, 2**31), st.integers(2, 4), st.integers(8, 30), st.integers(2, 40), st.data())
+@settings(max_examples=60, deadline=None)
+def test_groups_leave_equal_captions_out(seed: int, size: int, videos: int, kinds: int, data: st.DataObject) -> None:
+    """The reference takes one video after the other, with sets of captions."""
+    rng = np.random.default_rng(seed)
+    vectors, order = unit(rng, videos), rng.permutation(videos)
+    captions = [{f"{number:03d}" for number in rng.integers(0, kinds, rng.integers(1, 4))} for _ in range(videos)]
+    count = data.draw(st.integers(1, videos // size))
+    groups, rest = similar_groups(vectors, order, size, count, repeats([sorted(texts) for texts in captions]))
+    free, similarity = set(range(videos)), np.round((vectors @ vectors.T).astype(np.float64), 5)
+    for group in groups:
+        anchor = next(row for row in order if row in free)
+        expected = [int(anchor)]
+        free.remove(anchor)
+        while len(expected) < size:
+            seen = set().union(*(captions[row] for row in expected))
+            apart = {row for row in free if not captions[row] & seen}
+            nearest = min(apart or free, key=lambda row: (-similarity[anchor, row], row))
+            expected.append(nearest)
+            free.remove(nearest)
+        assert group.tolist() == expected
+    assert rest.tolist() == [row for row in order if row in free]
+
+
+def test_a_collection_of_one_caption_still_makes_groups() -> None:
+    plan = BatchPlan([1] * 12, 6, 0, "hard", 3, unit(np.random.default_rng(0), 12), repeated=repeats([["one"]] * 12))
+    assert sorted(np.concatenate(plan.epoch(0).videos)) == list(range(12))
 
 
 def test_hard_batches_hold_whole_scenes() -> None:

@@ -122,6 +122,32 @@ def test_captions_belong_to_their_videos(store: FrameStore) -> None:
     assert all(text in captions[order[owner]] for text, owner in zip(texts, batch.owner, strict=True))
 
 
+@pytest.mark.parametrize("world", [1, 2])
+def test_texts_of_several_videos_are_found_in_every_process(store: FrameStore, world: int) -> None:
+    """The tokens are those of a loader that does not look, also if an equal caption belongs to another process."""
+    plan: dict[str, Any] = {"batch_size": 5, "captions_per_video": 2}
+
+    def made(rank: int, find: bool) -> Loader:
+        found = loader(store, rank, world, **plan)
+        # Only the colour is left of a caption, as if the rest were cut. Training videos repeat colours.
+        found.tokenize = lambda texts: torch.tensor([[sum(c in text for c in "gbw")] for text in texts])
+        found.find_shared = find
+        return found
+
+    seen: list[list[Batch]] = []
+    for rank in range(world):
+        seen.append(list(made(rank, True).batches(0, 2)))
+        for batch, plain in zip(seen[-1], made(rank, False).batches(0, 2), strict=True):
+            assert plain.same_text is None
+            assert torch.equal(batch.tokens, plain.tokens)
+    for shares in zip(*seen, strict=True):
+        numbers = shares[0].same_text
+        assert numbers is not None
+        tokens = torch.cat([share.tokens for share in shares])[:, 0]
+        assert torch.equal(numbers[:, None] == numbers, tokens[:, None] == tokens)
+        assert all(share.same_text is not None and torch.equal(share.same_text, numbers) for share in shares)
+
+
 def test_augmentation_is_a_draw_per_video_and_epoch(store: FrameStore) -> None:
     """It is the same in any process and from any step, and differs in the next epoch. Validation frames stay."""
     augment = partial(crop_flip, side=16, interpolation="bicubic")

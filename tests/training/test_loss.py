@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from components.processes import share_out
-from components.training.loss import info_nce, multi_positive_nce
+from components.training.loss import info_nce, multi_positive_nce, shared_texts
 
 WIDTH = 5
 
@@ -54,6 +54,73 @@ def test_one_caption_each_is_info_nce() -> None:
     twice = multi_positive_nce(video, text.repeat_interleave(2, 0), scale, torch.arange(6).repeat_interleave(2))
     # The sum over captions has every term twice, which adds log 2 in one of the two directions.
     assert float(twice) == pytest.approx(float(info_nce(video, text, scale)) + math.log(2) / 2, abs=1e-6)
+
+
+SHARED = [
+    # Captions of four videos by their words, one each: two videos share one.
+    ([0, 1, 2, 3], ["a", "b", "a", "c"]),
+    # All are the same.
+    ([0, 1, 2], ["a", "a", "a"]),
+    # Several captions per video, some of them shared, one repeated within a video.
+    ([0, 0, 1, 1, 2, 3, 3, 3], ["a", "b", "b", "c", "d", "a", "e", "e"]),
+]
+
+
+@pytest.mark.parametrize(("owner", "words"), SHARED)
+@pytest.mark.parametrize("positives", [False, True])
+def test_captions_of_several_videos_by_the_formula(owner: list[int], words: list[str], positives: bool) -> None:
+    """The reference asks for every caption and video whether one describes the other, and writes the sums out."""
+    videos, captions = max(owner) + 1, range(len(words))
+    of_video = [{words[c] for c in captions if owner[c] == i} for i in range(videos)]
+    video, text = (nn.functional.normalize(rows.double(), dim=1) for rows in (pairs(videos)[0], pairs(len(words))[1]))
+    video.requires_grad_()
+    scores = torch.exp(7.0 * text @ video.T)
+
+    def describes(c: int, i: int) -> bool:
+        return words[c] in of_video[i]
+
+    total = torch.zeros((), dtype=torch.float64)
+    for i in range(videos):
+        own = [c for c in captions if owner[c] == i]
+        for c in own:
+            equal = [d for d in captions if d == c or (words[d] == words[c] and owner[d] != i)]
+            if positives:
+                row = sum(scores[c, j] for j in range(videos) if describes(c, j)) / scores[c].sum()
+                column = sum(scores[d, i] for d in equal) / scores[:, i].sum()
+            else:
+                row = scores[c, i] / sum(scores[c, j] for j in range(videos) if j == i or not describes(c, j))
+                column = scores[c, i] / sum(scores[d, i] for d in captions if owner[d] == i or not describes(d, i))
+            total -= (torch.log(row) + torch.log(column)) / 2 / len(own) / videos
+    tokens = torch.tensor([[ord(word), 7] for word in words])
+    same_text = shared_texts(tokens, torch.tensor(owner))
+    inputs = video.float(), text.float(), torch.tensor(7.0), torch.tensor(owner)
+    found = multi_positive_nce(*inputs, same_text, positives)
+    assert abs(float((found - multi_positive_nce(*inputs)).detach())) > 1e-2
+    assert float(found.detach()) == pytest.approx(float(total.detach()), abs=1e-6)
+    ours, theirs = torch.autograd.grad(found, video)[0], torch.autograd.grad(total, video)[0]
+    assert (ours - theirs).abs().max() <= 1e-6
+
+
+def test_without_shared_texts_the_loss_is_the_same() -> None:
+    """A repeated caption of one video is no fault of another."""
+    owner, tokens = torch.tensor([0, 0, 1, 2]), torch.tensor([[5, 6], [5, 6], [5, 7], [6, 6]])
+    assert shared_texts(tokens, owner) is None
+    # With texts that no other video has, the general form is the loss of several captions.
+    inputs = pairs(3)[0], pairs(4)[1], torch.tensor(7.0), owner
+    for positives in (False, True):
+        found = multi_positive_nce(*inputs, torch.tensor([0, 0, 1, 2]), positives)
+        assert float(found) == pytest.approx(float(multi_positive_nce(*inputs)))
+
+
+def test_scores_far_apart_have_a_finite_loss() -> None:
+    """At a scale of 100, the exponential of the smallest score is zero in float32."""
+    video = nn.functional.normalize(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]]), dim=1).requires_grad_()
+    text = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+    for positives in (False, True):
+        loss = multi_positive_nce(video, text, torch.tensor(100.0), torch.arange(3), torch.tensor([0, 0, 1]), positives)
+        (gradient,) = torch.autograd.grad(loss, video)
+        assert torch.isfinite(loss)
+        assert torch.isfinite(gradient).all()
 
 
 def encode_numbers(rows: int, chunk: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,8 @@ def expected_gradients(root: Path, name: str, raw: dict[str, Any], **changes: An
     method = make(root, name, **raw)
     batch, _ = batch_and_step(root, method, micro_batches=1, **changes)
     video, text = method(method.backbone.normalize(batch.frames), batch.mask, batch.tokens)
-    loss = multi_positive_nce(video, text, method.logit_scale, batch.owner)
+    positives = changes.get("equal_captions") == "positives"
+    loss = multi_positive_nce(video, text, method.logit_scale, batch.owner, batch.same_text, positives)
     loss.backward()
     return float(loss.detach()), found_gradients(method)
 
@@ -113,6 +115,51 @@ def test_processes_have_the_gradients_of_the_whole_batch(root: Path, tmp_path: P
     expected = expected_gradients(root, "bias", {"train_logit_scale": True})
     for found in gloo.spawn(world, with_bias, tmp_path, root):
         compare(found, expected)
+
+
+@pytest.fixture(scope="module")
+def repeated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of fourteen training videos, of which two and two have the same captions."""
+    folder = tmp_path_factory.mktemp("repeated")
+    tiny_world.write_params(folder)
+    tiny_world.write_backbone(folder)
+    made = tiny_world.videos(14, 2, 2)
+    tiny_world.write_store(
+        folder, tuple(replace(v, captions=made[row % 7].captions) if row < 14 else v for row, v in enumerate(made))
+    )
+    return folder
+
+
+@pytest.mark.parametrize("mode", ["masked", "positives"])
+def test_shared_captions_count_the_same_in_any_process(repeated: Path, tmp_path: Path, mode: str) -> None:
+    raw, captions = {"train_logit_scale": True}, {"captions_per_video": 2, "equal_captions": mode}
+    expected = expected_gradients(repeated, "bias", raw, **captions)
+    if mode == "masked":
+        # The towers are random, so all scores are near, and taking them together changes little.
+        plain = expected_gradients(repeated, "bias", raw, captions_per_video=2)
+        assert any((expected[1][key] - plain[1][key]).abs().max() > 1e-4 for key in plain[1])
+    compare(gradients(repeated, "bias", raw, micro_batches=3, grad_cache=True, **captions), expected)
+    for found in gloo.spawn(2, with_shared, tmp_path, repeated, mode):
+        compare(found, expected)
+
+
+def test_hard_groups_leave_equal_captions_out(repeated: Path) -> None:
+    """The nearest video to any is the one with the same captions, and by default both are in one group."""
+    method = make(repeated, "bias")
+    store = FrameStore(repeated / "outputs" / "frames" / tiny_world.TASK)
+    reader = FrameReader(store, method.backbone.resize, method.frames, cache_mib=1)
+    together = {}
+    for mode in ("negatives", "masked"):
+        settings = tiny_world.training(repeated, batch_size=14, hard_group=2, equal_captions=mode)
+        plan = make_loader(method, store, settings, SEED, reader, 1).plan
+        groups = plan.epoch(0).videos[0][:12].reshape(6, 2) % 7
+        together[mode] = int((groups[:, 0] == groups[:, 1]).sum())
+    assert together == {"negatives": 6, "masked": 0}
+
+
+def with_shared(root: Path, mode: str) -> tuple[float, Gradients]:
+    changes = {"captions_per_video": 2, "equal_captions": mode, "micro_batches": 6}
+    return gradients(root, "bias", {"train_logit_scale": True}, **changes)
 
 
 def with_bias(root: Path) -> tuple[float, Gradients]:
