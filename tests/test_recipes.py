@@ -60,6 +60,7 @@ def test_vops_published_settings(tmp_path: Path, recipe: Path) -> None:
     assert (params.backbone.model, params.backbone.pretrained) == ("ViT-B-32", "openai")
     assert (task.frames, task.words) == (12, 77)
     assert (training.epochs, training.batch_size, training.weight_decay) == (5, 32, 0.2)
+    assert (training.decay, training.equal_captions) == ("all", "negatives")
     assert training.batching == "random"
     rows = {"full", "bias", "proj", "partial", "adapter_attn", "adapter_ffn"}
     rows |= {"vop", "vop_p", "vop_c", "vop_f", "vop_fp", "vop_fc"}
@@ -83,6 +84,7 @@ def test_mv_adapters_published_settings(
     task, training = params.task(name), params.training
     assert (params.backbone.model, params.backbone.pretrained) == ("ViT-B-16", "openai")
     assert (task.frames, task.words, training.epochs, training.batch_size) == (frames, words, epochs, batch)
+    assert (training.weight_decay, training.decay, training.equal_captions) == (0.2, "all_but_biases", "negatives")
     assert params.frames.sampling == "mv_adapter"
     assert params.run.seeds == (0, 42, 123)
     method = build("mv_adapter", params.method("mv_adapter"), backbone("ViT-B-16"), frames=frames, words=words)
@@ -93,6 +95,15 @@ def test_mv_adapters_published_settings(
         True,
         1e-7,
     )
+
+
+def test_a_file_without_the_new_keys_keeps_its_results(tmp_path: Path) -> None:
+    lines = (ROOT / "params.yaml").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith(("  decay:", "  equal_captions:"))]
+    assert len(kept) == len(lines) - 2
+    (tmp_path / "params.yaml").write_text("".join(kept))
+    training = load_params(tmp_path / "params.yaml").training
+    assert (training.decay, training.equal_captions) == ("matrices", "negatives")
 
 
 class TestFaults:

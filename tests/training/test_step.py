@@ -143,7 +143,7 @@ def test_shared_captions_count_the_same_in_any_process(repeated: Path, tmp_path:
         compare(found, expected)
 
 
-def test_hard_groups_leave_equal_captions_out(repeated: Path) -> None:
+def test_hard_groups_leave_equal_captions_out(repeated: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The nearest video to any is the one with the same captions, and by default both are in one group."""
     method = make(repeated, "bias")
     store = FrameStore(repeated / "outputs" / "frames" / tiny_world.TASK)
@@ -155,6 +155,9 @@ def test_hard_groups_leave_equal_captions_out(repeated: Path) -> None:
         groups = plan.epoch(0).videos[0][:12].reshape(6, 2) % 7
         together[mode] = int((groups[:, 0] == groups[:, 1]).sum())
     assert together == {"negatives": 6, "masked": 0}
+    assert [record.message.partition(",")[0] for record in caplog.records] == [
+        "14 of 14 training videos have a caption that another video has too"
+    ]
 
 
 def with_shared(root: Path, mode: str) -> tuple[float, Gradients]:
