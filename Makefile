@@ -17,8 +17,9 @@ demo: env ## the whole pipeline on the embedded collections
 	dvc repro
 	python pipelines/report.py --print
 
+# Two processes, with the tests of a file in one of them: files share what is slow to set up, and most of them wait a lot.
 test: env chromium lint types ## everything CI checks
-	python -m pytest
+	python -m pytest -n 2 --dist loadfile
 
 quick: env ## the fast tests, under three minutes
 	python -m pytest -m "not slow" $(QUICK)
