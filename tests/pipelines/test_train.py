@@ -162,6 +162,8 @@ TRAINING = {
     "augmentation": "crop_flip",
     "warmup_share": "0.2",
     "weight_decay": "0.2",
+    "decay": "all",
+    "equal_captions": "positives",
     "max_grad_norm": "2.0",
     "validation_every": "2",
     "select_on": "val",
