@@ -67,7 +67,7 @@ def test_the_cache_keeps_to_its_budget(store: FrameStore) -> None:
 
 
 def test_more_frames_than_the_task_has_are_refused(store: FrameStore) -> None:
-    with pytest.raises(DataError, match=r"train000.*found 4.*1 to 3 frames.*run ingest again"):
+    with pytest.raises(DataError, match=r"train000.*found 4.*1 to 3 frames.*set tasks.tiny.frames to 3 and run ingest for tiny"):
         FrameReader(store, half, 3, cache_mib=1).batch(["train000"])
 
 
@@ -168,7 +168,7 @@ def test_augmentation_is_a_draw_per_video_and_epoch(store: FrameStore) -> None:
 def test_a_fault_in_the_background_reaches_the_loop(store: FrameStore) -> None:
     broken = loader(store)
     broken.reader.frames = 1
-    with pytest.raises(DataError, match="stored frames do not fit"):
+    with pytest.raises(DataError, match="more frames of a video than the method takes"):
         next(broken.batches(0, 2))
 
 
