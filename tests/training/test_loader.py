@@ -67,7 +67,9 @@ def test_the_cache_keeps_to_its_budget(store: FrameStore) -> None:
 
 
 def test_more_frames_than_the_task_has_are_refused(store: FrameStore) -> None:
-    with pytest.raises(DataError, match=r"train000.*found 4.*1 to 3 frames.*set tasks.tiny.frames to 3 and run ingest for tiny"):
+    with pytest.raises(
+        DataError, match=r"train000.*found 4.*1 to 3 frames.*set tasks.tiny.frames to 3 and run ingest for tiny"
+    ):
         FrameReader(store, half, 3, cache_mib=1).batch(["train000"])
 
 
