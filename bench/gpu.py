@@ -33,7 +33,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from components.backbones import mini
 from components.evaluation.encode import encode_videos
 from components.evaluation.ranks import both_directions
 from components.frames.reader import FrameReader, View
@@ -49,31 +48,14 @@ from components.training.loop import fit
 from components.training.loss import info_nce
 from components.training.optimiser import build_optimiser
 from components.training.step import StepGradients
-from models import (
-    FRAMES,
-    ROOT,
-    Limit,
-    batch_of,
-    method_on,
-    pictures,
-    side_of,
-    tokens,
-    vocabulary_of,
-)
+from models import FRAMES, ROOT, Limit, method_on, random_batch, side_of
 
 PARTS = ("ceilings", "step", "loader", "encode", "epoch", "ranks", "search")
 
 
 def method_of(model: str, name: str) -> Method:
-    """A method with the papers' sizes at CLIP's size, and with those of params.yaml on the mini backbone."""
-    if model == mini.NAME:
-        return method_on(model, name, load_params(ROOT / "params.yaml").method(name))
-    return method_on(model, name, {"lr": 1e-4, "form": "paper"} if name == "mv_adapter" else {"lr": 1e-4})
-
-
-def batch_on(bench: Bench, model: str, videos: int) -> Batch:
-    """A batch in one micro-batch, on the device."""
-    return batch_of(pictures(side_of(model), videos), tokens(vocabulary_of(model), videos)).to(bench.device)
+    """A method with the papers' sizes and arithmetic."""
+    return method_on(model, name, **({"form": "paper"} if name == "mv_adapter" else {}))
 
 
 def open_clip_step(bench: Bench, model: str, videos: int, full: bool) -> Callable[[], object]:
@@ -81,7 +63,7 @@ def open_clip_step(bench: Bench, model: str, videos: int, full: bool) -> Callabl
     network = Limit(model).to(bench.device)
     if full:
         network.requires_grad_(True)
-    batch = batch_on(bench, model, videos)
+    batch = random_batch(model, videos).to(bench.device)
     scale = torch.tensor(100.0, device=bench.device)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=1e-6, fused=bench.device.type == "cuda") if full else None
@@ -106,7 +88,7 @@ def method_step(bench: Bench, model: str, name: str, videos: int, **changes: Any
     optimiser = build_optimiser(method.trainable(), method.learning_rates(), settings.weight_decay, settings.decay)
     gradients = StepGradients(method, settings, seed=0)
     method.train()
-    batch = batch_on(bench, model, videos)
+    batch = random_batch(model, videos).to(bench.device)
 
     def turn() -> None:
         gradients.backward(batch, step=0)
@@ -242,7 +224,7 @@ def encode(bench: Bench, store: FrameStore, model: str) -> None:
     ids = store.ids("all")[: 16 if bench.smoke else 512]
     for name in ("zero_shot", "mv_adapter", "vop"):
         method = method_of(model, name).to(bench.device).eval()
-        batch = batch_on(bench, model, 4 if bench.smoke else 64)
+        batch = random_batch(model, 4 if bench.smoke else 64).to(bench.device)
 
         @torch.no_grad()
         def turn(method: Method = method, batch: Batch = batch) -> None:

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from components.backbones import mini
 from components.backbones.clip import Backbone, create, model_config
 from components.methods.base import Method
 from components.methods.build import build
+from components.params import load_params
 from components.training.loader import Batch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,10 +72,24 @@ def batch_of(frames: Tensor, texts: Tensor, micro_batches: int = 1) -> Batch:
     )
 
 
-def method_on(model: str, name: str, settings: dict[str, Any]) -> Method:
-    """A method on random weights, with ``settings`` unless it has none."""
+def random_batch(model: str, videos: int, captions: int = 1) -> Batch:
+    """A batch of random frames and full texts in one micro-batch."""
+    return batch_of(pictures(side_of(model), videos), tokens(vocabulary_of(model), videos * captions))
+
+
+def method_on(model: str, name: str, **settings: Any) -> Method:
+    """A method on random weights, with the papers' sizes, or those of params.yaml on the mini backbone.
+
+    Args:
+        model: The backbone.
+        name: The method.
+        settings: Further settings at CLIP's size.
+    """
+    raw: dict[str, Any] = {"lr": 1e-4, **settings}
+    if model == mini.NAME:
+        raw = load_params(ROOT / "params.yaml").method(name)
     backbone = Backbone(clip(model), model, model_config(model, ROOT)[1]())
-    return build(name, {} if name == "zero_shot" else settings, backbone, frames=FRAMES, words=WORDS)
+    return build(name, {} if name == "zero_shot" else raw, backbone, frames=FRAMES, words=WORDS)
 
 
 class Limit(nn.Module):

@@ -33,24 +33,11 @@ from components.backbones import mini
 from components.evaluation.encode import encode_split
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
-from components.methods.base import Method
 from components.params import load_params
 from components.training.loss import info_nce
 from components.training.optimiser import build_optimiser
 from components.training.step import StepGradients
-from models import (
-    B32,
-    FRAMES,
-    ROOT,
-    WORDS,
-    Limit,
-    batch_of,
-    method_on,
-    pictures,
-    side_of,
-    tokens,
-    vocabulary_of,
-)
+from models import B32, FRAMES, ROOT, WORDS, Limit, method_on, pictures, random_batch, side_of, tokens, vocabulary_of
 
 # Videos per batch.
 BATCH = {B32: 4, mini.NAME: 16}
@@ -70,20 +57,14 @@ def limit_step(model: str) -> Callable[[], object]:
     return turn
 
 
-def method(model: str, name: str) -> Method:
-    """A method with the papers' sizes on ViT-B/32 and those of params.yaml on the mini backbone."""
-    return method_on(model, name, {"lr": 1e-4} if model == B32 else load_params(ROOT / "params.yaml").method(name))
-
-
 def method_step(model: str, name: str, captions: int, **changes: Any) -> Callable[[], object]:
     """One whole training step: micro-batches, loss, gradients, clipping, optimiser."""
-    trained, videos = method(model, name), BATCH[model]
+    trained = method_on(model, name)
     settings = dataclasses.replace(load_params(ROOT / "params.yaml").training, micro_batches=1, **changes)
     optimiser = build_optimiser(trained.trainable(), trained.learning_rates(), settings.weight_decay, settings.decay)
     gradients = StepGradients(trained, settings, seed=0)
     trained.train()
-    texts = tokens(vocabulary_of(model), videos * captions)
-    batch = batch_of(pictures(side_of(model), videos), texts)
+    batch = random_batch(model, BATCH[model], captions)
 
     def turn() -> None:
         gradients.backward(batch, step=0)
@@ -108,7 +89,7 @@ def limit_forward(model: str, videos: int) -> Callable[[], object]:
 
 def method_forward(model: str, name: str, store: str) -> Callable[[], object]:
     """The project's evaluation of a split, from JPEG frames to embeddings."""
-    encoder, frames = method(model, name).eval(), FrameStore(store)
+    encoder, frames = method_on(model, name).eval(), FrameStore(store)
     # Without a cache, each turn reads and decodes all frames again.
     reader = FrameReader(frames, encoder.backbone.resize, FRAMES, cache_mib=0)
     return lambda: encode_split(encoder, frames, reader, "test", 16)
