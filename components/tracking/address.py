@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote
 
 from components.tracking.settings import TrackingSettings
 
@@ -31,11 +31,3 @@ def tracking_uri(root: Path, settings: TrackingSettings) -> str:
 def database_of(uri: str) -> Path:
     """The file of a SQLite URI."""
     return Path(unquote(uri.removeprefix(SQLITE).partition("?")[0]))
-
-
-def shown(uri: str) -> str:
-    """A store's address without its credentials."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc=f"***@{parts.netloc.rpartition('@')[2]}"))

@@ -11,8 +11,8 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from components.errors import RegistryError
-from components.tracking.address import SQLITE, shown
+from components.errors import RegistryError, without_secrets
+from components.tracking.address import SQLITE
 
 # Characters of an answer that an error shows.
 SHOWN = 400
@@ -65,23 +65,23 @@ def answering(uri: str) -> Iterator[None]:
 
 
 def _fault(uri: str, error: Exception) -> StoreError:
-    text = _one_line(error).replace(uri, shown(uri))
+    text = _one_line(error)
     code = error.error_code if isinstance(error, MlflowException) else ""
     if "database is locked" in str(error):
         fault = StoreError(
-            "another process has locked the tracking store", where=shown(uri), cure="wait until it is done, then retry"
+            "another process has locked the tracking store", where=uri, cure="wait until it is done, then retry"
         )
     elif uri.startswith(SQLITE):
         fault = StoreError(
             "the tracking store cannot be used",
-            where=shown(uri),
+            where=uri,
             found=text,
             cure="put back a copy of the file, or move it away: `dvc repro --force register` registers again",
         )
     else:
         fault = StoreError(
             "no usable answer from the MLflow server",
-            where=shown(uri),
+            where=uri,
             found=text,
             cure="check the address (MLFLOW_TRACKING_URI or tracking.uri), your access and the server's log",
         )
@@ -93,5 +93,6 @@ def _one_line(error: Exception) -> str:
     """The message without markup and line breaks, cut to :data:`SHOWN` characters."""
     text = str(error) if isinstance(error, MlflowException) else f"{type(error).__name__}: {error}"
     text = re.sub(r"<(script|style)\b.*?</\1>|<[^>]*>", " ", text, flags=re.DOTALL | re.IGNORECASE)
-    text = " ".join(text.split())
+    # Blanked before the cut, since half an address does not look like one.
+    text = without_secrets(" ".join(text.split()))
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."

@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 
 from components.errors import RegistryError
 from components.layout import Layout
-from components.tracking.address import SQLITE, database_of, shown, tracking_uri
+from components.tracking.address import SQLITE, database_of, tracking_uri
 from components.tracking.client import CheckedClient, StoreError, answering
 from components.tracking.database import follow_a_move, wait_for_writers
 from components.tracking.settings import TrackingSettings
@@ -100,7 +100,7 @@ def _check_server(uri: str) -> None:
         raise RegistryError(
             "no MLflow server answers",
             where="MLFLOW_TRACKING_URI or tracking.uri",
-            found=f"{shown(uri)} ({error})",
+            found=f"{uri} ({error})",
             expected="the address of a running server, or sqlite:///<file>",
         ) from None
 
@@ -130,7 +130,7 @@ def experiment_id(client: MlflowClient, task: str) -> str:
     if found is None or found.lifecycle_stage != "active":
         raise RegistryError(
             "the experiment is missing or deleted",
-            where=shown(client.tracking_uri),
+            where=client.tracking_uri,
             found=task,
             cure="restore it in MLflow",
         )
