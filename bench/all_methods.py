@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from components.adapters.file import load_adapter, read_card
-from components.backbones.clip import load_backbone
+from components.backbones.load import load_backbone
 from components.evaluation.evaluate import evaluate
 from components.params import load_params
 from components.records import make_record

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.backbones import mini
-from components.backbones.clip import Backbone, create, model_config
+from components.backbones.clip import Backbone
+from components.backbones.load import create, model_config
 from components.methods.base import Method
 from components.methods.build import build
 from components.params import load_params

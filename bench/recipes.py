@@ -22,7 +22,8 @@ from typing import Any
 import torch
 
 from components.backbones import mini
-from components.backbones.clip import Backbone, create, model_config
+from components.backbones.clip import Backbone
+from components.backbones.load import create, model_config
 from components.config import parse_yaml
 from components.methods.base import Method
 from components.methods.build import build

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from components.backbones.clip import load_backbone
+from components.backbones.load import load_backbone
 from components.evaluation.card import Identity
 from components.evaluation.encode import encode_split
 from components.evaluation.scorecard import make_scorecard

@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def body(stage: cli.Stage) -> None:
     """Adapter + frame store -> outputs/scorecards/<task>/<method>-<seed>/."""
     from components.adapters.file import load_adapter, read_card
-    from components.backbones.clip import load_backbone
+    from components.backbones.load import load_backbone
     from components.evaluation.card import WHOLE
     from components.evaluation.card_text import warnings_of
     from components.evaluation.evaluate import evaluate

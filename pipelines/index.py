@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def body(stage: cli.Stage) -> None:
     """Adapter + frame store -> outputs/indexes/<task>/."""
     from components.adapters.file import load_adapter
-    from components.backbones.clip import load_backbone
+    from components.backbones.load import load_backbone
     from components.benchmarks.reader import is_published
     from components.frames.store import FrameStore
     from components.processes import pick_device

@@ -8,7 +8,7 @@ import tiny_world
 import torch
 
 from components.adapters.file import load_adapter
-from components.backbones.clip import load_backbone
+from components.backbones.load import load_backbone
 from components.frames.jpeg import decode_frames
 from components.frames.store import FrameStore
 

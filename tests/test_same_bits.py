@@ -13,7 +13,7 @@ import pytest
 import tiny_world
 import torch
 
-from components.backbones.clip import load_backbone
+from components.backbones.load import load_backbone
 from components.frames.store import FrameStore
 from components.layout import Layout
 from components.methods.build import build

@@ -7,7 +7,8 @@ from typing import Any
 import open_clip
 import torch
 
-from components.backbones.clip import Backbone, create
+from components.backbones.clip import Backbone
+from components.backbones.load import create
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 24,

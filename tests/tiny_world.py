@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
 from components.backbones import mini
-from components.backbones.clip import create, model_config
+from components.backbones.load import create, model_config
 from components.frames import schema
 from components.frames.card import StoreCard, StoredShard, StoreSettings
 from components.frames.jpeg import encode_frames

@@ -13,7 +13,7 @@ import torch
 from components.adapters.card import TrainingFacts
 from components.adapters.file import save_adapter
 from components.adapters.record import CURVE, ParameterCount, TrainingRecord, write_training
-from components.backbones.clip import load_backbone
+from components.backbones.load import load_backbone
 from components.evaluation.card import Identity, Parameters
 from components.evaluation.encode import encode_split
 from components.evaluation.scorecard import make_scorecard, write_scorecard

@@ -1,14 +1,8 @@
-"""A frozen ViT CLIP: open_clip's weights with this project's forward pass (:mod:`components.backbones.towers`).
-
-Files given by path are read without network access. open_clip downloads a pretrained tag into its cache.
-"""
+"""A frozen ViT CLIP: open_clip's weights with this project's forward pass (:mod:`components.backbones.towers`)."""
 
 from __future__ import annotations
 
-import difflib
-import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import open_clip
@@ -18,11 +12,9 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
-from components.backbones import mini
-from components.backbones.settings import BackboneSettings
 from components.backbones.spec import BackboneSpec
 from components.backbones.towers import TextTower, VisionTower
-from components.backbones.weights import load_weights, weights_sha256
+from components.backbones.weights import weights_sha256
 from components.errors import BackboneError
 
 _CACHED_TEXTS = 200_000
@@ -128,105 +120,6 @@ def parameter_total(backbone: nn.Module) -> int:
     return sum(parameter.numel() for parameter in backbone.parameters())
 
 
-def load_backbone(settings: BackboneSettings, root: Path) -> Backbone:
-    """Loads the backbone of params.yaml.
-
-    Args:
-        settings: Which model and weights. A weights file is .safetensors, or .pt with a state dict or a TorchScript
-            archive.
-        root: The folder that relative paths start from.
-
-    Raises:
-        BackboneError: The model is unknown or unsupported, or its weights are missing or do not fit.
-    """
-    raw, make_tokenizer = model_config(settings.model, root)
-    path = root / settings.pretrained
-    tag = None
-    if not path.is_file():
-        tag = open_clip.get_pretrained_cfg(settings.model, settings.pretrained)
-        if not tag:
-            raise _no_weights(settings, path)
-    clip = create(settings.model, raw, needs_quick_gelu(settings, raw, tag))
-    if tag:
-        path = Path(_download(settings, tag))
-    load_weights(clip, path)
-    tokenizer = make_tokenizer()
-    if tokenizer.vocab_size > clip.vocab_size:
-        raise BackboneError(
-            "the tokenizer has more tokens than the text tower",
-            where=settings.model,
-            found=tokenizer.vocab_size,
-            expected=f"at most {clip.vocab_size}",
-        )
-    return Backbone(clip, _short_name(settings.model), tokenizer, tag)
-
-
-def needs_quick_gelu(settings: BackboneSettings, raw: dict[str, Any], tag: dict[str, Any] | None) -> bool:
-    """Whether params.yaml, the model's config or the pretrained tag asks for QuickGELU."""
-    return bool(settings.quick_gelu or raw.get("quick_gelu") or (tag or {}).get("quick_gelu"))
-
-
-def model_config(model: str, root: Path) -> tuple[dict[str, Any], Callable[[], Tokenizer]]:
-    """The open_clip config of a model, and a function that makes its tokenizer.
-
-    Raises:
-        BackboneError: There is no such model. The message suggests the nearest spelling.
-    """
-    if model == mini.NAME:
-        raw = _read_config(mini.CONFIG_PATH)
-        return raw, lambda: mini.mini_tokenizer(raw["text_cfg"]["context_length"])
-    if model.endswith(".json"):
-        raw = _read_config(root / model)
-    else:
-        known = open_clip.get_model_config(model) if ":" not in model else None
-        if known is None:
-            near = difflib.get_close_matches(model, [mini.NAME, *open_clip.list_models()], n=3, cutoff=0.5)
-            raise BackboneError(
-                "no such backbone",
-                where="backbone.model",
-                found=model,
-                expected="`mini`, a ViT name of open_clip or a model config file (.json)",
-                cure=f"did you mean {' or '.join(near)}?" if near else None,
-            )
-        raw = known
-    context = raw.get("text_cfg", {}).get("context_length", 77)
-    return raw, lambda: open_clip.SimpleTokenizer(context_length=context)
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        return dict(raw.get("model_cfg", raw))
-    except (OSError, ValueError, AttributeError) as error:
-        raise BackboneError("model config cannot be read", where=path, found=str(error)) from None
-
-
-def create(model: str, raw: dict[str, Any], quick_gelu: bool = False) -> open_clip.CLIP:
-    """Makes an open_clip ``CLIP`` from a config, with random weights.
-
-    Args:
-        model: The name for messages.
-        raw: The config (:func:`model_config`).
-        quick_gelu: Whether the MLPs use QuickGELU.
-
-    Raises:
-        BackboneError: A tower is not a plain transformer.
-    """
-    vision, text = raw.get("vision_cfg", {}), raw.get("text_cfg", {})
-    reasons = {
-        f"its vision tower is timm's {vision.get('timm_model_name')}": vision.get("timm_model_name"),
-        "its vision tower is a ResNet": isinstance(vision.get("layers"), list | tuple),
-        f"its text tower is Hugging Face's {text.get('hf_model_name')}": text.get("hf_model_name"),
-        f"its tokenizer is Hugging Face's {text.get('hf_tokenizer_name')}": text.get("hf_tokenizer_name"),
-        "it is a captioning model (CoCa)": "multimodal_cfg" in raw,
-    }
-    for reason, holds in reasons.items():
-        if holds:
-            raise _unsupported(model, reason)
-    kept = {key: value for key, value in raw.items() if key in ("embed_dim", "init_logit_scale")}
-    return open_clip.CLIP(vision_cfg=dict(vision), text_cfg=dict(text), quick_gelu=quick_gelu, **kept)
-
-
 def supported(clip: Any, model: str) -> None:
     """Checks that :mod:`components.backbones.towers` computes what these towers compute.
 
@@ -235,7 +128,7 @@ def supported(clip: Any, model: str) -> None:
     """
     visual, text = clip.visual, getattr(clip, "text", clip)
     if not isinstance(visual, VisionTransformer):
-        raise _unsupported(model, f"its vision tower is a {type(visual).__name__}")
+        raise unsupported(model, f"its vision tower is a {type(visual).__name__}")
     blocks = [*visual.transformer.resblocks, *getattr(getattr(text, "transformer", None), "resblocks", [None])]
     reasons = {
         "it pools patches by attention or averaging": visual.attn_pool is not None or visual.pool_type != "tok",
@@ -249,7 +142,7 @@ def supported(clip: Any, model: str) -> None:
     }
     for reason, holds in reasons.items():
         if holds:
-            raise _unsupported(model, reason)
+            raise unsupported(model, reason)
 
 
 def describe(backbone: Backbone, visual: Any, model: str, preprocess: dict[str, Any]) -> BackboneSpec:
@@ -264,7 +157,7 @@ def describe(backbone: Backbone, visual: Any, model: str, preprocess: dict[str, 
     mean = preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN
     std = preprocess.get("std") or open_clip.OPENAI_DATASET_STD
     if preprocess.get("resize_mode", "shortest") != "shortest":
-        raise _unsupported(model, f"its resize mode is {preprocess['resize_mode']}")
+        raise unsupported(model, f"its resize mode is {preprocess['resize_mode']}")
     vision, text = backbone.vision, backbone.text
     first: tuple[Any, Any] = (vision.layers.blocks[0], text.layers.blocks[0])
     return BackboneSpec(
@@ -288,33 +181,8 @@ def describe(backbone: Backbone, visual: Any, model: str, preprocess: dict[str, 
     )
 
 
-def _download(settings: BackboneSettings, tag: dict[str, Any]) -> str:
-    try:
-        return open_clip.download_pretrained(tag)
-    except Exception as error:  # open_clip and its hub clients raise many kinds, which mean the same to the user
-        raise BackboneError(
-            "pretrained weights cannot be downloaded",
-            where=f"backbone.pretrained for {settings.model}",
-            found=settings.pretrained,
-            cure=f"give a local file ({type(error).__name__}: {error})",
-        ) from error
-
-
-def _no_weights(settings: BackboneSettings, path: Path) -> BackboneError:
-    tags = open_clip.list_pretrained_tags_by_model(settings.model)
-    return BackboneError(
-        "no such weights",
-        where="backbone.pretrained",
-        found=settings.pretrained,
-        expected=f"a file ({path} does not exist)"
-        + (f" or a tag of {settings.model}: {', '.join(tags)}" if tags else ""),
-        cure="`python pipelines/pretrain.py` makes the mini backbone's weights"
-        if settings.model == mini.NAME
-        else None,
-    )
-
-
-def _unsupported(model: str, reason: str) -> BackboneError:
+def unsupported(model: str, reason: str) -> BackboneError:
+    """The error of a model that is out of scope. ``reason`` names what its towers have."""
     return BackboneError(
         f"unsupported backbone: {reason}",
         where="backbone.model",
@@ -322,7 +190,3 @@ def _unsupported(model: str, reason: str) -> BackboneError:
         expected="a CLIP with a ViT and a causal text transformer",
         cure="for example ViT-B-32, ViT-B-16 or ViT-L-14",
     )
-
-
-def _short_name(model: str) -> str:
-    return Path(model).name if model.endswith(".json") else model

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from components.backbones.clip import Backbone, create, model_config, parameter_total
+from components.backbones.clip import Backbone, parameter_total
+from components.backbones.load import create, model_config
 from components.backbones.towers import Chain, Flow, Hooks
 from components.methods import METHODS
 from components.methods.base import Method

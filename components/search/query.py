@@ -21,7 +21,8 @@ import torch
 
 from components.adapters.card import read_card
 from components.adapters.file import load_adapter
-from components.backbones.clip import Backbone, load_backbone
+from components.backbones.clip import Backbone
+from components.backbones.load import load_backbone
 from components.backbones.settings import BackboneSettings
 from components.errors import DataError, ReelTuneError
 from components.frames.store import FrameStore

@@ -19,7 +19,8 @@ from components import provenance, storage
 from components.adapters.card import TrainingFacts
 from components.adapters.file import save_adapter
 from components.adapters.record import ParameterCount
-from components.backbones.clip import Backbone, load_backbone, parameter_total
+from components.backbones.clip import Backbone, parameter_total
+from components.backbones.load import load_backbone
 from components.backbones.settings import BackboneSettings
 from components.cluster import RaySettings
 from components.errors import ConfigError

@@ -14,8 +14,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from tiny_backbone import CONFIG, TEXTS, make_backbone
 
-from components.backbones import clip as clips
-from components.backbones.clip import Backbone, create, load_backbone, model_config, parameter_total
+from components.backbones import load as loading
+from components.backbones.clip import Backbone, parameter_total
+from components.backbones.load import create, load_backbone, model_config
 from components.backbones.settings import BackboneSettings
 from components.backbones.spec import BackboneSpec
 from components.backbones.weights import weights_sha256
@@ -246,10 +247,10 @@ class TestLoad:
         openai = open_clip.get_pretrained_cfg("ViT-B-32", "openai")
         laion = open_clip.get_pretrained_cfg("ViT-B-32", "laion2b_s34b_b79k")
         settings = BackboneSettings(model="ViT-B-32", pretrained="openai")
-        assert clips.needs_quick_gelu(settings, {}, openai)
-        assert not clips.needs_quick_gelu(settings, {}, laion)
-        assert clips.needs_quick_gelu(settings, {"quick_gelu": True}, None)
-        assert clips.needs_quick_gelu(BackboneSettings("ViT-B-32", "x.pt", quick_gelu=True), {}, None)
+        assert loading.needs_quick_gelu(settings, {}, openai)
+        assert not loading.needs_quick_gelu(settings, {}, laion)
+        assert loading.needs_quick_gelu(settings, {"quick_gelu": True}, None)
+        assert loading.needs_quick_gelu(BackboneSettings("ViT-B-32", "x.pt", quick_gelu=True), {}, None)
 
 
 class _Holder(torch.nn.Module):

@@ -9,8 +9,8 @@ import pytest
 import tiny_world
 import torch
 
-from components.backbones.clip import load_backbone
 from components.backbones.host import _COPIES, on_host, split, upload
+from components.backbones.load import load_backbone
 from components.methods.build import build
 
 META = torch.device("meta")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from components.adapters.card import read_card
 from components.adapters.file import save_adapter
-from components.backbones.clip import load_backbone
+from components.backbones.load import load_backbone
 from components.evaluation.card import DIRECTIONS, METRICS, Direction, ScorecardHead
 from components.evaluation.encode import EncodedSplit
 from components.evaluation.evaluate import evaluate

@@ -12,7 +12,7 @@ import pytest
 import tiny_world
 import torch
 
-from components.backbones.clip import load_backbone
+from components.backbones.load import load_backbone
 from components.errors import EvaluationError
 from components.evaluation.card import Identity, Rescored, read_ranks, read_scorecard
 from components.evaluation.card_text import describe, warnings_of

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from variants import BACKBONE, make
 
-from components.backbones.clip import Backbone, create
+from components.backbones.clip import Backbone
+from components.backbones.load import create
 from components.methods.base import Method
 from components.methods.build import build
 from components.methods.principal import _TopEigenvector, first_principal_axis

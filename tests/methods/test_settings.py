@@ -9,7 +9,8 @@ import pytest
 import torch
 from tiny_backbone import FRAMES, TEXTS, WORDS, clips, make_backbone
 
-from components.backbones.clip import Backbone, create
+from components.backbones.clip import Backbone
+from components.backbones.load import create
 from components.backbones.towers import Chain, Flow
 from components.errors import ConfigError
 from components.methods import METHODS

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components.backbones.clip import Backbone, create
+from components.backbones.clip import Backbone
+from components.backbones.load import create
 from components.methods.base import Method
 
 FOLDER = Path(__file__).parents[1] / "golden"

@@ -24,7 +24,7 @@ from raylets import Nodes
 from components import storage
 from components.adapters.file import load_adapter
 from components.adapters.record import CURVE, read_training
-from components.backbones.clip import load_backbone
+from components.backbones.load import load_backbone
 from components.evaluation.validation import Validation
 from components.tracking.store import connect
 from components.training.checkpoint import Checkpoints

@@ -14,7 +14,8 @@ import torch
 from ruamel.yaml import YAML
 from video_files import REPOSITORY, SHARED
 
-from components.backbones.clip import Backbone, create
+from components.backbones.clip import Backbone
+from components.backbones.load import create
 from components.evaluation.card import Identity
 from components.evaluation.encode import encode_split
 from components.evaluation.scorecard import make_scorecard

@@ -23,7 +23,7 @@ import pytest
 import tiny_world
 
 from components.adapters.file import load_adapter, read_card, save_adapter
-from components.backbones.clip import load_backbone
+from components.backbones.load import load_backbone
 from components.config import parse_yaml
 from components.errors import ReelTuneError
 from components.evaluation.evaluate import evaluate

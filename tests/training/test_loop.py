@@ -11,7 +11,7 @@ import tiny_world
 import torch
 from torch import Tensor
 
-from components.backbones.clip import load_backbone
+from components.backbones.load import load_backbone
 from components.errors import ConfigError, TrainingError
 from components.evaluation.card import Identity
 from components.evaluation.encode import encode_split

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.backbones import mini
-from components.backbones.clip import load_backbone
+from components.backbones.load import load_backbone
 from components.errors import ConfigError, TrainingError
 from components.frames.store import FrameStore
 from components.methods.base import Method

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components.backbones.clip import load_backbone
+from components.backbones.load import load_backbone
 from components.backbones.towers import Chain, Flow, Hooks
 from components.errors import TrainingError
 from components.frames.reader import FrameReader
