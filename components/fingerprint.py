@@ -30,14 +30,24 @@ ROOTS: dict[str, tuple[str, ...]] = {
     "pretrain": ("components.embedded.pretraining", "components.embedded.vocabulary"),
     "ingest": ("components.ingest.run",),
     "train": ("components.training.job", "components.evaluation.validation"),
-    "evaluate": ("components.adapters.file", "components.evaluation.evaluate", "components.evaluation.scorecard"),
+    "evaluate": (
+        "components.adapters.file",
+        "components.backbones.load",
+        "components.evaluation.evaluate",
+        "components.evaluation.scorecard",
+    ),
     "register": (
         "components.benchmarks.reader",
         "components.tracking.registry",
         "components.tracking.model",
         "components.search.pyfunc",
     ),
-    "index": ("components.benchmarks.reader", "components.search.gallery", "components.search.source"),
+    "index": (
+        "components.backbones.load",
+        "components.benchmarks.reader",
+        "components.search.gallery",
+        "components.search.source",
+    ),
     "report": ("components.report.collect", "components.report.page"),
 }
 
