@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.backbones import mini
-from components.backbones.clip import Backbone
-from components.backbones.load import create, model_config
+from components.backbones.load import create, model_config, untrained
 from components.methods.base import Method
 from components.methods.build import build
 from components.params import load_params
@@ -89,7 +88,8 @@ def method_on(model: str, name: str, **settings: Any) -> Method:
     raw: dict[str, Any] = {"lr": 1e-4, **settings}
     if model == mini.NAME:
         raw = load_params(ROOT / "params.yaml").method(name)
-    backbone = Backbone(clip(model), model, model_config(model, ROOT)[1]())
+    torch.manual_seed(0)
+    backbone = untrained(model, ROOT)
     return build(name, {} if name == "zero_shot" else raw, backbone, frames=FRAMES, words=WORDS)
 
 

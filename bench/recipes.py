@@ -23,7 +23,7 @@ import torch
 
 from components.backbones import mini
 from components.backbones.clip import Backbone
-from components.backbones.load import create, model_config
+from components.backbones.load import model_config, untrained
 from components.config import parse_yaml
 from components.methods.base import Method
 from components.methods.build import build
@@ -52,9 +52,8 @@ def settings_of(recipe: Path, section: str) -> Params:
 
 def backbone_of(model: str) -> Backbone:
     """Random weights of this model."""
-    raw, tokenizer = model_config(model, ROOT)
     torch.manual_seed(0)
-    return Backbone(create(model, raw, quick_gelu=True), model, tokenizer())
+    return untrained(model, ROOT, quick_gelu=True)
 
 
 def steps(method: Method, settings: TrainingSettings, micro_batches: int, device: torch.device, count: int) -> float:

@@ -52,7 +52,12 @@ ROOTS: dict[str, tuple[str, ...]] = {
 }
 
 # These hold names of plug-ins and nothing else. The module of a plug-in that is used is added to the roots.
-REGISTRIES = ("components.methods", "components.benchmarks", "components.ingest.decoders")
+REGISTRIES = (
+    "components.backbones.families",
+    "components.benchmarks",
+    "components.ingest.decoders",
+    "components.methods",
+)
 
 # These report progress, or know where files are kept. No result depends on them.
 PASSIVE = (

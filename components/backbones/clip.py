@@ -1,4 +1,4 @@
-"""A frozen ViT CLIP: open_clip's weights with this project's forward pass (:mod:`components.backbones.towers`)."""
+"""The frozen backbone: open_clip's weights with this project's forward pass (:mod:`components.backbones.towers`)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import Any, Protocol
 
 import open_clip
 import torch
-from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTransformer
+from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
+from components.backbones.families import FAMILIES
+from components.backbones.scope import unsupported
 from components.backbones.spec import BackboneSpec
+from components.backbones.texts import text_tower
 from components.backbones.towers import TextTower, VisionTower
 from components.backbones.weights import weights_sha256
 from components.errors import BackboneError
@@ -21,14 +24,22 @@ _CACHED_TEXTS = 200_000
 
 
 class Tokenizer(Protocol):
-    """The part of open_clip's SimpleTokenizer that is used here."""
+    """The part of open_clip's SimpleTokenizer that is used here. One without ``pad_token_id`` pads with 0."""
 
-    sot_token_id: int
-    eot_token_id: int
-    vocab_size: int
+    @property
+    def sot_token_id(self) -> int | None:
+        """The start token; None if texts have none."""
+
+    @property
+    def eot_token_id(self) -> int:
+        """The end token."""
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens."""
 
     def encode(self, text: str) -> list[int]:
-        """BPE pieces, without the start and the end token."""
+        """The text's pieces, without the start and the end token."""
 
 
 class Backbone(nn.Module):
@@ -39,6 +50,7 @@ class Backbone(nn.Module):
         vision: ``float[n, 3, S, S] -> float[n, E]``.
         text: ``int64[n, L] -> float[n, E]``.
         logit_scale: ``float[]``, the logarithm of the factor on the cosine.
+        logit_bias: ``float[]``, added to the scaled cosine by models that were trained with a sigmoid loss; else None.
         fixed: Names of parameters that no method trains (sine-cosine positions).
 
     Args:
@@ -46,32 +58,49 @@ class Backbone(nn.Module):
         model: The name for the spec and for messages.
         tokenizer: The model's tokenizer.
         preprocess: open_clip's config of a pretrained tag. None uses CLIP's preprocessing.
+        family: The family of its vision tower (:data:`components.backbones.families.FAMILIES`).
 
     Raises:
         BackboneError: The towers are of an unsupported kind.
     """
 
-    def __init__(self, clip: Any, model: str, tokenizer: Tokenizer, preprocess: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        clip: Any,
+        model: str,
+        tokenizer: Tokenizer,
+        preprocess: dict[str, Any] | None = None,
+        family: str = "clip",
+    ) -> None:
         super().__init__()
-        supported(clip, model)
-        self.vision = VisionTower(clip.visual)
-        self.text = TextTower(getattr(clip, "text", clip))
+        self.vision: VisionTower = FAMILIES.get(family)(clip.visual, model)
+        self.text: TextTower = text_tower(clip, model, starts=tokenizer.sot_token_id is not None)
         self.logit_scale = nn.Parameter(clip.logit_scale.detach().float().reshape(()))
+        bias = getattr(clip, "logit_bias", None)
+        self.logit_bias = None if bias is None else nn.Parameter(bias.detach().float().reshape(()))
         self.float()
         self.fixed = frozenset(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
         self.requires_grad_(False)
-        self.eval()
+        super().train(False)
         self.tokenizer = tokenizer
         self._pieces: dict[str, list[int]] = {}
-        self.spec = describe(self, clip.visual, model, preprocess or {})
+        self.spec = describe(self, model, preprocess or {}, family)
         mean, std = torch.tensor(self.spec.mean), torch.tensor(self.spec.std)
         self._factor: Tensor
         self._shift: Tensor
         self.register_buffer("_factor", (1 / (255 * std)).view(3, 1, 1), persistent=False)
         self.register_buffer("_shift", (-mean / std).view(3, 1, 1), persistent=False)
 
+    def train(self, mode: bool = True) -> Backbone:
+        """Keeps the towers in evaluation mode, so that batch norms of a patch embedding keep their statistics."""
+        return self
+
     def tokenize(self, texts: Sequence[str], words: int) -> Tensor:
-        """Start token, at most ``words - 2`` pieces, end token, zeros: ``int64[len(texts), words]``.
+        """Start token (if the model has one), pieces, end token, padding: ``int64[len(texts), text_length(words)]``.
+
+        Args:
+            texts: The texts.
+            words: The most tokens of a text that are kept, with the start and the end token.
 
         Raises:
             BackboneError: ``words`` is below 3 or above the context length.
@@ -85,8 +114,14 @@ class Backbone(nn.Module):
                 cure="change `words` of the task",
             )
         start, end = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
-        rows = [[start, *self._encode(text)[: words - 2], end] for text in texts]
-        return torch.tensor([row + [0] * (words - len(row)) for row in rows], dtype=torch.int64).view(-1, words)
+        first = [] if start is None else [start]
+        rows = [[*first, *self._encode(text)[: words - 1 - len(first)], end] for text in texts]
+        length, pad = self.text_length(words), getattr(self.tokenizer, "pad_token_id", 0)
+        return torch.tensor([row + [pad] * (length - len(row)) for row in rows], dtype=torch.int64).view(-1, length)
+
+    def text_length(self, words: int) -> int:
+        """The columns of a text of ``words`` tokens: the whole context where the text tower attends to padding."""
+        return words if self.text.layers.causal else self.spec.context_length
 
     def _encode(self, text: str) -> list[int]:
         if text not in self._pieces:
@@ -96,10 +131,16 @@ class Backbone(nn.Module):
         return self._pieces[text]
 
     def resize(self, frames: Tensor) -> Tensor:
-        """Resizes the short side and crops the centre: ``uint8[n, 3, H, W] -> uint8[n, 3, S, S]``."""
+        """Brings frames to the input size: ``uint8[n, 3, H, W] -> uint8[n, 3, S, S]``.
+
+        The short side is resized and the centre cropped. A model of ``resize: squash`` was trained on pictures that
+        were resized without regard to their sides' ratio.
+        """
         size = self.spec.image_size
         if frames.shape[-2:] == (size, size):
             return frames
+        if self.spec.resize == "squash":
+            return V.resize(frames, [size, size], InterpolationMode(self.spec.interpolation), antialias=True)
         if min(frames.shape[-2:]) != size:
             frames = V.resize(frames, [size], InterpolationMode(self.spec.interpolation), antialias=True)
         return V.center_crop(frames, [size, size])
@@ -120,52 +161,31 @@ def parameter_total(backbone: nn.Module) -> int:
     return sum(parameter.numel() for parameter in backbone.parameters())
 
 
-def supported(clip: Any, model: str) -> None:
-    """Checks that :mod:`components.backbones.towers` computes what these towers compute.
-
-    Raises:
-        BackboneError: It does not. The message names the difference.
-    """
-    visual, text = clip.visual, getattr(clip, "text", clip)
-    if not isinstance(visual, VisionTransformer):
-        raise unsupported(model, f"its vision tower is a {type(visual).__name__}")
-    blocks = [*visual.transformer.resblocks, *getattr(getattr(text, "transformer", None), "resblocks", [None])]
-    reasons = {
-        "it pools patches by attention or averaging": visual.attn_pool is not None or visual.pool_type != "tok",
-        "its input is not square": len(set(visual.image_size)) != 1 or len(set(visual.patch_size)) != 1,
-        "its blocks are not CLIP's": not all(type(block) is ResidualAttentionBlock for block in blocks),
-        "its text projection is not a matrix": not isinstance(getattr(text, "text_projection", None), nn.Parameter),
-        "its text attention is not causal": getattr(text, "attn_mask", None) is None,
-        "its text tower has a class token": getattr(text, "cls_emb", None) is not None,
-        "its text is not read out at the largest id": getattr(text, "pool_type", None) not in ("argmax", None)
-        or getattr(text, "text_pool_type", "argmax") != "argmax",
-    }
-    for reason, holds in reasons.items():
-        if holds:
-            raise unsupported(model, reason)
-
-
-def describe(backbone: Backbone, visual: Any, model: str, preprocess: dict[str, Any]) -> BackboneSpec:
+def describe(backbone: Backbone, model: str, preprocess: dict[str, Any], family: str) -> BackboneSpec:
     """The spec of a backbone.
 
     Args:
         backbone: The backbone, with its weights.
-        visual: open_clip's vision tower, for the sizes of image and patch.
         model: The name.
-        preprocess: A pretrained tag's mean, std and interpolation. CLIP's values replace missing ones.
+        preprocess: A pretrained tag's mean, std, interpolation and resize mode. CLIP's values replace missing ones.
+        family: The family of the vision tower.
+
+    Raises:
+        BackboneError: The resize mode is not supported.
     """
     mean = preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN
     std = preprocess.get("std") or open_clip.OPENAI_DATASET_STD
-    if preprocess.get("resize_mode", "shortest") != "shortest":
-        raise unsupported(model, f"its resize mode is {preprocess['resize_mode']}")
+    resize = preprocess.get("resize_mode", "shortest")
+    if resize not in ("shortest", "squash"):
+        raise unsupported(model, f"its resize mode is {resize}")
     vision, text = backbone.vision, backbone.text
     first: tuple[Any, Any] = (vision.layers.blocks[0], text.layers.blocks[0])
     return BackboneSpec(
         model=model,
-        image_size=visual.image_size[0],
-        patch_size=visual.patch_size[0],
-        embed_dim=vision.proj.shape[1],
-        vision_width=vision.class_embedding.shape[0],
+        image_size=vision.image_size,
+        patch_size=vision.patch_size,
+        embed_dim=vision.embed_dim,
+        vision_width=vision.positional_embedding.shape[1],
         vision_layers=len(vision.layers.blocks),
         vision_heads=first[0].attn.num_heads,
         text_width=text.token_embedding.embedding_dim,
@@ -178,15 +198,10 @@ def describe(backbone: Backbone, visual: Any, model: str, preprocess: dict[str, 
         std=(float(std[0]), float(std[1]), float(std[2])),
         interpolation=preprocess.get("interpolation") or "bicubic",
         weights_sha256=weights_sha256(backbone),
-    )
-
-
-def unsupported(model: str, reason: str) -> BackboneError:
-    """The error of a model that is out of scope. ``reason`` names what its towers have."""
-    return BackboneError(
-        f"unsupported backbone: {reason}",
-        where="backbone.model",
-        found=model,
-        expected="a CLIP with a ViT and a causal text transformer",
-        cure="for example ViT-B-32, ViT-B-16 or ViT-L-14",
+        family=family,
+        class_token=vision.prefix == 1,
+        resize=resize,
+        text_readout=text.readout,
+        causal_text=text.layers.causal,
+        tokenizer_sha256=getattr(backbone.tokenizer, "sha256", ""),
     )

@@ -50,13 +50,15 @@ class Flow:
     """What is known about the sequences in one pass of a tower. Hooks that change the layout change it here.
 
     A frame or text is ``[first token, prompts, CLIP's other tokens]``, and the prompts of each owner are together. In a
-    joint layout, the frames of a video follow each other, and prompts of the whole video follow the frames.
+    tower without a first token, prompts come before all others. In a joint layout, the frames of a video follow each
+    other, and prompts of the whole video follow the frames.
 
     Attributes:
         frames: T, frames per video; 1 for texts.
         mask: ``bool[B, T]``, valid frames; None for texts and single images.
+        prefix: 1 if a sequence starts with a class token or a start token, 0 if not. The tower sets it.
         readout: ``int64[n]`` or ``int64[n, R]``, the columns of each sequence that are read out; None for the first
-            column (class token).
+            column (class token). A tower that pools all tokens does not use it.
         own: ``int64[...]``, the columns of CLIP's tokens in order; None while the sequence holds no others.
         attention: Boolean or additive mask with 4 dimensions, broadcastable to ``[n, heads, L, L]``. It replaces the
             tower's mask; None keeps that one.
@@ -68,6 +70,7 @@ class Flow:
 
     frames: int = 1
     mask: Tensor | None = None
+    prefix: int = 1
     readout: Tensor | None = None
     own: Tensor | None = None
     attention: Tensor | None = None
@@ -77,7 +80,7 @@ class Flow:
     tail: tuple[Held, ...] = ()
 
     def own_tokens(self, x: Tensor) -> Tensor:
-        """CLIP's tokens, one row per frame or text: ``float[n, L, D] -> float[B*T, 1+N, D]``.
+        """CLIP's tokens, one row per frame or text: ``float[n, L, D] -> float[B*T, prefix+N, D]``.
 
         Once the sequence has been cut to the read-out tokens, these are returned.
         """
@@ -95,7 +98,12 @@ class Flow:
         return x + delta
 
     def first_tokens(self, x: Tensor) -> Tensor:
-        """The first token of each frame or text: ``float[n, L, D] -> float[B*T, D]``."""
+        """The first token of each frame or text: ``float[n, L, D] -> float[B*T, D]``.
+
+        In a tower without a class token, the mean of a frame's patches stands for it.
+        """
+        if not self.prefix:
+            return self.own_tokens(x).mean(dim=1)
         if not self.joint:
             return x[:, 0]
         frames = self._in_frames(x)
@@ -104,8 +112,9 @@ class Flow:
     def exchange(self, x: Tensor, owner: Hooks, fresh: Tensor | None, keep: int = 0) -> Tensor:
         """``x`` with the prompts of ``owner`` in each frame or text replaced.
 
-        An owner's first prompts come directly after the first token. The owner keeps this place next to the prompts of
-        others, even while it holds no prompt. In a joint layout too, each frame has its prompts.
+        An owner's first prompts come directly after the first token, or at the start if there is none. The owner keeps
+        this place next to the prompts of others, even while it holds no prompt. In a joint layout too, each frame has
+        its prompts.
 
         Args:
             x: ``float[n, L, D]``, in the present layout.
@@ -127,7 +136,8 @@ class Flow:
         if self.joint:
             units = units.reshape(x.shape[0] * self.frames, -1, x.shape[-1])
         parts = [] if fresh is None else [fresh.to(x.dtype)]
-        units = torch.cat([units[:, : 1 + start + keep], *parts, units[:, 1 + start + before :]], dim=1)
+        start += self.prefix
+        units = torch.cat([units[:, : start + keep], *parts, units[:, start + before :]], dim=1)
         if count != before:
             self._laid_out(units, count - before)
         return torch.cat([units.reshape(x.shape[0], -1, x.shape[-1]), tail], dim=1) if self.joint else units
@@ -186,7 +196,7 @@ class Flow:
         length, device = units.shape[1], units.device
         held, tail = sum(item.count for item in self.held), sum(item.count for item in self.tail)
         own = torch.arange(length, device=device)
-        own = torch.cat([own[:1], own[1 + held :]]) if held else own
+        own = torch.cat([own[: self.prefix], own[self.prefix + held :]]) if held else own
         if not self.joint:
             self.own = own if held else None
             if self.readout is not None:

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import open_clip
 
 from components.backbones import mini
-from components.backbones.clip import Backbone, Tokenizer, unsupported
+from components.backbones.clip import Backbone, Tokenizer
+from components.backbones.families import FAMILIES, TIMM_VISUAL, family_of
+from components.backbones.scope import unsupported
 from components.backbones.settings import BackboneSettings
 from components.backbones.weights import load_weights
 from components.errors import BackboneError
+
+# A vision tower of one layer, which is replaced.
+_PLACEHOLDER = {"image_size": 8, "patch_size": 8, "layers": 1, "width": 64}
 
 
 def load_backbone(settings: BackboneSettings, root: Path) -> Backbone:
@@ -50,7 +55,39 @@ def load_backbone(settings: BackboneSettings, root: Path) -> Backbone:
             found=tokenizer.vocab_size,
             expected=f"at most {clip.vocab_size}",
         )
-    return Backbone(clip, _short_name(settings.model), tokenizer, tag)
+    return Backbone(clip, _short_name(settings.model), tokenizer, tag, family_of(raw) or "")
+
+
+class _NoTokenizer:
+    """In the place of a tokenizer whose file is not there."""
+
+    eot_token_id = 0
+
+    def __init__(self, model: str, text: Mapping[str, Any]) -> None:
+        self.model, self.vocab_size = model, int(text["vocab_size"])
+        # Of the models with a tokenizer of their own, those that read the last column have no start token.
+        self.sot_token_id = None if text.get("pool_type") == "last" else 0
+
+    def encode(self, text: str) -> list[int]:
+        raise BackboneError("a backbone without weights has no tokenizer", where=self.model, found=text)
+
+
+def untrained(model: str, root: Path, quick_gelu: bool = False) -> Backbone:
+    """A backbone with random weights, for sizes and times.
+
+    Args:
+        model: As ``backbone.model``. A tokenizer's file need not be there.
+        root: The folder that relative paths start from.
+        quick_gelu: Whether to use QuickGELU even if the config does not ask for it.
+
+    Raises:
+        BackboneError: The model is unknown or unsupported.
+    """
+    raw, make_tokenizer = model_config(model, root)
+    text = raw.get("text_cfg", {})
+    tokenizer = _NoTokenizer(model, text) if "hf_tokenizer_name" in text else make_tokenizer()
+    quick_gelu = quick_gelu or bool(raw.get("quick_gelu"))
+    return Backbone(create(model, raw, quick_gelu), model, tokenizer, None, family_of(raw) or "")
 
 
 def needs_quick_gelu(settings: BackboneSettings, raw: dict[str, Any], tag: dict[str, Any] | None) -> bool:
@@ -106,17 +143,22 @@ def create(model: str, raw: dict[str, Any], quick_gelu: bool = False) -> open_cl
     """
     vision, text = raw.get("vision_cfg", {}), raw.get("text_cfg", {})
     reasons = {
-        f"its vision tower is timm's {vision.get('timm_model_name')}": vision.get("timm_model_name"),
-        "its vision tower is a ResNet": isinstance(vision.get("layers"), list | tuple),
+        f"its vision tower is timm's {vision.get('timm_model_name')}": family_of(raw) is None
+        and vision.get("timm_model_name"),
+        "its vision tower is a ResNet": family_of(raw) is None,
         f"its text tower is Hugging Face's {text.get('hf_model_name')}": text.get("hf_model_name"),
-        f"its tokenizer is Hugging Face's {text.get('hf_tokenizer_name')}": text.get("hf_tokenizer_name"),
         "it is a captioning model (CoCa)": "multimodal_cfg" in raw,
     }
     for reason, holds in reasons.items():
         if holds:
             raise unsupported(model, reason)
-    kept = {key: value for key, value in raw.items() if key in ("embed_dim", "init_logit_scale")}
-    return open_clip.CLIP(vision_cfg=dict(vision), text_cfg=dict(text), quick_gelu=quick_gelu, **kept)
+    kept = {key: value for key, value in raw.items() if key in ("embed_dim", "init_logit_scale", "init_logit_bias")}
+    if "timm_kwargs" not in vision:
+        return open_clip.CLIP(vision_cfg=dict(vision), text_cfg=dict(text), quick_gelu=quick_gelu, **kept)
+    # open_clip takes timm's models in their published sizes only.
+    clip = open_clip.CLIP(vision_cfg=_PLACEHOLDER, text_cfg=dict(text), quick_gelu=quick_gelu, **kept)
+    clip.visual = FAMILIES.get(TIMM_VISUAL)(vision, raw["embed_dim"])
+    return clip
 
 
 def _download(settings: BackboneSettings, tag: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from components.config import STRICT
 
 @dataclass(frozen=True, config=STRICT)
 class BackboneSpec:
-    """Shapes, activation, preprocessing and weights of a ViT CLIP.
+    """Shapes, activation, preprocessing and weights of a backbone.
 
     Attributes:
         model: open_clip's model name, ``mini``, or the file name of a model config.
@@ -28,6 +28,12 @@ class BackboneSpec:
         interpolation: Filter that resizes the short side to ``image_size``.
         weights_sha256: Hash of all weights. It does not depend on the file format
             (:func:`components.backbones.weights.weights_sha256`).
+        family: The family of the vision tower (:data:`components.backbones.families.FAMILIES`).
+        class_token: Whether a frame's tokens begin with a class token.
+        resize: ``shortest`` crops the centre of a frame, ``squash`` does not keep the ratio of its sides.
+        text_readout: The token of a text that is read out.
+        causal_text: Whether a token of a text sees only those before it.
+        tokenizer_sha256: Hash of the tokenizer's file; empty for CLIP's vocabulary.
     """
 
     model: str
@@ -47,6 +53,12 @@ class BackboneSpec:
     std: tuple[float, float, float]
     interpolation: str
     weights_sha256: str
+    family: str = "clip"
+    class_token: bool = True
+    resize: str = "shortest"
+    text_readout: str = "argmax"
+    causal_text: bool = True
+    tokenizer_sha256: str = ""
 
     @property
     def patches(self) -> int:
@@ -54,8 +66,13 @@ class BackboneSpec:
         return (self.image_size // self.patch_size) ** 2
 
     def to_dict(self) -> dict[str, Any]:
-        """A mapping with a key per field, as JSON holds it."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """A mapping as JSON holds it. Fields with a default are left out where they have it, as on plain CLIP."""
+        defaults = {field.name: field.default for field in fields(self)}
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+            if value != defaults[key]
+        }
 
     def differences(self, other: BackboneSpec) -> list[str]:
         """The fields in which two specs differ."""

@@ -1,10 +1,10 @@
-"""The two towers of CLIP, layer by layer over open_clip's weights. A method acts through their hooks.
+"""The two towers, layer by layer over a family's weights. A method acts through their hooks.
 
 :mod:`components.backbones.hooks` describes the hooks and what passes between them.
 
 Two shortcuts change nothing but the time. Only the read-out tokens leave the last layer, so that layer computes only
-these, unless the hooks need the others (``whole_last_layer``). Texts are cut to the longest one of the batch, unless
-the hooks read beyond the end token (``whole_text``).
+these, unless the hooks need the others (``whole_last_layer``) or the tower pools all tokens. Texts of a causal tower
+are cut to the longest one of the batch, unless the hooks read beyond the end token (``whole_text``).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from open_clip.transformer import QuickGELU
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from components.backbones.blocks import Rotary
 from components.backbones.hooks import PLAIN, Chain, Flow, Hooks, Part, all_valid
 from components.backbones.host import on_host
 from components.backbones.kernels import embed_patches, layer_norm
@@ -31,6 +32,7 @@ __all__ = [
     "Hooks",
     "Layers",
     "Part",
+    "TextReadout",
     "TextTower",
     "VisionTower",
     "activate",
@@ -40,6 +42,8 @@ __all__ = [
     "quick_gelu",
 ]
 
+TextReadout = Literal["argmax", "eos", "last"]
+
 
 def quick_gelu(x: Tensor) -> Tensor:
     """``x * sigmoid(1.702 x)``, in fewer passes over memory."""
@@ -47,25 +51,29 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 class Layers(nn.Module):
-    """A stack of open_clip's residual attention blocks.
+    """A stack of residual attention blocks.
 
     Args:
-        blocks: Modules with ``ln_1, attn (nn.MultiheadAttention), ls_1, ln_2, mlp (c_fc, gelu, c_proj), ls_2``.
+        blocks: open_clip's blocks, or those of :mod:`components.backbones.blocks`.
         causal: Whether a token attends only to itself and to the tokens before it.
+        rotary: Rotates queries and keys by their place in the picture.
 
     Attributes:
+        whole: Whether the tower pools all tokens, so that the last layer computes and returns all of them.
         checkpointed: Whether a layer keeps only its input and is computed again in the backward pass
             (:func:`checkpointed` sets this).
     """
 
-    def __init__(self, blocks: nn.ModuleList, causal: bool) -> None:
+    def __init__(self, blocks: nn.ModuleList, causal: bool, rotary: Rotary | None = None) -> None:
         super().__init__()
         self.blocks = blocks
         self.causal = causal
+        self.rotary = rotary
+        self.whole = False
         self.checkpointed = False
 
     def forward(self, x: Tensor, hooks: Hooks, flow: Flow, start: int = 0) -> Tensor:
-        """The read-out tokens of every sequence after the last layer.
+        """The read-out tokens of every sequence after the last layer, or all of the backbone's tokens.
 
         Args:
             x: ``float[n, L, D]``, the input of layer ``start``.
@@ -74,9 +82,12 @@ class Layers(nn.Module):
             start: The number of layers that ``x`` has already passed.
 
         Returns:
-            ``float[n, D]``, one row per frame or text, also in a joint layout.
+            ``float[n, D]``, one row per frame or text, also in a joint layout; with ``whole``,
+            ``float[n, prefix+N, D]``.
         """
         x = self.through(x, hooks, flow, range(start, len(self.blocks)))
+        if self.whole:
+            return flow.own_tokens(x)
         return (x if flow.pooled_only else pick(x, flow.readout)).flatten(0, 1)
 
     def through(self, x: Tensor, hooks: Hooks, flow: Flow, layers: range) -> Tensor:
@@ -88,7 +99,7 @@ class Layers(nn.Module):
 
     def _hooked_layer(self, i: int, x: Tensor, hooks: Hooks, flow: Flow) -> Tensor:
         """Layer ``i`` with the hooks before and after it."""
-        pooled_only = i == len(self.blocks) - 1 and not hooks.whole_last_layer
+        pooled_only = i == len(self.blocks) - 1 and not (self.whole or hooks.whole_last_layer)
         x = hooks.before_layer(i, x, flow)
         x = self._layer(i, self.blocks[i], x, hooks, flow, pooled_only)
         return hooks.after_layer(i, x, flow)
@@ -123,6 +134,8 @@ class Layers(nn.Module):
     def _attend(self, qkv: Tensor, heads: int, flow: Flow, pooled_only: bool) -> Tensor:
         n, length, width = qkv.shape
         q, k, v = qkv.view(n, length, 3, heads, width // 3 // heads).permute(2, 0, 3, 1, 4).unbind(0)
+        if self.rotary is not None:
+            q, k = self.rotary(q, k, flow)
         mask, causal = flow.attention, self.causal
         if pooled_only:
             mask = self._row_mask(length, flow, qkv.device)
@@ -183,21 +196,54 @@ def pick(x: Tensor, columns: Tensor | None) -> Tensor:
 
 
 class VisionTower(nn.Module):
-    """Frames to features.
+    """Frames to features. A family (:mod:`components.backbones.families`) gives the parts.
 
     Args:
-        visual: open_clip's ``VisionTransformer``, pooled at the class token.
+        conv1: The patch embedding: a convolution, or another module ``[n, 3, S, S] -> [n, N, D]``.
+        class_embedding: ``float[D]``, the class token; None if there is none.
+        positional_embedding: ``float[1+N, D]``, or ``float[N, D]`` where the class token has no position or is absent.
+        ln_pre: The norm before the first layer, or an identity.
+        layers: The blocks.
+        ln_post: The norm after the last layer.
+        image_size: S, in pixels.
+        patch_size: The side of a patch, in pixels.
+        proj: ``float[D, E]``, or a module, or None if features leave as they are.
+        pool: Sums a frame's tokens up: ``[n, prefix+N, D] -> [n, D]``. None reads the class token.
     """
 
-    def __init__(self, visual: Any) -> None:
+    def __init__(
+        self,
+        *,
+        conv1: nn.Module,
+        class_embedding: nn.Parameter | None,
+        positional_embedding: nn.Parameter,
+        ln_pre: nn.Module,
+        layers: Layers,
+        ln_post: nn.Module,
+        image_size: int,
+        patch_size: int,
+        proj: nn.Parameter | nn.Linear | None,
+        pool: nn.Module | None = None,
+    ) -> None:
         super().__init__()
-        self.conv1: nn.Conv2d = visual.conv1
-        self.class_embedding: nn.Parameter = visual.class_embedding
-        self.positional_embedding: nn.Parameter = visual.positional_embedding
-        self.ln_pre: nn.Module = visual.ln_pre
-        self.layers = Layers(visual.transformer.resblocks, causal=False)
-        self.ln_post: nn.Module = visual.ln_post
-        self.proj: nn.Parameter = visual.proj
+        self.conv1 = conv1
+        self.class_embedding = class_embedding
+        self.positional_embedding = positional_embedding
+        self.ln_pre = ln_pre
+        self.layers = layers
+        self.ln_post = ln_post
+        self.pool = pool
+        self.proj = proj
+        self.image_size, self.patch_size = image_size, patch_size
+        self.prefix = 0 if class_embedding is None else 1
+        layers.whole = pool is not None
+
+    @property
+    def embed_dim(self) -> int:
+        """E, the width of the joint space."""
+        if self.proj is None:
+            return self.positional_embedding.shape[1]
+        return int(self.proj.out_features) if isinstance(self.proj, nn.Linear) else self.proj.shape[1]
 
     def forward(self, frames: Tensor, hooks: Hooks = PLAIN, flow: Flow | None = None) -> Tensor:
         """Features in the joint space, not normalised.
@@ -214,48 +260,74 @@ class VisionTower(nn.Module):
         return self.project(self.layers(self.embed(frames, hooks, flow), hooks, flow))
 
     def embed(self, frames: Tensor, hooks: Hooks, flow: Flow) -> Tensor:
-        """The input of the first layer: ``float[B*T, 3, S, S] -> float[B*T, 1+N, D]``. Hooks may add tokens."""
-        x = embed_patches(self.conv1, frames)
-        x = torch.cat([self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
-        x = hooks.before_positions(x, flow) + self.positional_embedding.to(x.dtype)
+        """The input of the first layer: ``float[B*T, 3, S, S] -> float[B*T, prefix+N, D]``. Hooks may add tokens."""
+        flow.prefix = self.prefix
+        x = embed_patches(self.conv1, frames) if isinstance(self.conv1, nn.Conv2d) else self.conv1(frames)
+        positions: Tensor = self.positional_embedding
+        if self.class_embedding is not None:
+            if x.shape[1] == len(positions):
+                positions = F.pad(positions, (0, 0, 1, 0))
+            x = torch.cat([self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
+        x = hooks.before_positions(x, flow) + positions.to(x.dtype)
         return layer_norm(self.ln_pre, hooks.after_positions(x, flow))
 
     def project(self, x: Tensor) -> Tensor:
-        """Read-out tokens to features: ``float[B*T, D] -> float[B*T, E]``."""
-        return layer_norm(self.ln_post, x) @ self.proj
+        """What the layers return, to features: ``float[B*T, D]`` or ``float[B*T, prefix+N, D] -> float[B*T, E]``."""
+        x = layer_norm(self.ln_post, x)
+        x = x if self.pool is None else self.pool(x)
+        return projected(x, self.proj)
 
 
 class TextTower(nn.Module):
     """Token ids to features.
 
     Args:
-        text: open_clip's ``CLIP`` (which holds the text parts itself) or ``TextTransformer``. Attention is causal and
-            the largest token id is read out.
+        text: open_clip's ``CLIP`` (which holds the text parts itself) or ``TextTransformer``.
+        readout: The token that is read out: the ``argmax`` of the ids, the first ``eos``, or the ``last`` column.
+        eos: The end token's id, for ``eos``.
+        causal: Whether a token attends only to itself and to the tokens before it. If not, padding is attended to, so
+            texts fill the context.
+        prefix: 1 if every text begins with a start token, 0 if not.
     """
 
-    def __init__(self, text: Any) -> None:
+    def __init__(self, text: Any, readout: TextReadout, eos: int, causal: bool, prefix: int) -> None:
         super().__init__()
         self.token_embedding: nn.Embedding = text.token_embedding
         self.positional_embedding: nn.Parameter = text.positional_embedding
-        self.layers = Layers(text.transformer.resblocks, causal=True)
+        self.layers = Layers(text.transformer.resblocks, causal=causal)
         self.ln_final: nn.Module = text.ln_final
-        self.text_projection: nn.Parameter = text.text_projection
+        self.text_projection: nn.Parameter | nn.Linear | None = text.text_projection
+        self.readout, self.eos, self.prefix = readout, eos, prefix
 
     def forward(self, tokens: Tensor, hooks: Hooks = PLAIN) -> Tensor:
         """Features in the joint space, not normalised.
 
         Args:
-            tokens: ``int64[B, L]``, L at most the context length. The end token has the largest id.
+            tokens: ``int64[B, L]``, L at most the context length.
             hooks: The method's hooks.
 
         Returns:
             ``float[B, E]``.
         """
-        ends = tokens.argmax(dim=-1)
-        if not hooks.whole_text and not tokens.is_meta:
-            # Attention is causal, so no token up to the end token sees the columns after it.
-            tokens = tokens[:, : int(on_host(tokens).argmax(dim=-1).max()) + 1]
-        flow = Flow(readout=ends)
+        columns = self.columns(tokens)
+        if self.layers.causal and not hooks.whole_text and not tokens.is_meta:
+            # No token up to the one that is read out sees the columns after it.
+            tokens = tokens[:, : int(self.columns(on_host(tokens)).max()) + 1]
+        flow = Flow(readout=columns, prefix=self.prefix)
         x = hooks.before_positions(self.token_embedding(tokens), flow)
         x = hooks.after_positions(x + self.positional_embedding[: x.shape[1]], flow)
-        return layer_norm(self.ln_final, self.layers(x, hooks, flow)) @ self.text_projection
+        return projected(layer_norm(self.ln_final, self.layers(x, hooks, flow)), self.text_projection)
+
+    def columns(self, tokens: Tensor) -> Tensor:
+        """The column that is read out: ``int64[B, L] -> int64[B]``."""
+        if self.readout == "last":
+            return tokens.new_full((len(tokens),), tokens.shape[1] - 1)
+        return (tokens if self.readout == "argmax" else (tokens == self.eos).int()).argmax(dim=-1)
+
+
+def projected(x: Tensor, proj: nn.Parameter | nn.Linear | None) -> Tensor:
+    """The joint space's features: ``float[n, D] -> float[n, E]``."""
+    if proj is None:
+        return x
+    y: Tensor = proj(x) if isinstance(proj, nn.Module) else x @ proj
+    return y

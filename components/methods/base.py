@@ -51,7 +51,7 @@ class TrainedSettings(MethodSettings):
 
     Attributes:
         lr: Peak learning rate.
-        train_logit_scale: Whether the logit scale trains too. Both papers freeze it.
+        train_logit_scale: Whether the logit scale trains too, and SigLIP's logit bias. Both papers freeze it.
         train_biases: Whether CLIP's biases train too. They do in MV-Adapter's released code and, judging by the printed
             parameter ratios, in every row of that paper's tables.
         bias_lr: Peak learning rate of these biases. None means ``lr`` (MV-Adapter's release: 1e-7).
@@ -80,7 +80,7 @@ class Method(nn.Module, Generic[S]):
         backbone: The frozen CLIP. It is shared and does not change: parameters of it that train are copied.
         settings: An instance of ``Settings``.
         frames: T, the most frames per video.
-        words: L, the most tokens per text, start and end tokens included.
+        words: The most tokens per text, start and end tokens included. ``self.words`` is L, the columns of a text.
         name: The name that the method was asked for under. An adapter's card holds it.
 
     Raises:
@@ -123,10 +123,12 @@ class Method(nn.Module, Generic[S]):
             )
         self.name = name
         self.settings: S = settings
-        self.frames, self.words = frames, words
+        # A text that fills the context has more columns than words.
+        self.frames, self.words = frames, backbone.text_length(words)
         tuned = self.tuned(backbone)
         self.backbone = trainable_copy(backbone, tuned) if tuned else backbone
         self.log_scale: nn.Parameter | None = None
+        self.trained_bias: nn.Parameter | None = None
         if isinstance(settings, TrainedSettings) and settings.train_logit_scale:
             self.train_logit_scale()
         self.setup()
@@ -145,8 +147,10 @@ class Method(nn.Module, Generic[S]):
         return biases(backbone) if isinstance(settings, TrainedSettings) and settings.train_biases else set()
 
     def train_logit_scale(self) -> None:
-        """Gives the method a trainable logit scale that starts at the backbone's."""
+        """Gives the method a trainable logit scale, and bias if there is one, that start at the backbone's."""
         self.log_scale = nn.Parameter(self.backbone.logit_scale.detach().clone())
+        if self.backbone.logit_bias is not None:
+            self.trained_bias = nn.Parameter(self.backbone.logit_bias.detach().clone())
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Everything that trains, by name and sorted. An adapter file holds exactly these parameters."""
@@ -270,14 +274,19 @@ class Method(nn.Module, Generic[S]):
 
     @property
     def logit_scale(self) -> Tensor:
-        """``float[]``, the factor on the cosine, at most 100."""
+        """``float[]``, the factor on the cosine, at most 100. SigLIP comes with larger ones and keeps them."""
         log = self.backbone.logit_scale if self.log_scale is None else self.log_scale
-        return log.exp().clamp(max=MAX_SCALE)
+        return log.exp() if self.backbone.logit_bias is not None else log.exp().clamp(max=MAX_SCALE)
+
+    @property
+    def logit_bias(self) -> Tensor | None:
+        """``float[]``, added to the scaled cosine in a sigmoid loss; None on a backbone without one."""
+        return self.backbone.logit_bias if self.trained_bias is None else self.trained_bias
 
     @torch.no_grad()
     def clamp_scale(self) -> None:
         """Clamps a trained logit scale to its limit. Above the limit the gradient is zero, and CLIP starts there."""
-        if self.log_scale is not None:
+        if self.log_scale is not None and self.backbone.logit_bias is None:
             self.log_scale.clamp_(max=MAX_LOG_SCALE)
 
 
@@ -298,8 +307,8 @@ def mean_pool(features: Tensor, mask: Tensor, normalize: bool = True) -> Tensor:
 
 
 def biases(backbone: Backbone) -> set[str]:
-    """Names of all biases of a backbone, including attention's ``in_proj_bias`` (171,008 scalars in ViT-B)."""
-    return {name for name, _ in backbone.named_parameters() if name.endswith("bias")}
+    """Names of all biases of the towers, including attention's ``in_proj_bias`` (171,008 scalars in CLIP's ViT-B)."""
+    return {name for name, _ in backbone.named_parameters() if name.endswith("bias") and name != "logit_bias"}
 
 
 def trainable_copy(backbone: Backbone, names: Collection[str]) -> Backbone:

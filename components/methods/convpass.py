@@ -78,7 +78,7 @@ class _Bypasses(Hooks):
             return to
         if flow.pooled_only:
             return to + self.bypasses[place][i].of_class_tokens(h)
-        return flow.add_own(to, self.bypasses[place][i](flow.own_tokens(h)))
+        return flow.add_own(to, self.bypasses[place][i](flow.own_tokens(h), flow.prefix))
 
     def after_attention(self, i: int, x: Tensor, h: Tensor, a: Tensor, flow: Flow) -> Tensor:
         return self._added("attention", i, h, a, flow)
@@ -103,12 +103,12 @@ class Bypass(nn.Module):
         for module in (self.down, self.conv, self.up):
             nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
-    def forward(self, h: Tensor) -> Tensor:
-        """``float[n, 1+N, D] -> float[n, 1+N, D]``, class token first."""
-        side = round((h.shape[1] - 1) ** 0.5)
+    def forward(self, h: Tensor, prefix: int = 1) -> Tensor:
+        """``float[n, prefix+N, D] -> float[n, prefix+N, D]``, class token first if there is one."""
+        side = round((h.shape[1] - prefix) ** 0.5)
         u = quick_gelu(self.down(h))
-        grid = u[:, 1:].transpose(1, 2).unflatten(2, (side, side))
-        classes = self._class_convolution(u[:, :1])
+        grid = u[:, prefix:].transpose(1, 2).unflatten(2, (side, side))
+        classes = self._class_convolution(u[:, :prefix])
         return self._up(torch.cat([classes, self.conv(grid).flatten(2).transpose(1, 2)], dim=1))
 
     def of_class_tokens(self, h: Tensor) -> Tensor:

@@ -22,4 +22,4 @@ class Full(Method[FullSettings]):
     """A trainable copy of the backbone."""
 
     def tuned(self, backbone: Backbone) -> set[str]:
-        return {name for name, _ in backbone.named_parameters()} - backbone.fixed - {"logit_scale"}
+        return {name for name, _ in backbone.named_parameters()} - backbone.fixed - {"logit_scale", "logit_bias"}

@@ -36,6 +36,9 @@ The paper's printed parameter ratios contain positions, g and the tie's biases, 
 positions, the order of frames would be invisible. Position rows belong to frame numbers: row 0 for CC, then ``frames``
 class rows, then ``frames`` patch rows. More padding therefore changes nothing. The release draws a random PCA. Here it
 is exact.
+
+In a tower without a class token (SigLIP), the pooled patches of a frame stand for it in step 2. What leaves in its
+place in step 4 is added to every patch of the frame, where attention pooling reads it.
 """
 
 from __future__ import annotations
@@ -72,6 +75,13 @@ class MVAdapter(Method[MVAdapterSettings]):
                 where=f"{where}.tied_layers",
                 found=settings.tied_layers,
                 expected=f"layers among vision_layers {vision} and text_layers {text}",
+            )
+        if settings.tie.endswith("_class") and tied and not spec.class_token:
+            raise ConfigError(
+                "the tie acts on class tokens, and the tower has none",
+                where=f"{where}.tie",
+                found=settings.tie,
+                expected=f"another tie on {spec.model}",
             )
         start = torch.zeros if settings.tie_bias else torch.randn
         self.factors = nn.ParameterList([nn.Parameter(start(settings.factor)) for _ in tied])
@@ -220,22 +230,24 @@ class VideoAdapter(Adapter):
         self.calibration = nn.ModuleDict({kind: Calibration(settings) for kind in sorted(set(settings.calibrate))})
 
     def forward(self, h: Tensor, flow: Flow, factor: Tensor | None) -> Tensor:
-        """What is added to the MLP's output: ``float[B*T, 1+N, D] -> float[B*T, 1+N, D]``."""
+        """What is added to the MLP's output: ``float[B*T, prefix+N, D] -> float[B*T, prefix+N, D]``."""
         assert flow.mask is not None, "the vision tower passes the frame mask"
         down, up = self.tied_weights(factor)
         raw, u = self._down(self.input_norm(h), down)
         videos, length = flow.mask.shape
-        first = raw[:, 0].view(videos, length, -1)
-        patches = self._pooled(raw[:, 1:]).view(videos, length, -1)
+        patches = self._pooled(raw[:, flow.prefix :]).view(videos, length, -1)
+        first = raw[:, 0].view(videos, length, -1) if flow.prefix else patches
         cc, classes, patch_context = self._mix(first, patches, flow.mask)
         context = classes + patch_context
         if "class" in self.calibration:
             classes = classes * self.calibration["class"](context, cc, flow.mask)
-        u = u[:, 1:]
+        u = u[:, flow.prefix :]
         if "patch" in self.calibration:
             u = u * self.calibration["patch"](context, cc, flow.mask).flatten(0, 1).unsqueeze(1)
         classes = classes.reshape(videos * length, 1, -1)
         scale, bias = self.settings.scale, self.up.bias * self.settings.scale
+        if not flow.prefix:
+            return F.linear(u, self.up.weight * scale, bias) + F.linear(classes, up * scale)
         if up is self.up.weight:
             return F.linear(torch.cat([classes, u], dim=1), up * scale, bias)
         return torch.cat([F.linear(classes, up * scale, bias), F.linear(u, self.up.weight * scale, bias)], dim=1)

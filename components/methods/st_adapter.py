@@ -80,11 +80,11 @@ class SpaceTime(nn.Module):
             nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, flow: Flow) -> Tensor:
-        """What is added to ``x``: ``float[B*T, 1+N, D] -> float[B*T, 1+N, D]``, zero for class tokens."""
+        """What is added to ``x``: ``float[B*T, prefix+N, D] -> float[B*T, prefix+N, D]``, zero for class tokens."""
         assert flow.mask is not None, "the vision tower passes the frame mask"
         videos, length = flow.mask.shape
-        side = round((x.shape[1] - 1) ** 0.5)
-        u = self.down(x[:, 1:]).view(videos, length, side, side, -1)
+        side = round((x.shape[1] - flow.prefix) ** 0.5)
+        u = self.down(x[:, flow.prefix :]).view(videos, length, side, side, -1)
         u = torch.where(flow.mask[:, :, None, None, None], u, u.new_zeros(()))
         u = self.conv(u.permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1).reshape(x.shape[0], side * side, -1)
-        return nn.functional.pad(self.up(u), (0, 0, 1, 0))
+        return nn.functional.pad(self.up(u), (0, 0, flow.prefix, 0))

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.backbones.clip import Backbone, parameter_total
-from components.backbones.load import create, model_config
+from components.backbones.load import untrained
 from components.backbones.towers import Chain, Flow, Hooks
 from components.methods import METHODS
 from components.methods.base import Method
@@ -70,9 +70,8 @@ def meta_backbone(model: str) -> Backbone:
     Raises:
         BackboneError: The model is unknown or unsupported.
     """
-    raw, make_tokenizer = model_config(model, Path())
     with torch.device("meta"):
-        return Backbone(create(model, raw), model, make_tokenizer())
+        return untrained(model, Path())
 
 
 def count(

@@ -1,4 +1,4 @@
-"""Symmetric InfoNCE, with one caption per video or several, and for captions that several videos have."""
+"""Symmetric InfoNCE and the sigmoid loss, with one caption per video or several, also where videos share captions."""
 
 from __future__ import annotations
 
@@ -74,6 +74,45 @@ def multi_positive_nce(
     return -(weight * both).sum() / 2
 
 
+def sigmoid_loss(
+    video: Tensor,
+    text: Tensor,
+    logit_scale: Tensor,
+    logit_bias: Tensor,
+    owner: Tensor,
+    same_text: Tensor | None = None,
+    positives: bool = False,
+) -> Tensor:
+    """Every pair of a caption and a video as a yes-or-no question (SigLIP, Zhai et al. 2023, equation 1).
+
+    With ``s_ci`` the scaled similarity plus the bias, and ``z_ci`` 1 if caption c belongs to video i and -1 if not::
+
+        1/B sum_i 1/|P_i| sum_{c in P_i} sum_j -log sigmoid(z_cj s_cj)
+
+    Args:
+        video: float[B, D], L2-normalised.
+        text: float[C, D], L2-normalised, C at least B.
+        logit_scale: float[], the factor on the cosine similarity.
+        logit_bias: float[], added to it.
+        owner: int64[C], each caption's row in ``video``.
+        same_text: int64[C], from :func:`shared_texts`. None if no two videos have the same text, or if such videos are
+            negatives.
+        positives: Whether a caption and the other videos that it describes are positives. If not, such pairs are left
+            out.
+
+    Returns:
+        float[], in nats.
+    """
+    logits = _logits(video, text, logit_scale) + logit_bias.float()
+    belongs = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, owner.unsqueeze(1), True)
+    weight = (1 / (torch.bincount(owner) * len(video))[owner]).unsqueeze(1)
+    if same_text is not None:
+        described = _describes(same_text, owner, belongs)
+        weight = weight if positives else weight * (belongs | ~described)
+        belongs = described if positives else belongs
+    return -(weight * F.logsigmoid(torch.where(belongs, logits, -logits))).sum()
+
+
 def shared_texts(tokens: Tensor, owner: Tensor) -> Tensor | None:
     """The number of each caption's text.
 
@@ -96,9 +135,7 @@ def _logits(video: Tensor, text: Tensor, logit_scale: Tensor) -> Tensor:
 
 def _shared(logits: Tensor, owner: Tensor, same_text: Tensor, positives: bool) -> Tensor:
     """The sum of both log-probabilities of each caption, float[C], where texts describe several videos."""
-    describes = torch.zeros_like(logits, dtype=torch.bool)
-    describes[same_text, owner] = True
-    describes = describes[same_text]
+    describes = _describes(same_text, owner, logits)
     to_video = to_text = logits.gather(1, owner.unsqueeze(1)).squeeze(1)
     if positives:
         # Few captions are shared, so only these get a column of all captions with their text.
@@ -112,3 +149,10 @@ def _shared(logits: Tensor, owner: Tensor, same_text: Tensor, positives: bool) -
         own = torch.zeros_like(describes).scatter_(1, owner.unsqueeze(1), True)
         logits = logits.masked_fill(describes & ~own, -torch.inf)
     return to_video - logits.logsumexp(dim=1) + to_text - logits.logsumexp(dim=0)[owner]
+
+
+def _describes(same_text: Tensor, owner: Tensor, like: Tensor) -> Tensor:
+    """Which captions describe which videos, ``bool[C, B]``, where equal captions describe the videos of all of them."""
+    describes = torch.zeros_like(like, dtype=torch.bool)
+    describes[same_text, owner] = True
+    return describes[same_text]

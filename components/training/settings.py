@@ -13,6 +13,8 @@ from components.config import STRICT, Count, Seconds, Share
 Decay = Literal["matrices", "all_but_biases", "all"]
 # What a video is to a caption that equals one of its captions in the batch (components/training/loss.py).
 EqualCaptions = Literal["negatives", "masked", "positives"]
+# Softmax over the batch, or a yes-or-no question per pair. ``auto`` takes what the backbone was trained with.
+Loss = Literal["auto", "softmax", "sigmoid"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -40,6 +42,7 @@ class TrainingSettings:
     # New since 0.1. Files without them keep their results.
     decay: Decay = "matrices"
     equal_captions: EqualCaptions = "negatives"
+    loss: Loss = "auto"
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from components.backbones.towers import checkpointed
+from components.errors import ConfigError
 from components.methods.base import Method
 from components.precision import autocast
 from components.processes import gather
 from components.training.frozen import FrozenLayers
 from components.training.gradients import Gradients, TreeSum, sum_over_processes, take_gradients
 from components.training.loader import Batch, MicroBatch
-from components.training.loss import multi_positive_nce
+from components.training.loss import multi_positive_nce, sigmoid_loss
 from components.training.settings import TrainingSettings
 
 # Embeddings of a micro-batch's videos and captions: float[b, E], float[c, E].
@@ -38,11 +39,15 @@ class StepGradients:
         settings: Precision, and what is kept for the backward pass.
         seed: Fixes dropout, together with the step and the micro-batch.
         cache_mib: Memory for ``cache_frozen``.
+
+    Raises:
+        ConfigError: The settings ask for a sigmoid loss, and the backbone has no logit bias.
     """
 
     def __init__(self, method: Method, settings: TrainingSettings, seed: int, cache_mib: int = 0) -> None:
         self.method, self.settings, self.seed = method, settings, seed
         self.parameters = list(method.trainable().values())
+        self.bias = _bias_of_loss(method, settings)
         self.frozen = FrozenLayers(method, cache_mib) if settings.cache_frozen else None
 
     def backward(self, batch: Batch, step: int) -> Tensor:
@@ -110,8 +115,12 @@ class StepGradients:
         """The loss of the whole batch, and its gradient with respect to each of this process's pairs."""
         videos = self._gathered(batch, [video for video, _ in pairs], batch.videos)
         texts = self._gathered(batch, [text for _, text in pairs], batch.captions)
-        positives = self.settings.equal_captions == "positives"
-        loss = multi_positive_nce(videos, texts, self.method.logit_scale, batch.owner, batch.same_text, positives)
+        pairs_of = (batch.owner, batch.same_text, self.settings.equal_captions == "positives")
+        scale = self.method.logit_scale
+        if self.bias is None:
+            loss = multi_positive_nce(videos, texts, scale, *pairs_of)
+        else:
+            loss = sigmoid_loss(videos, texts, scale, self.bias, *pairs_of)
         loss.backward()
         of_videos = _local_gradients(videos, batch, batch.videos)
         of_texts = _local_gradients(texts, batch, batch.captions)
@@ -123,6 +132,18 @@ class StepGradients:
         empty = torch.zeros(0, self.method.spec.embed_dim, device=batch.owner.device)
         rows = torch.cat([empty, *(part.detach() for part in local)])
         return gather(rows, batch.sizes_by_process(sizes)).requires_grad_()
+
+
+def _bias_of_loss(method: Method, settings: TrainingSettings) -> Tensor | None:
+    """The logit bias of a sigmoid loss; None for the softmax loss."""
+    if settings.loss == "sigmoid" and method.logit_bias is None:
+        raise ConfigError(
+            "the backbone has no logit bias",
+            where="training.loss",
+            found=settings.loss,
+            expected=f"softmax or auto on {method.spec.model}",
+        )
+    return None if settings.loss == "softmax" else method.logit_bias
 
 
 def _local_gradients(embeddings: Tensor, batch: Batch, sizes: tuple[int, ...]) -> list[Tensor]:

@@ -195,7 +195,7 @@ class TestLoad:
         assert self.load(saved, "plain.safetensors", model="large.json").spec.patches == 16
 
     @pytest.mark.parametrize(
-        "model", ["RN50", "convnext_base", "ViT-B-16-SigLIP", "roberta-ViT-B-32", "coca_ViT-B-32", "ViT-L-14-CLIPA"]
+        "model", ["RN50", "convnext_base", "MobileCLIP2-S0", "roberta-ViT-B-32", "coca_ViT-B-32", "EVA02-E-14"]
     )
     def test_other_towers_are_refused_by_name(self, saved: Path, model: str) -> None:
         with pytest.raises(BackboneError, match="unsupported backbone") as caught:
@@ -207,8 +207,8 @@ class TestLoad:
         raw = {**CONFIG, "vision_cfg": {**CONFIG["vision_cfg"], "pool_type": "avg"}}
         with pytest.raises(BackboneError, match="pools patches"):
             Backbone(create("tiny", raw), "tiny", open_clip.SimpleTokenizer())
-        raw = {**CONFIG, "text_cfg": {**CONFIG["text_cfg"], "no_causal_mask": True}}
-        with pytest.raises(BackboneError, match="not causal"):
+        raw = {**CONFIG, "text_cfg": {**CONFIG["text_cfg"], "pool_type": "first"}}
+        with pytest.raises(BackboneError, match="read out by 'first'"):
             Backbone(create("tiny", raw), "tiny", open_clip.SimpleTokenizer())
 
     def test_wrong_name_gets_the_nearest(self, saved: Path) -> None:

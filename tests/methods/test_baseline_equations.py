@@ -34,6 +34,7 @@ def features(method: Method, layer: Layer) -> Tensor:
     vision = method.backbone.vision
     frames = clips(BACKBONE)[0].flatten(0, 1)
     patches = vision.conv1(frames).flatten(2).transpose(1, 2)
+    assert vision.class_embedding is not None
     x = torch.cat([vision.class_embedding.expand(len(frames), 1, -1), patches], dim=1) + vision.positional_embedding
     x = vision.ln_pre(x)
     for i, block in enumerate(vision.layers.blocks):
@@ -267,6 +268,7 @@ def test_vpt(name: str) -> None:
     frames, mask = clips(BACKBONE)
     flat = frames.flatten(0, 1)
     patches = vision.conv1(flat).flatten(2).transpose(1, 2)
+    assert vision.class_embedding is not None
     x = torch.cat([vision.class_embedding.expand(len(flat), 1, -1), patches], dim=1) + vision.positional_embedding
     x = torch.cat([x[:, :1], method.prompts[0].expand(len(x), -1, -1), x[:, 1:]], dim=1)
     x = vision.ln_pre(x)

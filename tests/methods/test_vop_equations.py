@@ -24,6 +24,7 @@ def embed(frames: Tensor) -> Tensor:
     """Tokens before ``ln_pre``: ``float[T, 3, S, S] -> float[T, 1+N, D]``."""
     vision = BACKBONE.vision
     patches = vision.conv1(frames).flatten(2).transpose(1, 2)
+    assert vision.class_embedding is not None
     first = vision.class_embedding.expand(len(frames), 1, -1)
     return torch.cat([first, patches], dim=1) + vision.positional_embedding
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import gloo
 import pytest
 import torch
+from open_clip.loss import SigLipLoss
 from torch import Tensor, nn
 
 from components.processes import share_out
-from components.training.loss import info_nce, multi_positive_nce, shared_texts
+from components.training.loss import info_nce, multi_positive_nce, shared_texts, sigmoid_loss
 
 WIDTH = 5
 
@@ -99,6 +100,33 @@ def test_captions_of_several_videos_by_the_formula(owner: list[int], words: list
     assert float(found.detach()) == pytest.approx(float(total.detach()), abs=1e-6)
     ours, theirs = torch.autograd.grad(found, video)[0], torch.autograd.grad(total, video)[0]
     assert (ours - theirs).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize(("owner", "words"), [*SHARED, ([0, 1, 2, 3], ["a", "b", "c", "d"])])
+@pytest.mark.parametrize("equal", ["negatives", "masked", "positives"])
+def test_sigmoid_loss_by_the_formula(owner: list[int], words: list[str], equal: str) -> None:
+    videos, captions = max(owner) + 1, range(len(words))
+    video, text = (nn.functional.normalize(rows.double(), dim=1) for rows in (pairs(videos)[0], pairs(len(words))[1]))
+    scale, bias, total = torch.tensor(9.0), torch.tensor(-3.0), 0.0
+    for c in captions:
+        for i in range(videos):
+            shared = any(words[d] == words[c] and owner[d] == i for d in captions)
+            right = owner[c] == i or (shared and equal == "positives")
+            if shared and not right and equal == "masked":
+                continue
+            score = float(9.0 * text[c] @ video[i] - 3.0)
+            total += math.log1p(math.exp(-score if right else score)) / owner.count(owner[c]) / videos
+    tokens = torch.tensor([[ord(word), 7] for word in words])
+    same_text = None if equal == "negatives" else shared_texts(tokens, torch.tensor(owner))
+    found = sigmoid_loss(video.float(), text.float(), scale, bias, torch.tensor(owner), same_text, equal == "positives")
+    assert float(found) == pytest.approx(total, abs=1e-5)
+
+
+def test_sigmoid_loss_of_pairs_equals_open_clips() -> None:
+    video, text = (nn.functional.normalize(rows, dim=1) for rows in pairs(6))
+    scale, bias = torch.tensor(20.0), torch.tensor(-10.0)
+    found = sigmoid_loss(video, text, scale, bias, torch.arange(6))
+    assert float(found) == pytest.approx(float(SigLipLoss()(video, text, scale, bias)), rel=1e-6)
 
 
 def test_without_shared_texts_the_loss_is_the_same() -> None:

@@ -13,12 +13,13 @@ import gloo
 import pytest
 import tiny_world
 import torch
+from families import family_backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.backbones.load import load_backbone
 from components.backbones.towers import Chain, Flow, Hooks
-from components.errors import TrainingError
+from components.errors import ConfigError, TrainingError
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.methods.base import Method
@@ -26,7 +27,7 @@ from components.methods.build import build
 from components.training.frozen import first_trained_layer
 from components.training.gradients import TreeSum, sum_over_processes
 from components.training.loader import Batch, make_loader
-from components.training.loss import multi_positive_nce
+from components.training.loss import multi_positive_nce, sigmoid_loss
 from components.training.passes import divide
 from components.training.step import StepGradients
 
@@ -313,3 +314,33 @@ def test_a_parameter_without_gradient_counts_as_zero() -> None:
     parameters = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))]
     sums = sum_over_processes(parameters, [None, torch.full((3,), 2.0)])
     assert [grad.tolist() for grad in sums] == [[0, 0], [2, 2, 2]]
+
+
+def test_sigmoid_loss_of_a_backbone_with_a_bias(root: Path) -> None:
+    """SigLIP's loss by default, in any number of micro-batches, with a gradient of scale and bias."""
+    params = tiny_world.params(root)
+    raw = {**params.method("bias"), "train_logit_scale": True}
+    backbone = family_backbone("siglip")
+    found: list[tuple[float, Gradients]] = []
+    for changes in ({"micro_batches": 1}, {"micro_batches": 7, "grad_cache": True}, {"loss": "sigmoid"}):
+        torch.manual_seed(1)
+        method = build("bias", raw, backbone, frames=tiny_world.FRAMES, words=16)
+        batch, step = batch_and_step(root, method, **changes)
+        found.append((float(step.backward(batch, 0)), found_gradients(method)))
+    video, text = method(method.backbone.normalize(batch.frames), batch.mask, batch.tokens)
+    for parameter in method.trainable().values():
+        parameter.grad = None
+    assert method.logit_bias is not None
+    loss = sigmoid_loss(video, text, method.logit_scale, method.logit_bias, batch.owner)
+    loss.backward()
+    expected = float(loss.detach()), found_gradients(method)
+    assert {"log_scale", "trained_bias"} < set(expected[1])
+    for each in found:
+        compare(each, expected)
+    batch, step = batch_and_step(root, method, loss="softmax")
+    assert abs(float(step.backward(batch, 0)) - expected[0]) > 1e-2
+
+
+def test_a_sigmoid_loss_needs_a_bias(root: Path) -> None:
+    with pytest.raises(ConfigError, match=r"training\.loss: the backbone has no logit bias"):
+        batch_and_step(root, make(root, "bias"), loss="sigmoid")

@@ -1,0 +1,139 @@
+"""Every method runs on every family of backbones, or refuses with a sentence that says why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from families import CONFIGS, family_backbone
+from tiny_backbone import FRAMES, TEXTS, WORDS, clips
+from torch.nn import functional as F
+
+from components.backbones.clip import Backbone
+from components.errors import ConfigError
+from components.methods import METHODS
+from components.methods.base import Method, mean_pool
+from components.methods.build import build
+
+# Settings that fit the small towers.
+SIZES: dict[str, dict[str, Any]] = {
+    "adapter_attn": {"bottleneck": 4},
+    "adapter_ffn": {"bottleneck": 4},
+    "adaptformer_par": {"bottleneck": 4},
+    "adaptformer_seq": {"bottleneck": 4},
+    "cm_adapter": {"bottleneck": 4, "shared": 8},
+    "convpass": {"bottleneck": 4},
+    "coop": {"prompts": 4},
+    "mv_adapter": {"bottleneck": 8, "factor": 4, "heads": 2, "tied_layers": 2},
+    "partial": {"layers": 1},
+    "seq_transf": {"layers": 1, "heads": 2, "start": "random"},
+    "st_adapter": {"bottleneck": 8, "text_bottleneck": 4},
+    "vpt": {"prompts": 3},
+}
+VOP = {"video_prompts": 4, "text_prompts": 4}
+# What a family cannot take, and why.
+REFUSED = {(method, family): "do not fit" for method in ("coop",) for family in ("siglip", "mobileclip")}
+
+BACKBONES: dict[str, Backbone] = {}
+
+
+def backbone_of(family: str) -> Backbone:
+    if family not in BACKBONES:
+        BACKBONES[family] = family_backbone(family)
+    return BACKBONES[family]
+
+
+def make(name: str, family: str) -> Method:
+    sizes = VOP if name.startswith("vop") else SIZES.get(name, {})
+    lr = {} if name == "zero_shot" else {"lr": 1e-2}
+    torch.manual_seed(4)
+    return build(name, {**lr, **sizes}, backbone_of(family), frames=FRAMES, words=WORDS)
+
+
+def embed(method: Method) -> tuple[torch.Tensor, torch.Tensor]:
+    frames, mask = clips(method.backbone)
+    return method(frames, mask, method.backbone.tokenize(TEXTS, method.words))
+
+
+@pytest.mark.parametrize("family", list(CONFIGS))
+@pytest.mark.parametrize("name", list(METHODS))
+def test_trains_on_every_family(name: str, family: str) -> None:
+    if (name, family) in REFUSED:
+        with pytest.raises(ConfigError, match=REFUSED[name, family]):
+            make(name, family)
+        return
+    method = make(name, family)
+    video, text = embed(method)
+    if method.starts_as_identity:
+        expected_video, expected_text = plain(method.backbone)
+        assert torch.allclose(video, expected_video, atol=2e-5)
+        assert torch.allclose(text, expected_text, atol=2e-5)
+    parameters = method.trainable()
+    if name == "zero_shot":
+        assert not parameters
+        return
+    (1 - (video * text).sum(dim=-1)).sum().backward()
+    still = [key for key, value in parameters.items() if value.grad is None]
+    assert not still, f"no gradient reaches {still}"
+    with torch.no_grad():
+        for key, value in parameters.items():
+            value.add_(torch.randn(value.shape, generator=torch.Generator().manual_seed(len(key))) * 0.02)
+        moved = embed(method)
+    assert not all(torch.allclose(after, before, atol=1e-4) for after, before in zip(moved, (video, text), strict=True))
+    assert torch.isfinite(moved[0]).all()
+    assert torch.isfinite(moved[1]).all()
+
+
+def plain(backbone: Backbone) -> tuple[torch.Tensor, torch.Tensor]:
+    """CLIP4Clip's mean of frames and the text, by the towers alone."""
+    frames, mask = clips(backbone)
+    with torch.no_grad():
+        features = backbone.vision(frames.flatten(0, 1)).view(*mask.shape, -1)
+        return mean_pool(features, mask), F.normalize(backbone.text(backbone.tokenize(TEXTS, WORDS)), dim=-1)
+
+
+@pytest.mark.parametrize("family", ["siglip", "pe_core_without_class"])
+@pytest.mark.parametrize("name", ["mv_adapter", "vop_fpc", "st_adapter", "vop_f"])
+def test_padding_and_company_change_nothing_without_a_class_token(name: str, family: str) -> None:
+    method = make(name, family)
+    with torch.no_grad():
+        for value in method.trainable().values():
+            value.add_(torch.randn(value.shape, generator=torch.Generator().manual_seed(1)) * 0.05)
+        frames, mask = clips(method.backbone)
+        together = method.encode_video(frames, mask)
+        noisy = torch.where(mask[:, :, None, None, None], frames, torch.full_like(frames, 9.0))
+        assert torch.allclose(method.encode_video(noisy, mask), together, atol=1e-5)
+        for i in range(len(mask)):
+            length = int(mask[i].sum())
+            alone = method.encode_video(frames[i : i + 1, :length], mask[i : i + 1, :length])
+            assert torch.allclose(alone[0], together[i], atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["siglip", "pe_core_without_class"])
+def test_order_of_frames_matters_without_a_class_token(family: str) -> None:
+    method = make("mv_adapter", family)
+    with torch.no_grad():
+        for value in method.trainable().values():
+            value.add_(torch.randn(value.shape, generator=torch.Generator().manual_seed(2)) * 0.2)
+        frames, _ = clips(method.backbone, videos=1)
+        mask = torch.ones(1, FRAMES, dtype=torch.bool)
+        forward, backward = method.encode_video(frames, mask), method.encode_video(frames.flip(1), mask)
+    assert not torch.allclose(forward, backward, atol=1e-3)
+
+
+def test_a_tie_on_class_tokens_is_refused_where_there_are_none() -> None:
+    with pytest.raises(ConfigError, match="the tie acts on class tokens"):
+        build(
+            "mv_adapter", {"lr": 1e-2, **SIZES["mv_adapter"], "tie": "down_in_class"}, backbone_of("siglip"),
+            frames=FRAMES, words=WORDS,
+        )  # fmt: skip
+
+
+def test_a_projection_that_is_a_map_trains_with_its_bias() -> None:
+    assert set(make("proj", "siglip").trainable()) == {
+        "backbone.text.text_projection.weight", "backbone.text.text_projection.bias",
+    }  # fmt: skip
+    assert set(make("proj", "pe_core").trainable()) == {
+        "backbone.vision.proj.weight", "backbone.vision.proj.bias", "backbone.text.text_projection",
+    }  # fmt: skip
