@@ -21,8 +21,8 @@ A hook that changes the layout of the sequence does it through :class:`Flow`. Pr
 leave each other's alone. A joint space-time layout (:meth:`Flow.join`) folds the frames of a video into one sequence.
 Hooks that work on CLIP's tokens read them with :meth:`Flow.own_tokens` and add to them with :meth:`Flow.add_own`, so
 methods compose (:class:`Chain`) in any layout. Hooks that merge tokens (``merges_tokens``) leave no frames behind, so
-they go together only with hooks that treat all tokens alike (``token_wise``). Temporal heads on frame features belong to ``Method.pool``. Training of
-CLIP's weights is the method's choice of parameters.
+they go together only with hooks that treat all tokens alike (``token_wise``). Temporal heads on frame features belong
+to ``Method.pool``. Training of CLIP's weights is the method's choice of parameters.
 """
 
 from __future__ import annotations
