@@ -22,6 +22,7 @@ from components.report.count import meta_backbone
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "params").glob("*.yaml"))
 BOTH = [(path, paper) for path in RECIPES for paper in ("vop", "mv_adapter")]
+BOTH.append((ROOT / "params/msrvtt.yaml", "tempme"))
 
 
 @cache

@@ -21,6 +21,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     "seq_transf": {"start": "random"},
     "coop": {"prompts": 4},
     "cm_adapter": {"shared": 4},
+    "tempme": {"groups": [2, 3]},
+    "discovla": {"fusion_layers": 2},
 }
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -32,6 +34,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "adapter_ffn some layers": {"method": "adapter_ffn", "vision_layers": [-1], "text_layers": [0, 2]},
     "cm_adapter unshared": {"method": "cm_adapter", "shared": 0},
     "lora everywhere": {"method": "lora", "targets": ["qkv", "out", "fc", "proj"], "rank": 2, "alpha": 4.0},
+    "tempme one group": {"method": "tempme", "groups": [5], "merge_layers": [0], "image_merge": 1, "token_share": 0.4},
+    "tempme last layer": {"method": "tempme", "groups": [3, 2], "merge_layers": [1, 2], "targets": ["out", "fc"]},
+    "discovla last layer": {"method": "discovla", "fusion_layers": 1, "bottleneck": 3, "rank": 2},
     "vpt shallow": {"method": "vpt", "depth": "shallow"},
     "vop released text": {"method": "vop", "text_layout": "released"},
     "vop plain mean": {"method": "vop", "normalize_frames": False},
@@ -62,6 +67,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "vop_fpc+lora+seq_transf": {"method": ["vop_fpc", "lora", "seq_transf"], "seq_transf": {"start": "random"}},
     "coop+vpt": {"method": ["coop", "vpt"], "coop": {"prompts": 4}, "train_logit_scale": True},
     "bias+st_adapter+convpass": {"method": ["bias", "st_adapter", "convpass"]},
+    "tempme+lora+cm_adapter": {"method": ["tempme", "lora", "cm_adapter"], "tempme": {"groups": [2, 3]},
+                               "lora": {"targets": ["out", "proj"]}, "cm_adapter": {"shared": 4}},
+    "vop_f+discovla": {"method": ["vop_f", "discovla"], "discovla": {"fusion_layers": 3}},
     "cm_adapter+vop_f": {"method": ["vop_f", "cm_adapter"], "cm_adapter": {"shared": 4}},
 }  # fmt: skip
 

@@ -4,8 +4,10 @@ A method gives each tower a :class:`Hooks` object. By default, every hook return
 
     x = before_layer(i, x)                                    prompts, ST-Adapter, joint space-time layout
     h = ln_1(x);  qkv = project(i, "qkv", h, W h + b)         LoRA
-    a = project(i, "out", o, W o + b), o = attention(qkv)     LoRA;  flow.attention masks the keys of padding
+    o = after_heads(i, qkv, attention(qkv))                   other queries;  flow.attention masks the keys of padding
+    a = project(i, "out", o, W o + b)                         LoRA
     x = x + after_attention(i, x, h, a)                       adapters next to attention (from x or h) or after it
+    x = before_mlp(i, x, qkv)                                 merging of tokens
     h = ln_2(x);  f = project(i, "fc", h, W h + b)            LoRA
     u = after_activation(i, act(f))                           IA3
     m = project(i, "proj", u, W u + b)                        LoRA
@@ -18,8 +20,9 @@ A hook that changes the layout of the sequence does it through :class:`Flow`. Pr
 (:meth:`Flow.exchange`, :meth:`Flow.exchange_tail`), so methods that put tokens into one tower find their places and
 leave each other's alone. A joint space-time layout (:meth:`Flow.join`) folds the frames of a video into one sequence.
 Hooks that work on CLIP's tokens read them with :meth:`Flow.own_tokens` and add to them with :meth:`Flow.add_own`, so
-methods compose (:class:`Chain`) in any layout. Temporal heads on frame features belong to ``Method.pool``. Training of
-CLIP's weights is the method's choice of parameters.
+methods compose (:class:`Chain`) in any layout. Hooks that merge tokens (``merges_tokens``) leave no frames behind, so
+they go together only with hooks that treat all tokens alike (``token_wise``). Temporal heads on frame features belong
+to ``Method.pool``. Training of CLIP's weights is the method's choice of parameters.
 """
 
 from __future__ import annotations
@@ -64,6 +67,7 @@ class Flow:
             tower's mask; None keeps that one.
         joint: Whether a sequence is a whole video, its frames one after the other.
         pooled_only: Whether the sequence has been cut to the read-out columns (in the last layer).
+        sizes: ``float[n, L]``, how many of CLIP's tokens each token is the mean of; None while none are merged.
         held: The prompts of each frame or text, in the order of their places.
         tail: The prompts of each video at the end of a joint sequence, in the order of their places.
     """
@@ -76,6 +80,7 @@ class Flow:
     attention: Tensor | None = None
     joint: bool = False
     pooled_only: bool = False
+    sizes: Tensor | None = None
     held: tuple[Held, ...] = ()
     tail: tuple[Held, ...] = ()
 
@@ -108,6 +113,14 @@ class Flow:
             return x[:, 0]
         frames = self._in_frames(x)
         return x[:, : frames : frames // self.frames].flatten(0, 1)
+
+    def with_first_tokens(self, x: Tensor, first: Tensor) -> Tensor:
+        """``x: float[n, L, D]`` with ``first: float[B*T, D]`` as the first token of each frame or text."""
+        if not self.joint:
+            return torch.cat([first.unsqueeze(1).to(x.dtype), x[:, 1:]], dim=1)
+        frames = self._in_frames(x)
+        columns = torch.arange(0, frames, frames // self.frames, device=x.device)
+        return x.index_copy(1, columns, first.to(x.dtype).unflatten(0, (-1, self.frames)))
 
     def exchange(self, x: Tensor, owner: Hooks, fresh: Tensor | None, keep: int = 0) -> Tensor:
         """``x`` with the prompts of ``owner`` in each frame or text replaced.
@@ -223,6 +236,10 @@ class Hooks:
     adds_tokens: bool = False
     # Why no other method may put tokens into the same tower; empty where others may.
     alone: str = ""
+    # Whether the hooks treat all tokens alike, without looking for frames, patches or the first token.
+    token_wise: bool = False
+    # Whether tokens of the tower are merged. Other hooks there must then be token-wise.
+    merges_tokens: bool = False
 
     def before_positions(self, x: Tensor, flow: Flow) -> Tensor:
         """Embedded tokens (vision: class token and patches) before the position embedding is added."""
@@ -240,9 +257,20 @@ class Hooks:
         """``y``, the output of a linear map of layer ``i``, for its input ``x``."""
         return y
 
+    def after_heads(self, i: int, qkv: Tensor, o: Tensor, flow: Flow) -> Tensor:
+        """``o: float[n, L, D]``, the heads' output before attention's last map, given ``qkv: float[n, L, 3D]``.
+
+        In the last layer ``o`` may be cut to the read-out tokens (``flow.pooled_only``). ``qkv`` has all tokens.
+        """
+        return o
+
     def after_attention(self, i: int, x: Tensor, h: Tensor, a: Tensor, flow: Flow) -> Tensor:
         """What attention adds to ``x``, given ``h = ln_1(x)``."""
         return a
+
+    def before_mlp(self, i: int, x: Tensor, qkv: Tensor, flow: Flow) -> Tensor:
+        """``x`` between attention and MLP, given attention's ``qkv: float[n, L, 3D]``. Tokens may be merged here."""
+        return x
 
     def after_activation(self, i: int, u: Tensor, flow: Flow) -> Tensor:
         """``u: float[n, L, W]``, the MLP's activations (W hidden units) before its second linear map."""
@@ -257,7 +285,11 @@ class Hooks:
         return x
 
 
-PLAIN = Hooks()
+class _Plain(Hooks):
+    token_wise = True
+
+
+PLAIN = _Plain()
 
 
 class Chain(Hooks):
@@ -288,10 +320,20 @@ class Chain(Hooks):
             y = link.project(i, part, x, y, flow)
         return y
 
+    def after_heads(self, i: int, qkv: Tensor, o: Tensor, flow: Flow) -> Tensor:
+        for link in self.links:
+            o = link.after_heads(i, qkv, o, flow)
+        return o
+
     def after_attention(self, i: int, x: Tensor, h: Tensor, a: Tensor, flow: Flow) -> Tensor:
         for link in self.links:
             a = link.after_attention(i, x, h, a, flow)
         return a
+
+    def before_mlp(self, i: int, x: Tensor, qkv: Tensor, flow: Flow) -> Tensor:
+        for link in self.links:
+            x = link.before_mlp(i, x, qkv, flow)
+        return x
 
     def after_activation(self, i: int, u: Tensor, flow: Flow) -> Tensor:
         for link in self.links:

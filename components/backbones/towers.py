@@ -123,8 +123,10 @@ class Layers(nn.Module):
         o = self._attend(qkv, block.attn.num_heads, flow, pooled_only)
         if pooled_only:
             x, h, flow.pooled_only = pick(x, flow.readout), pick(h, flow.readout), True
+        o = hooks.after_heads(i, qkv, o, flow)
         a = hooks.project(i, "out", o, block.attn.out_proj(o), flow)
         x = x + block.ls_1(hooks.after_attention(i, x, h, a, flow))
+        x = hooks.before_mlp(i, x, qkv, flow)
         h = layer_norm(block.ln_2, x)
         u = activate(block.mlp.gelu, hooks.project(i, "fc", h, block.mlp.c_fc(h), flow))
         u = hooks.after_activation(i, u, flow)

@@ -42,6 +42,8 @@ class AdapterSettings(TrainedSettings):
 class AdapterHooks(Hooks):
     """Adapters by layer. A subclass calls :meth:`added` in the hook where they act."""
 
+    token_wise = True
+
     def __init__(self, adapters: nn.ModuleDict) -> None:
         self.adapters = {int(name): module for name, module in adapters.items()}
 

@@ -93,6 +93,8 @@ class _Unshared(nn.Module):
 
 
 class _AfterSublayers(Hooks):
+    token_wise = True
+
     def __init__(self, layers: nn.ModuleList, shared: nn.ModuleList, activation: Activation) -> None:
         self.layers, self.activation = layers, activation
         # The last layers of both towers form a pair.

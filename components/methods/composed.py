@@ -3,7 +3,8 @@
 ``method: [vop, mv_adapter]`` in params.yaml. Hooks act in the order of the list. Each part has its settings and its
 learning rate. Two parts cannot train the same parameters of the backbone. At most one can replace the pooling of
 frames. Parts that put prompts into one tower keep separate places there, and other parts act on CLIP's tokens only. A
-part that reads its tower by column numbers (VoP's released text layout) allows no other prompts in that tower.
+part that reads its tower by column numbers (VoP's released text layout) allows no other prompts in that tower. A part
+that merges tokens (TempMe) goes together only with parts that treat all tokens of that tower alike.
 """
 
 from __future__ import annotations
@@ -86,7 +87,16 @@ class Composed(Method[ComposedSettings]):
         self._check_tokens("text", [part.text_hooks() for part in parts.values()])
 
     def _check_tokens(self, tower: str, hooks: list[Hooks]) -> None:
-        """Refuses tokens of several parts in a tower where one of the parts must be alone."""
+        """Refuses parts that do not go together in a tower: where one must be alone, or merges what another needs."""
+        merging = [part.name for part, found in zip(self.members(), hooks, strict=True) if found.merges_tokens]
+        looking = [part.name for part, found in zip(self.members(), hooks, strict=True) if not found.token_wise]
+        if merging and len(looking) > 1:
+            raise ConfigError(
+                f"{merging[0]} merges tokens of the {tower} tower, and another part needs the frames or patches there",
+                where=self.name,
+                found=looking,
+                cure=f"leave one of them out (lora, the bottleneck adapters and seq_transf go with {merging[0]})",
+            )
         adding = [(part, found) for part, found in zip(self.members(), hooks, strict=True) if found.adds_tokens]
         alone = [found.alone for _, found in adding if found.alone]
         if alone and len(adding) > 1:

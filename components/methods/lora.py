@@ -74,10 +74,10 @@ class LoRA(Method[LoRASettings]):
         return 1.0 if self.settings.alpha is None else self.settings.alpha / self.settings.rank
 
     def vision_hooks(self) -> Hooks:
-        return _Updates(self.video, self.factor)
+        return Updates(self.video, self.factor)
 
     def text_hooks(self) -> Hooks:
-        return _Updates(self.text, self.factor)
+        return Updates(self.text, self.factor)
 
 
 class Update(nn.Module):
@@ -92,7 +92,11 @@ class Update(nn.Module):
         return F.linear(F.linear(x, self.a), self.b)
 
 
-class _Updates(Hooks):
+class Updates(Hooks):
+    """Adds ``factor * B A x`` to the chosen maps of the chosen layers."""
+
+    token_wise = True
+
     def __init__(self, layers: nn.ModuleDict, factor: float) -> None:
         parts = {name: layer for name, layer in layers.items() if isinstance(layer, nn.ModuleDict)}
         self.updates = {f"{i}.{part}": update for i, layer in parts.items() for part, update in layer.items()}

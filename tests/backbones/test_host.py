@@ -42,7 +42,7 @@ def test_other_tensors_are_read_from_the_device() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["mv_adapter", "vop", "vop_fc"])
+@pytest.mark.parametrize("name", ["mv_adapter", "vop", "vop_fc", "tempme", "discovla"])
 def test_a_forward_pass_never_waits_for_the_gpu(name: str, tmp_path: Path) -> None:
     tiny_world.write_project(tmp_path)
     params, device = tiny_world.params(tmp_path), torch.device("cuda")

@@ -44,6 +44,8 @@ class Scales(nn.Module):
 
 
 class _Scaled(Hooks):
+    token_wise = True
+
     def __init__(self, layers: nn.ModuleList) -> None:
         self.layers = [layer for layer in layers if isinstance(layer, Scales)]
 

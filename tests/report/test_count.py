@@ -149,6 +149,8 @@ class TestPeers:
             ("vpt", {}, 32, 184_320),  # 0.18 M, the same paper
             ("coop", {"prompts": 64}, 13, 32_768),  # 0.033 M, the same paper
             ("lora", {}, 32, 491_520),  # TempMe's baseline
+            ("tempme", {}, 32, 507_648),  # 0.50 M: LoRA and 21 positions
+            ("discovla", {}, 32, 543_776),  # with 2 x 8,712 for captions of frames, 561,200
         ],
     )
     def test_trainable(self, name: str, raw: dict[str, Any], words: int, trainable: int) -> None:
@@ -169,6 +171,9 @@ class TestMultiplyAdds:
             ("vop_f", "ViT-B-32", 60.8),
             ("vop_fp", "ViT-B-16", 248.6),
             ("mv_adapter", "ViT-B-16", 213.6),
+            ("lora", "ViT-B-32", 53.1),  # printed as 53.0
+            # Printed as 34.8. The products that match and merge tokens are the rest.
+            ("tempme", "ViT-B-32", 35.05),
         ],
     )
     def test_video(self, name: str, model: str, expected: float) -> None:
