@@ -167,6 +167,8 @@ class Manifest:
             [v.video_id for v in self.videos if v.languages and len(v.languages) != len(v.captions)],
         )
         by_id = self.by_id()
+        shown = Counter(v.reverse_of for v in self.videos if v.reverse_of)
+        yield "two videos show the same one backwards", [name for name, count in shown.items() if count > 1]
         yield (
             "video runs backwards, but the one that it names has another split or file, or does so too, or is missing",
             [v.video_id for v in self.videos if v.reverse_of and not _is_reversal(v, by_id.get(v.reverse_of))],
