@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
@@ -207,10 +208,7 @@ class Manifest:
             rows = table.to_pylist()
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise DataError("manifest table is damaged", cure=f"{type(error).__name__}: {error}") from None
-        videos = tuple(
-            Video(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
-            for row in rows
-        )
+        videos = tuple(Video(**{name: _frozen(value) for name, value in row.items()}) for row in rows)
         return cls(task, protocol, videos)
 
 
@@ -236,6 +234,11 @@ def is_unicode(text: str) -> bool:
 
 def _is_text(video: Video) -> bool:
     return all(map(is_unicode, (video.video_id, video.uri, *video.captions, *video.subsets)))
+
+
+def _frozen(value: Any) -> Any:
+    """A value of a table's row. Lists become tuples."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _content(video: Video) -> list[object]:

@@ -60,7 +60,13 @@ def intervals(ranks: NDArray[np.float64], video: NDArray[np.int64], resamples: i
 
 
 def mean_interval(values: NDArray[np.float64], video: NDArray[np.int64], resamples: int) -> tuple[float, float]:
-    """The 95 % interval of the mean of ``values`` (float64[Q], at least one). The others are as for :func:`resampled`."""
+    """The 95 % interval of a mean.
+
+    Args:
+        values: float64[Q], at least one.
+        video: int64[Q], the video that each value belongs to.
+        resamples: The number of resamples of the videos.
+    """
     _, group = np.unique(video, return_inverse=True)
     sizes, sums = np.bincount(group), np.bincount(group, values)
     means = [weights @ sums / (weights @ sizes) for weights in _draws(len(sizes), resamples, len(values))]

@@ -20,7 +20,6 @@ from components.methods.base import Method
 from components.precision import Precision, autocast, check_precision, numerics
 from components.processes import share_out
 
-
 # A sum of the same frames in another order differs by rounding. Methods that see the order change far more than this.
 ROUNDING = 1e-5
 

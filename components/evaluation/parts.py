@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from components.errors import EvaluationError
 from components.evaluation.card import WHOLE, Direction
@@ -100,8 +99,8 @@ def _languages(encoded: EncodedSplit, device: torch.device | None) -> Iterator[t
 
 def _ranked(encoded: EncodedSplit, device: torch.device | None) -> dict[Direction, Ranks]:
     names = [video.video_id for video in encoded.videos]
-    vectors: tuple[Tensor, ...] = encoded.text_vectors, encoded.video_vectors, encoded.owner, encoded.present
-    return both_directions(*vectors, names, device)
+    texts, videos = encoded.text_vectors, encoded.video_vectors
+    return both_directions(texts, videos, encoded.owner, encoded.present, names, device)
 
 
 def _rows(encoded: EncodedSplit) -> dict[Direction, NDArray[np.int64]]:
