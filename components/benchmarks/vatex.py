@@ -48,8 +48,9 @@ def read(task: str, folder: str, options: Options) -> Manifest:
     """
     files.check_options(task, options, ("languages", "val_share"))
     spoken = languages(task, options, tuple(FIELDS))
-    texts = {language: _captions(folder, language) for language in spoken}
-    splits, validation = _splits(task, folder, options)
+    published = _PublishedFiles(folder)
+    texts = {language: _captions(folder, language, published) for language in spoken}
+    splits, validation = _splits(task, folder, options, published)
     for language, known in texts.items():
         if missing := [name for ids in splits.values() for name in ids if name not in known]:
             raise DataError(
@@ -108,11 +109,28 @@ def _published(options: Options) -> Published:
 READER = Reader(read=read, files=_files, published=_published)
 
 
-def _splits(task: str, folder: str, options: Options) -> tuple[dict[str, list[str]], str]:
+class _PublishedFiles:
+    """The entries of the published files of a folder by id. Each file is read at most once.
+
+    Args:
+        folder: The folder of the collection.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._read: dict[str, dict[str, Mapping[str, object]]] = {}
+
+    def __getitem__(self, file: str) -> dict[str, Mapping[str, object]]:
+        if file not in self._read:
+            self._read[file] = _entries(storage.join(self._folder, file))
+        return self._read[file]
+
+
+def _splits(task: str, folder: str, options: Options, published: _PublishedFiles) -> tuple[dict[str, list[str]], str]:
     """The ids of each split, and how validation is chosen."""
     at = {name: storage.join(folder, f"{name}_list.txt") for name in ("train", "val", "test")}
     test = _ids(at["test"])
-    train = _ids(at["train"]) if storage.exists(at["train"]) else list(_entries(storage.join(folder, TRAINING)))
+    train = _ids(at["train"]) if storage.exists(at["train"]) else list(published[TRAINING])
     if "val_share" in options:
         share = files.val_share(task, options)
         val = files.held_out(train, share)
@@ -120,8 +138,7 @@ def _splits(task: str, folder: str, options: Options) -> tuple[dict[str, list[st
         return {**chosen, "test": test}, f"{share:g} of the training videos, lowest SHA-256 of the id"
     if storage.exists(at["val"]):
         return {"train": train, "val": _ids(at["val"]), "test": test}, "val_list.txt"
-    where = storage.join(folder, VALIDATION)
-    if not storage.exists(where):
+    if not storage.exists(storage.join(folder, VALIDATION)):
         raise DataError(
             "no validation videos",
             where=folder,
@@ -129,7 +146,7 @@ def _splits(task: str, folder: str, options: Options) -> tuple[dict[str, list[st
             cure=f"put one of them there, or set tasks.{task}.options.val_share to validate on training videos",
         )
     tested = set(test)
-    val_ids = [name for name in _entries(where) if name not in tested]
+    val_ids = [name for name in published[VALIDATION] if name not in tested]
     return {"train": train, "val": val_ids, "test": test}, f"{VALIDATION} without the test videos"
 
 
@@ -137,7 +154,7 @@ def _ids(where: str) -> list[str]:
     return files.checked_ids(where, files.read_lines(where))
 
 
-def _captions(folder: str, language: str) -> dict[str, list[str]]:
+def _captions(folder: str, language: str, published: _PublishedFiles) -> dict[str, list[str]]:
     """The captions of each video in one language."""
     reference = storage.join(folder, REFERENCE)
     if language == "en" and storage.exists(reference):
@@ -146,7 +163,7 @@ def _captions(folder: str, language: str) -> dict[str, list[str]]:
     captions: dict[str, list[str]] = {}
     for file in (TRAINING, VALIDATION):
         where = storage.join(folder, file)
-        for name, entry in _entries(where).items():
+        for name, entry in published[file].items():
             if name in captions:
                 raise DataError("video id occurs twice", where=where, found=name, expected="each id in one file, once")
             captions[name] = _texts(f"{where} {name} {FIELDS[language]}", entry.get(FIELDS[language]))

@@ -162,7 +162,7 @@ def test_eight_frames_are_part_of_the_protocol(tmp_path: Path) -> None:
         ([3], r"mmeb_msvd\.json entry 1: not an object; found 3; expected the columns"),
         ([{"video_id": "a"}], r"entry 1: column is missing; found \['video_id'\]; expected caption"),
         ([{"video_id": "a", "caption": []}], r"entry 1 caption: empty caption; found \[\]"),
-        ([{"video_id": None, "caption": "c"}], r"entry 1 video_id: not an id; found None"),
+        ([{"video_id": 1.5, "caption": "c"}], r"entry 1 video_id: not an id; found 1\.5"),
     ],
 )
 def test_damaged_rows_are_named(tmp_path: Path, rows: object, message: str) -> None:
@@ -174,14 +174,15 @@ def test_damaged_rows_are_named(tmp_path: Path, rows: object, message: str) -> N
 
 def test_damaged_files_and_options_are_named(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"options\.set: not a set of MMEB-V2; found None; expected one of msrvtt, ms"
+        ConfigError, match=r"options\.set: not a set of MMEB-V2; found 'lsmdc'; expected one of msrvtt, ms"
     ):
+        mmeb.read("m", str(tmp_path), {"set": "lsmdc"})
+    with pytest.raises(ConfigError, match=r"options\.set: not a set of MMEB-V2; expected one of msrvtt, msvd"):
         mmeb.read("m", str(tmp_path), {})
-    rows = write_youcook2(tmp_path, 8)
+    write_youcook2(tmp_path, 8)
     (tmp_path / "mmeb_youcook2.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(DataError, match=r"mmeb_youcook2\.parquet: not Parquet, or damaged"):
         read(tmp_path, "youcook2")
-    assert rows
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,11 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def english(published: Path) -> Manifest:
+    return read(published)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write(tmp_path, 4, 2, captions=2)
@@ -62,8 +67,8 @@ def counts(manifest: Manifest) -> dict[str, tuple[int, int]]:
     return {split: (len(videos), sum(len(v.captions) for v in videos)) for split, videos in splits.items()}
 
 
-def test_the_published_files_have_the_published_counts(published: Path) -> None:
-    manifest = read(published)
+def test_the_published_files_have_the_published_counts(english: Manifest) -> None:
+    manifest = english
     manifest.check()
     assert counts(manifest) == {"train": (TRAIN, 259_910), "val": (HALF, 15_000), "test": (HALF, 15_000)}
     known = vatex.READER.published({})
@@ -87,9 +92,9 @@ def test_both_languages_are_read_and_each_caption_says_which(published: Path) ->
     assert manifest.protocol.caption_rule.endswith("; languages: en, zh")
 
 
-def test_lists_and_reference_captions_alone_are_enough_for_english(published: Path, tmp_path: Path) -> None:
+def test_lists_and_reference_captions_alone_are_enough_for_english(english: Manifest, tmp_path: Path) -> None:
     """The form of CLIP4Clip's family: three lists and a list of texts per id."""
-    wanted = read(published)
+    wanted = english
     for split in ("train", "val", "test"):
         (tmp_path / f"{split}_list.txt").write_text("\n".join(v.video_id for v in wanted.split(split)))
     captions = {video.video_id: list(video.captions) for video in wanted.videos}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,9 @@ from components.tracking.evaluated import metrics_of
 IDENTITY = Identity(task="made", method="some", seed=0)
 
 
-def encoded(videos: list[Video], vectors: list[list[float]], texts: list[list[float]], lost: int = -1) -> EncodedSplit:
+def encoded(
+    videos: Sequence[Video], vectors: list[list[float]], texts: list[list[float]], lost: int = -1
+) -> EncodedSplit:
     owner = [row for row, video in enumerate(videos) for _ in video.captions]
     return EncodedSplit(
         tuple(videos),
@@ -35,7 +38,7 @@ def encoded(videos: list[Video], vectors: list[list[float]], texts: list[list[fl
     )
 
 
-def manifest(videos: list[Video]) -> Manifest:
+def manifest(videos: Sequence[Video]) -> Manifest:
     return Manifest("made", Protocol("made", "1", "all", "listed"), tuple(videos))
 
 
@@ -46,11 +49,11 @@ def unit(k: int) -> list[float]:
 class TestLanguages:
     """English texts are right. German ones name the next video. The third video has no German text."""
 
-    VIDEOS = [
+    VIDEOS = (
         Video("a", "a.mp4", "test", ("a en", "a de"), languages=("en", "de")),
         Video("b", "b.mp4", "test", ("b de", "b en"), languages=("de", "en")),
         Video("c", "c.mp4", "test", ("c en",), languages=("en",)),
-    ]
+    )
     SPLIT = encoded(VIDEOS, [unit(0), unit(1), unit(2)], [unit(0), unit(1), unit(2), unit(1), unit(2)])
 
     def test_each_language_is_ranked_alone(self) -> None:
@@ -90,22 +93,24 @@ class TestLanguages:
             make_scorecard(split, manifest(videos), "test", IDENTITY)
 
 
-def pairs(count: int) -> list[Video]:
+def pairs(count: int) -> tuple[Video, ...]:
     rows = []
     for number in range(count):
         name, uri = f"v{number}", f"v{number}.mp4"
         rows.append(Video(name, uri, "test", (f"{name} opens",)))
         rows.append(Video(f"{name}_reverse", uri, "test", (f"{name} closes",), reverse_of=name))
-    return rows
+    return tuple(rows)
 
 
 class TestReversals:
     """Three videos and their reversals: the first pair is told apart, the second is mixed up, the third ties."""
 
     VIDEOS = pairs(3)
-    VECTORS = [[1.0, 0.1], [1.0, -0.1], [0.1, 1.0], [-0.1, 1.0], [-1.0, 0.0], [-1.0, 0.0]]
-    TEXTS = [[1.0, 0.2], [1.0, -0.2], [-0.2, 1.0], [0.2, 1.0], [-1.0, 0.3], [-1.0, -0.3]]
-    SPLIT = encoded(VIDEOS, VECTORS, TEXTS)
+    SPLIT = encoded(
+        VIDEOS,
+        [[1.0, 0.1], [1.0, -0.1], [0.1, 1.0], [-0.1, 1.0], [-1.0, 0.0], [-1.0, 0.0]],
+        [[1.0, 0.2], [1.0, -0.2], [-0.2, 1.0], [0.2, 1.0], [-1.0, 0.3], [-1.0, -0.3]],
+    )
 
     def test_binary_is_the_share_of_right_choices_with_ties_as_halves(self) -> None:
         card = make_scorecard(self.SPLIT, manifest(self.VIDEOS), "test", IDENTITY).card
@@ -145,15 +150,8 @@ class TestReversals:
 
     def test_a_card_without_reversals_does_not_mention_them(self, tmp_path: Path) -> None:
         videos = [video for video in self.VIDEOS if video.reverse_of is None]
-        write_scorecard(
-            tmp_path,
-            make_scorecard(
-                encoded(videos, [unit(k) for k in range(3)], [unit(k) for k in range(3)]),
-                manifest(videos),
-                "test",
-                IDENTITY,
-            ),
-        )
+        units = [unit(k) for k in range(3)]
+        write_scorecard(tmp_path, make_scorecard(encoded(videos, units, units), manifest(videos), "test", IDENTITY))
         assert not {"binary", "binary_rule", "part_rules"} & set(json.loads((tmp_path / "test.json").read_text()))
 
     def test_rounding_is_no_difference_and_more_is(self) -> None:
@@ -175,7 +173,7 @@ class TestReversals:
     ],
 )
 def test_a_manifest_with_an_impossible_reversal_is_refused(change: dict[str, object], message: str) -> None:
-    rows = pairs(2)
+    rows = list(pairs(2))
     rows[1] = dataclasses.replace(rows[1], **change)  # type: ignore[arg-type]
     with pytest.raises(Exception, match=f"{message}.*found 'v0_reverse'"):
         manifest([*rows, Video("t", "t", "train", ("t",)), Video("w", "w", "val", ("w",))]).check()
