@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
@@ -30,6 +31,12 @@ SCHEMA = pa.schema(
     ]
 )
 
+# Columns that a table has only if a video has a value for them, and the value that says so.
+RARE: dict[str, tuple[pa.Field, object]] = {
+    "languages": (pa.field("languages", pa.list_(pa.string()), nullable=False), ()),
+    "reverse_of": (pa.field("reverse_of", pa.string()), None),
+}
+
 
 @dataclass(frozen=True)
 class Video:
@@ -42,6 +49,9 @@ class Video:
         captions: All texts of the video. A paragraph benchmark has exactly one per video.
         start_seconds, end_seconds: The part of the file that is the video. None means the start or end of the file.
         subsets: Named parts of the split that are also reported separately.
+        languages: The language of each caption, such as ``en``. Empty if the captions are in one language.
+        reverse_of: The id of the video whose frames this one shows backwards, or None. That video is decoded and stored
+            once. Both are in the same split and name the same part of the same file.
     """
 
     video_id: str
@@ -51,6 +61,13 @@ class Video:
     start_seconds: float | None = None
     end_seconds: float | None = None
     subsets: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    reverse_of: str | None = None
+
+    def to_row(self) -> dict[str, object]:
+        """All fields by name. Those of :data:`RARE` are left out where they have no value."""
+        row = dataclasses.asdict(self)
+        return {name: value for name, value in row.items() if name not in RARE or value != RARE[name][1]}
 
 
 @dataclass(frozen=True)
@@ -92,6 +109,10 @@ class Manifest:
         """The videos of one split, or of all splits for ``all``."""
         return [video for video in self.videos if name in ("all", video.split)]
 
+    def filmed(self) -> list[Video]:
+        """The videos that have frames of their own to decode: all but those that show another one backwards."""
+        return [video for video in self.videos if video.reverse_of is None]
+
     @property
     def is_only_searched(self) -> bool:
         """Whether the collection has no captions, so that nothing can be trained or tested."""
@@ -103,7 +124,7 @@ class Manifest:
 
     def fingerprint(self) -> str:
         """The hex SHA-256 of the content. It is equal on all machines and for all library versions."""
-        content = [self.task, dataclasses.asdict(self.protocol), [dataclasses.astuple(video) for video in self.videos]]
+        content = [self.task, dataclasses.asdict(self.protocol), [_content(video) for video in self.videos]]
         return hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()
 
     def check(self) -> None:
@@ -142,6 +163,17 @@ class Manifest:
             [v.video_id for v in self.videos if not self._captions_are_sound(v)],
         )
         yield "segment ends before it starts", [v.video_id for v in self.videos if not _segment_is_sound(v)]
+        yield (
+            "captions and their languages differ in number",
+            [v.video_id for v in self.videos if v.languages and len(v.languages) != len(v.captions)],
+        )
+        by_id = self.by_id()
+        shown = Counter(v.reverse_of for v in self.videos if v.reverse_of)
+        yield "two videos show the same one backwards", [name for name, count in shown.items() if count > 1]
+        yield (
+            "video runs backwards, but the one that it names has another split or file, or does so too, or is missing",
+            [v.video_id for v in self.videos if v.reverse_of and not _is_reversal(v, by_id.get(v.reverse_of))],
+        )
 
     def _captions_are_sound(self, video: Video) -> bool:
         if self.is_only_searched:
@@ -151,8 +183,13 @@ class Manifest:
     def to_table(self) -> pa.Table:
         """The manifest as a table of :data:`SCHEMA`. Task and protocol are in the metadata of the schema."""
         header = {"task": self.task, "protocol": dataclasses.asdict(self.protocol)}
-        rows = [dataclasses.asdict(video) for video in self.videos]
-        return pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata({"reeltune": json.dumps(header)}))
+        rows = [video.to_row() for video in self.videos]
+        schema = SCHEMA
+        for name, (column, nothing) in RARE.items():
+            if any(name in row for row in rows):
+                schema = schema.append(column)
+                rows = [{name: nothing, **row} for row in rows]
+        return pa.Table.from_pylist(rows, schema=schema.with_metadata({"reeltune": json.dumps(header)}))
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Manifest:
@@ -162,7 +199,8 @@ class Manifest:
             DataError: The columns or the metadata are not those of a manifest.
         """
         metadata = (table.schema.metadata or {}).get(b"reeltune")
-        if metadata is None or not table.schema.equals(SCHEMA):
+        columns = [*SCHEMA, *(column for name, (column, _) in RARE.items() if name in table.schema.names)]
+        if metadata is None or not table.schema.equals(pa.schema(columns)):
             raise DataError("not a manifest table", found=table.schema.names, expected=", ".join(SCHEMA.names))
         try:
             header = json.loads(metadata)
@@ -170,9 +208,7 @@ class Manifest:
             rows = table.to_pylist()
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise DataError("manifest table is damaged", cure=f"{type(error).__name__}: {error}") from None
-        videos = tuple(
-            Video(**{**row, "captions": tuple(row["captions"]), "subsets": tuple(row["subsets"])}) for row in rows
-        )
+        videos = tuple(Video(**{name: _frozen(value) for name, value in row.items()}) for row in rows)
         return cls(task, protocol, videos)
 
 
@@ -198,6 +234,27 @@ def is_unicode(text: str) -> bool:
 
 def _is_text(video: Video) -> bool:
     return all(map(is_unicode, (video.video_id, video.uri, *video.captions, *video.subsets)))
+
+
+def _frozen(value: Any) -> Any:
+    """A value of a table's row. Lists become tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _content(video: Video) -> list[object]:
+    """What counts of a video, in a fixed order. Fields of :data:`RARE` without a value do not count."""
+    row = video.to_row()
+    rare = {name: row.pop(name) for name in RARE if name in row}
+    return [*row.values(), rare] if rare else [*row.values()]
+
+
+def _is_reversal(video: Video, shown: Video | None) -> bool:
+    """Whether ``video`` can show ``shown`` backwards."""
+    return shown is not None and shown.reverse_of is None and _place(video) == _place(shown)
+
+
+def _place(video: Video) -> tuple[object, ...]:
+    return video.split, video.uri, video.start_seconds, video.end_seconds
 
 
 def _segment_is_sound(video: Video) -> bool:

@@ -239,6 +239,23 @@ def uri_of(folder: str, found: Mapping[str, str], *stems: str, ending: str = VID
     return storage.join(folder, VIDEO_FOLDER, stems[0] + ending)
 
 
+def part_of(
+    folder: str, found: Mapping[str, str], name: str, whole: str, span: tuple[float, float]
+) -> tuple[str, tuple[float | None, float | None]]:
+    """The file of a part of a video, and the seconds that are read of it.
+
+    Args:
+        folder: The folder of the collection.
+        found: The files by stem, from :func:`video_files`.
+        name: The stem of a file that has the part alone.
+        whole: The stem of a file that has the whole video.
+        span: The part's start and end in the whole video, in seconds.
+    """
+    if name not in found and whole in found:
+        return found[whole], span
+    return uri_of(folder, found, name), (None, None)
+
+
 def read_subsets(folder: str, ids: Collection[str], prefix: str = "") -> dict[str, tuple[str, ...]]:
     """Reads the optional ``subsets.json``: ``{"subset": ["video id", ...]}``.
 

@@ -41,7 +41,7 @@ class Published:
         if not self.concerns(manifest):
             return []
         found = {split: manifest.split(split) for split in SPLITS}
-        if "val" not in self.videos and len(found["train"]) != self.videos["train"]:
+        if "val" not in self.videos and len(found["train"]) != self.videos.get("train"):
             found["train"] = found["train"] + found["val"]
         clauses = []
         for split in SPLITS:
@@ -74,8 +74,10 @@ class Reader:
             in params.yaml. It does not check which videos exist.
         files: The annotation files that ``read`` opens under given options.
         published: The published counts under given options, or None if there are none.
+        frames: The frames per video that the protocol prescribes, or None if it leaves them to the method.
     """
 
     read: Callable[[str, str, Options], Manifest]
     files: Callable[[Options], tuple[AnnotationFile, ...]]
     published: Callable[[Options], Published | None] = lambda options: None
+    frames: int | None = None

@@ -11,17 +11,22 @@ caption of a validation video counts, since a test video has one caption.
 ``split: full`` is the official split of the data set, read from ``split`` of each entry of ``videos`` (``train``,
 ``validate`` or ``test``). It has 2,990 test videos, and all 20 captions of each are queries. It needs only
 ``MSRVTT_data.json``.
+
+``languages`` adds captions in other languages, which are in ``captions_<code>.json`` (:func:`components.benchmarks.
+languages.read_captions`). A test video needs one in each language, and each language has a row in the scorecard.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from components import storage
 from components.benchmarks import files
 from components.benchmarks.interface import AnnotationFile, Options, Published, Reader
+from components.benchmarks.languages import counted, joined, languages, read_captions
 from components.benchmarks.parse import name_of
 from components.errors import ConfigError, DataError
 from components.manifest import Manifest, Protocol, Video, first_few
@@ -30,6 +35,10 @@ DATA = "MSRVTT_data.json"
 FORM = "{'videos': [{'video_id'}], 'sentences': [{'video_id', 'caption'}]}"
 VALIDATION = "MSRVTT_val.csv"
 TEST = "MSRVTT_JSFUSION_test.csv"
+TRANSLATED = "captions_{}.json"
+
+# By split, then by id.
+Texts = dict[str, dict[str, list[str]]]
 
 FULL = "full"
 # The names of our splits in the file of the data set.
@@ -55,36 +64,85 @@ def read(task: str, folder: str, options: Options) -> Manifest:
         task: The name of the task.
         folder: The path or URI of the folder.
         options: ``split`` is 9k (default), 7k or full. ``val_share`` is the fraction of the training videos for
-            validation if there is no validation file (default 0.05, not for full).
+            validation if there is no validation file (default 0.05, not for full). ``languages`` is ``en`` (default)
+            or several codes such as ``en, de, zh``.
 
     Raises:
         ConfigError: An option is unknown.
         DataError: A file is missing or damaged, or a split names a video without captions.
     """
-    files.check_options(task, options, ("split", "val_share"))
+    files.check_options(task, options, ("split", "val_share", "languages"))
+    spoken = languages(task, options)
     if _variant(task, options) == FULL:
         texts, protocol = _full_splits(folder)
     else:
         texts, protocol = _listed_splits(task, folder, options)
     found = files.video_files(folder)
     subsets = files.read_subsets(folder, {name for split in texts.values() for name in split})
-    videos = tuple(
-        Video(name, files.uri_of(folder, found, name), split, tuple(captions), subsets=subsets.get(name, ()))
-        for split, members in texts.items()
-        for name, captions in members.items()
-    )
-    return Manifest(task, protocol, videos)
+    single = _variant(task, options) != FULL
+    translated = {code: texts if code == "en" else _translated(folder, code, texts, single) for code in spoken}
+    videos = []
+    for split, members in texts.items():
+        for name in members:
+            captions, of_language = joined({code: translated[code][split].get(name, []) for code in spoken})
+            uri = files.uri_of(folder, found, name)
+            videos.append(Video(name, uri, split, captions, subsets=subsets.get(name, ()), languages=of_language))
+    protocol = replace(protocol, caption_rule=counted(protocol.caption_rule, spoken))
+    return Manifest(task, protocol, tuple(videos))
 
 
 def _files(options: Options) -> tuple[AnnotationFile, ...]:
     data, variant = AnnotationFile((DATA,)), _variant("", options)
+    others = tuple(AnnotationFile((TRANSLATED.format(code),)) for code in languages("", options) if code != "en")
     if variant == FULL:
-        return (data,)
+        return (data, *others)
     lists = AnnotationFile((f"MSRVTT_train.{variant}.csv",)), AnnotationFile((TEST,))
-    return (data, *lists, AnnotationFile((VALIDATION,), needed=False))
+    return (data, *lists, AnnotationFile((VALIDATION,), needed=False), *others)
 
 
-READER = Reader(read=read, files=_files, published=lambda options: PUBLISHED[_variant("", options)])
+def _published(options: Options) -> Published:
+    published, spoken = PUBLISHED[_variant("", options)], languages("", options)
+    if spoken == ("en",):
+        return published
+    # How many captions a translation has of other videos is not known.
+    return replace(published, captions={"test": len(spoken) * published.captions["test"]})
+
+
+READER = Reader(read=read, files=_files, published=_published)
+
+
+def _translated(folder: str, code: str, texts: Texts, single: bool) -> Texts:
+    """The captions in another language, by split.
+
+    Args:
+        folder: The folder of the collection.
+        code: The language.
+        texts: The English captions.
+        single: Whether a test video has one caption, and a validation video its first.
+    """
+    where = storage.join(folder, TRANSLATED.format(code))
+    captions = read_captions(where)
+    if missing := [name for name in texts["test"] if name not in captions]:
+        raise DataError(
+            "test videos without a caption",
+            where=where,
+            found=first_few(missing),
+            expected="a caption of every test video",
+            cure=f"add them, or take {code} out of the option languages",
+        )
+    if several := [name for name in texts["test"] if single and len(captions[name]) > 1]:
+        raise DataError(
+            "test videos with several captions",
+            where=where,
+            found=first_few(several),
+            expected=f"the one that translates the caption in {TEST}",
+            cure="remove the others, or set the option split to full",
+        )
+    most = {"train": None, "val": 1 if single else None, "test": None}
+    return {
+        split: {name: captions[name][: most[split]] for name in members if name in captions}
+        for split, members in texts.items()
+    }
 
 
 def _variant(task: str, options: Options) -> str:
@@ -95,7 +153,7 @@ def _variant(task: str, options: Options) -> str:
     return variant
 
 
-def _listed_splits(task: str, folder: str, options: Options) -> tuple[dict[str, dict[str, list[str]]], Protocol]:
+def _listed_splits(task: str, folder: str, options: Options) -> tuple[Texts, Protocol]:
     """The captions of each video by split, from the lists, and the protocol."""
     variant = _variant(task, options)
     splits, validation = _splits(task, folder, f"MSRVTT_train.{variant}.csv", options)
@@ -115,7 +173,7 @@ def _listed_splits(task: str, folder: str, options: Options) -> tuple[dict[str, 
     )
 
 
-def _full_splits(folder: str) -> tuple[dict[str, dict[str, list[str]]], Protocol]:
+def _full_splits(folder: str) -> tuple[Texts, Protocol]:
     """The captions of each video by split, from the data set's file, and the protocol."""
     where = storage.join(folder, DATA)
     entries = _content(where)["videos"]
@@ -129,7 +187,7 @@ def _full_splits(folder: str) -> tuple[dict[str, dict[str, list[str]]], Protocol
             expected="'split' of each entry of 'videos' one of " + ", ".join(FULL_SPLITS),
         )
     captions = _captions(where, names)
-    texts: dict[str, dict[str, list[str]]] = {"train": {}, "val": {}, "test": {}}
+    texts: Texts = {"train": {}, "val": {}, "test": {}}
     for name, split in zip(names, splits, strict=True):
         texts[str(split)][name] = captions[name]
     return texts, Protocol(

@@ -11,7 +11,7 @@ from components.benchmarks import BENCHMARKS
 from components.benchmarks.interface import Reader
 from components.benchmarks.inventory import Inventory, take_stock
 from components.benchmarks.listing import shown
-from components.errors import DataError
+from components.errors import ConfigError, DataError
 from components.manifest import Manifest, first_few
 from components.task import TaskSettings
 
@@ -40,10 +40,18 @@ def read_annotations(task_name: str, task: TaskSettings, root: Path) -> Manifest
     """Reads and checks the annotations of a task. Uris are absolute, and the videos need not exist.
 
     Raises:
-        ConfigError: The benchmark or an option is unknown.
+        ConfigError: The benchmark or an option is unknown, or its protocol prescribes another number of frames.
         DataError: Annotations are missing, damaged or contradictory.
     """
     reader = find_reader(task_name, task)
+    if reader.frames not in (None, task.frames):
+        raise ConfigError(
+            f"the protocol of {task.benchmark} prescribes the number of frames",
+            where=f"params.yaml tasks.{task_name}.frames",
+            found=task.frames,
+            expected=reader.frames,
+            cure=f"set it to {reader.frames}: with another number, results are not comparable",
+        )
     manifest = reader.read(task_name, storage.resolve(root, task.root), task.options)
     manifest.check()
     return manifest
@@ -58,7 +66,7 @@ def read_manifest(task_name: str, task: TaskSettings, root: Path) -> Manifest:
         root: The folder that a relative ``task.root`` and the manifest's uris start from.
 
     Raises:
-        ConfigError: The benchmark or an option is unknown.
+        ConfigError: The benchmark or an option is unknown, or the number of frames is not that of its protocol.
         DataError: Annotations are missing, damaged or contradictory, or there is no video file at all.
     """
     manifest = read_annotations(task_name, task, root)

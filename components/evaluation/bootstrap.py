@@ -59,6 +59,21 @@ def intervals(ranks: NDArray[np.float64], video: NDArray[np.int64], resamples: i
     }
 
 
+def mean_interval(values: NDArray[np.float64], video: NDArray[np.int64], resamples: int) -> tuple[float, float]:
+    """The 95 % interval of a mean.
+
+    Args:
+        values: float64[Q], at least one.
+        video: int64[Q], the video that each value belongs to.
+        resamples: The number of resamples of the videos.
+    """
+    _, group = np.unique(video, return_inverse=True)
+    sizes, sums = np.bincount(group), np.bincount(group, values)
+    means = [weights @ sums / (weights @ sizes) for weights in _draws(len(sizes), resamples, len(values))]
+    low, high = bounds(np.concatenate(means)[:, None])
+    return round(float(low[0]), DECIMALS), round(float(high[0]), DECIMALS)
+
+
 def bounds(metrics: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Lower and upper end of the 95 % interval of each column of ``metrics`` (float64[resamples, M])."""
     tail = (100 - LEVEL) / 2

@@ -147,6 +147,27 @@ class Rescored:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class Binary:
+    """How often the right one of two is chosen: a video or its reversal, or the captions of either.
+
+    Attributes:
+        queries: Captions or videos that choose.
+        accuracy: Right choices in percent. A tie is half right.
+        interval: The 95 % interval of the accuracy.
+        tied: Queries with a tie.
+    """
+
+    queries: int
+    accuracy: float
+    interval: tuple[float, float]
+    tied: int
+
+
+# Fields of a card that are left out of the file if there is nothing in them.
+SPARSE = ("rescored", "part_rules", "binary", "binary_rule")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class ScorecardHead(Identity):
     """The content of ``<split>.json``. All of it but ``seconds`` is the same for the same adapter and frames.
 
@@ -164,6 +185,9 @@ class ScorecardHead(Identity):
         interval_rule: How intervals are made, in words.
         seconds: Wall time by step.
         rescored: Metrics by the name of the re-scoring. No table of plain metrics reads them.
+        part_rules: How the queries of a part are ranked, in words, if not against the whole gallery.
+        binary: The choice between a video and its reversal, where the split has reversals.
+        binary_rule: How that choice is counted, in words.
     """
 
     split: str
@@ -179,6 +203,9 @@ class ScorecardHead(Identity):
     interval_rule: str | None = None
     seconds: dict[str, float]
     rescored: dict[str, Rescored] = field(default_factory=dict)
+    part_rules: dict[str, str] = field(default_factory=dict)
+    binary: dict[Direction, Binary] = field(default_factory=dict)
+    binary_rule: str | None = None
 
     @property
     def name(self) -> str:
@@ -186,10 +213,8 @@ class ScorecardHead(Identity):
         return f"{self.method}-{self.seed}"
 
     def to_json(self) -> str:
-        """The text of ``<split>.json``, which has ``rescored`` only if there is something in it."""
-        tree = asdict(self)
-        if not self.rescored:
-            del tree["rescored"]
+        """The text of ``<split>.json``."""
+        tree = {name: value for name, value in asdict(self).items() if value or name not in SPARSE}
         return json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -28,8 +28,11 @@ def describe(card: ScorecardHead) -> str:
     for warning in warnings_of(card):
         lines += [f"WARNING: {warning}.", ""]
     for part, metrics in card.metrics.items():
+        rule = card.part_rules.get(part)
         title = "all queries" if part == WHOLE else f"queries of the part {part!r}, against the whole gallery"
+        title = title if rule is None else f"{part}: {rule}"
         lines += [*_metric_lines(title, metrics, card.intervals.get(part)), ""]
+    lines += _binary_lines(card)
     for name, block in card.rescored.items():
         title = f"RE-SCORED by {name}, which uses {block.uses}; not comparable with the figures above"
         lines += [*_metric_lines(title, block.metrics, None), f"  settings: {_pairs(block.settings)}", ""]
@@ -58,6 +61,18 @@ def _metric_lines(
         title,
         *("  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in cells),
     ]
+
+
+def _binary_lines(card: ScorecardHead) -> list[str]:
+    """The choice between a video and its reversal."""
+    if not card.binary:
+        return []
+    lines = [f"forward or backward: {card.binary_rule}"]
+    for direction, found in card.binary.items():
+        low, high = found.interval
+        counts = f"{found.queries} queries, {found.tied} of which tied"
+        lines.append(f"  {DIRECTIONS[direction]}: accuracy {found.accuracy:.1f} [{low:.1f}, {high:.1f}], {counts}")
+    return [*lines, ""]
 
 
 def _facts(card: ScorecardHead) -> Iterator[tuple[str, str]]:

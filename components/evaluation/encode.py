@@ -20,6 +20,9 @@ from components.methods.base import Method
 from components.precision import Precision, autocast, check_precision, numerics
 from components.processes import share_out
 
+# A sum of the same frames in another order differs by rounding. Methods that see the order change far more than this.
+ROUNDING = 1e-5
+
 
 @dataclass(frozen=True)
 class EncodedSplit:
@@ -42,6 +45,25 @@ class EncodedSplit:
     owner: Tensor
     text_vectors: Tensor
     seconds: dict[str, float]
+
+    def select(self, videos: Tensor, texts: Tensor) -> EncodedSplit:
+        """Some of the videos and some of their texts.
+
+        Args:
+            videos: bool[N].
+            texts: bool[Q]. Texts of videos that are not selected are left out in any case.
+        """
+        texts = texts & videos[self.owner]
+        rows = torch.cumsum(videos, 0) - 1
+        return EncodedSplit(
+            tuple(video for video, kept in zip(self.videos, videos.tolist(), strict=True) if kept),
+            self.present[videos],
+            self.video_vectors[videos],
+            tuple(text for text, kept in zip(self.texts, texts.tolist(), strict=True) if kept),
+            rows[self.owner[texts]],
+            self.text_vectors[texts],
+            self.seconds,
+        )
 
 
 @torch.no_grad()
@@ -115,6 +137,8 @@ def encode_split(
 ) -> EncodedSplit:
     """Encodes each video and each caption of a split once.
 
+    A video that shows another one backwards has exactly that one's vector if both differ by rounding alone.
+
     Raises:
         EvaluationError: no video of the split was decoded.
     """
@@ -127,6 +151,7 @@ def encode_split(
     vectors = encode_videos(method, reader, decoded, batch_size, precision)
     rows = torch.tensor([row_of[name] for name in decoded])
     gallery = vectors.new_zeros(len(videos), vectors.shape[1]).index_copy_(0, rows, vectors)
+    gallery = without_rounding(videos, gallery)
     present = torch.zeros(len(videos), dtype=torch.bool).index_fill_(0, rows, True)
     video_seconds = time.perf_counter() - started
     texts = tuple(caption for video in videos for caption in video.captions)
@@ -134,6 +159,31 @@ def encode_split(
     text_vectors = encode_texts(method, texts, batch_size, precision)
     seconds = {"videos": video_seconds, "texts": time.perf_counter() - started - video_seconds}
     return EncodedSplit(videos, present, gallery, texts, owner, text_vectors, seconds)
+
+
+def without_rounding(videos: Sequence[Video], vectors: Tensor) -> Tensor:
+    """Gives a reversal the vector of its video where no coordinate differs by more than :data:`ROUNDING`.
+
+    The scores of a method that does not see the order of frames are then exactly equal, so that they count as ties.
+
+    Args:
+        videos: N videos.
+        vectors: ``float32[N, D]``.
+
+    Returns:
+        ``float32[N, D]``.
+    """
+    if not (pairs := reversals(videos)):
+        return vectors
+    backwards, forwards = torch.tensor(pairs).T
+    same = (vectors[backwards] - vectors[forwards]).abs().amax(dim=1) <= ROUNDING
+    return vectors.index_copy(0, backwards[same], vectors[forwards[same]])
+
+
+def reversals(videos: Sequence[Video]) -> list[tuple[int, int]]:
+    """The row of each video that runs backwards, with the row of the one that it shows."""
+    row_of = {video.video_id: row for row, video in enumerate(videos)}
+    return [(row, row_of[video.reverse_of]) for row, video in enumerate(videos) if video.reverse_of in row_of]
 
 
 def device_of(method: Method) -> torch.device:

@@ -9,26 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 
 from components import storage
 from components.evaluation import bootstrap
-from components.evaluation.card import RANKS_SCHEMA, WHOLE, Direction, Identity, Intervals, Rescored, ScorecardHead
+from components.evaluation.card import RANKS_SCHEMA, Direction, Identity, Rescored, ScorecardHead
 from components.evaluation.card_text import describe
 from components.evaluation.encode import EncodedSplit
 from components.evaluation.metrics import summary, ties
+from components.evaluation.parts import Part, parts_of
 from components.evaluation.ranks import Ranks, both_directions
+from components.evaluation.reversals import BINARY_RULE, binary
 from components.frames.store import write_table
 from components.manifest import Manifest
 
 T = TypeVar("T")
-
-# By part of the split, then by direction.
-RanksByPart = dict[str, dict[Direction, Ranks]]
-MasksByPart = dict[str, dict[Direction, NDArray[np.bool_]]]
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ def make_scorecard(
 ) -> Scorecard:
     """Ranks every query and computes the metrics of the whole split and of each named part.
 
-    The queries of a part are ranked against the whole gallery: a smaller gallery would make the task easier.
+    :func:`components.evaluation.parts.parts_of` says what the parts are.
 
     Args:
         encoded: The split's vectors.
@@ -70,7 +66,7 @@ def make_scorecard(
         device: Where the similarities are computed, None for the CPU.
 
     Raises:
-        EvaluationError: A vector has NaN or Inf.
+        EvaluationError: A vector has NaN or Inf, or two parts have one name.
     """
     started = time.perf_counter()
     names = [video.video_id for video in encoded.videos]
@@ -78,26 +74,31 @@ def make_scorecard(
         encoded.text_vectors, encoded.video_vectors, encoded.owner, encoded.present, names, device
     )
     seconds = {**encoded.seconds, "ranks": time.perf_counter() - started}
-    masks = _masks(encoded)
-    ranks: RanksByPart = {
-        name: {direction: directions[direction].select(mask) for direction, mask in pair.items()}
-        for name, pair in masks.items()
-    }
+    parts = parts_of(encoded, directions, device)
+    choices = binary(encoded, resamples)
     card = ScorecardHead(
         **{field.name: getattr(identity, field.name) for field in dataclasses.fields(identity)},
         split=split,
         protocol=manifest.protocol,
-        metrics=_each(ranks, lambda part: summary(part.expected)),
-        intervals=_intervals(ranks, masks, encoded, resamples),
-        ties=_each(ranks, ties),
+        metrics=_each(parts, lambda part, direction: summary(part.ranks[direction].expected)),
+        intervals=_each(
+            parts,
+            lambda part, direction: bootstrap.intervals(
+                part.ranks[direction].expected, part.video[direction], resamples
+            ),
+        ),
+        ties=_each(parts, lambda part, direction: ties(part.ranks[direction])),
         queries=len(encoded.texts),
         gallery=len(encoded.videos),
-        subset_queries=_each(ranks, lambda part: len(part.expected)),
+        subset_queries=_each(parts, lambda part, direction: len(part.ranks[direction].expected)),
         failed_videos=int((~encoded.present).sum()),
         rank_rule="expected rank under ties: 1 + better + ties / 2; videos that failed to decode count as wrong",
         interval_rule=f"{bootstrap.LEVEL} % percentile bootstrap over videos, {resamples} resamples, "
         f"seed {bootstrap.SEED}",
         seconds={name: round(value, 3) for name, value in seconds.items()},
+        part_rules={name: part.rule for name, part in parts.items() if part.rule is not None},
+        binary=choices,
+        binary_rule=BINARY_RULE if choices else None,
     )
     return Scorecard(card, _rank_table(encoded, directions))
 
@@ -110,34 +111,9 @@ def write_scorecard(folder: Path, scorecard: Scorecard) -> None:
     storage.write_bytes(folder / f"{split}.txt", describe(scorecard.card).encode())
 
 
-def _masks(encoded: EncodedSplit) -> MasksByPart:
-    """The queries of the whole split and of each named part."""
-    owner = encoded.owner.numpy()
-    names = sorted({name for video in encoded.videos for name in video.subsets})
-    inside = {WHOLE: np.ones(len(encoded.videos), dtype=bool)}
-    inside.update({name: np.array([name in video.subsets for video in encoded.videos]) for name in names})
-    return {name: {"t2v": mask[owner], "v2t": mask} for name, mask in inside.items()}
-
-
-def _intervals(
-    ranks: RanksByPart, masks: MasksByPart, encoded: EncodedSplit, resamples: int
-) -> dict[str, dict[Direction, Intervals]]:
-    """The intervals, in the shape of the metrics. A video is drawn with all its captions."""
-    video: dict[Direction, NDArray[np.int64]] = {
-        "t2v": encoded.owner.numpy(),
-        "v2t": np.arange(len(encoded.videos)),
-    }
-    return {
-        name: {
-            direction: bootstrap.intervals(part.expected, video[direction][masks[name][direction]], resamples)
-            for direction, part in pair.items()
-        }
-        for name, pair in ranks.items()
-    }
-
-
-def _each(ranks: RanksByPart, rule: Callable[[Ranks], T]) -> dict[str, dict[Direction, T]]:
-    return {name: {direction: rule(part) for direction, part in pair.items()} for name, pair in ranks.items()}
+def _each(parts: Mapping[str, Part], rule: Callable[[Part, Direction], T]) -> dict[str, dict[Direction, T]]:
+    """The result of ``rule`` by name of the part and direction."""
+    return {name: {direction: rule(part, direction) for direction in part.ranks} for name, part in parts.items()}
 
 
 def _rank_table(encoded: EncodedSplit, directions: Mapping[Direction, Ranks]) -> pa.Table:

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components import heartbeat, storage
@@ -83,10 +84,14 @@ def check_hash(location: str, shard: StoredShard) -> None:
 def check_ledger(ledger: pa.Table, shards: tuple[StoredShard, ...], where: str) -> None:
     """Compares the ledger with the card: every decoded video has a different place in a shard, and no place is free.
 
+    A video that shows another one backwards has that one's place.
+
     Raises:
         DataError: They do not fit each other, such as in a ledger that was cut or edited.
     """
-    check_columns(ledger.schema, schema.LEDGER_SCHEMA, where)
+    check_columns(ledger.schema, schema.LEDGER_WITH_REVERSALS, where)
+    if "reverse_of" in ledger.schema.names:
+        ledger = _without_reversals(ledger, where)
     columns = ledger.select(["video_id", "status", "shard", "row"]).to_pydict()
     ids, states = columns["video_id"], columns["status"]
     if (most := Counter(ids).most_common(1)) and most[0][1] > 1:
@@ -104,3 +109,22 @@ def check_ledger(ledger: pa.Table, shards: tuple[StoredShard, ...], where: str) 
             expected=f"{len(expected)}, one for each row of the shards",
             cure=CURE,
         )
+
+
+def _without_reversals(ledger: pa.Table, where: str) -> pa.Table:
+    """The rows of videos that have frames of their own."""
+    rows = {row["video_id"]: row for row in ledger.to_pylist()}
+    for row in rows.values():
+        shown = rows.get(row["reverse_of"])
+        same = ("status", "shard", "row")
+        if row["reverse_of"] is not None and (
+            shown is None or shown["reverse_of"] is not None or any(row[name] != shown[name] for name in same)
+        ):
+            raise DataError(
+                "a video that runs backwards does not have the place of the one that it shows",
+                where=where,
+                found=row["video_id"],
+                expected=f"the status, shard and row of {row['reverse_of']}",
+                cure=CURE,
+            )
+    return ledger.filter(pc.is_null(ledger["reverse_of"]))

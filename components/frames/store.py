@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class StoredVideo:
 
     Args:
         video_id: The id in the manifest.
-        frames: JPEG bytes in time order, at most as many as the task samples.
+        frames: JPEG bytes in the order in which they are shown, at most as many as the task samples.
         timestamps_seconds: When each frame is shown, counted from the first frame that the file shows.
         frame_indices: The number of each frame in the file, from 0.
         width, height: The size of the stored frames in pixels.
@@ -56,6 +56,16 @@ class StoredVideo:
     content_sha256: str
     decoder: str
     corrupt_frames: int | None
+
+    def backwards(self, video_id: str) -> StoredVideo:
+        """The same frames in the opposite order, as the video ``video_id``."""
+        return replace(
+            self,
+            video_id=video_id,
+            frames=self.frames[::-1],
+            timestamps_seconds=self.timestamps_seconds[::-1],
+            frame_indices=self.frame_indices[::-1],
+        )
 
 
 class FrameStore:
@@ -111,6 +121,15 @@ class FrameStore:
         rows = zip(columns["video_id"], columns["shard"], columns["row"], strict=True)
         return {video_id: (shard, row) for video_id, shard, row in rows if row is not None}
 
+    @functools.cached_property
+    def _reversals(self) -> dict[str, str]:
+        """For each video that runs backwards: the video whose frames it shows."""
+        if "reverse_of" not in self._ledger.schema.names:
+            return {}
+        columns = self._ledger.select(["video_id", "reverse_of"]).to_pydict()
+        rows = zip(columns["video_id"], columns["reverse_of"], strict=True)
+        return {video_id: shown for video_id, shown in rows if shown is not None}
+
     def ledger(self) -> pa.Table:
         """What happened to each video of the manifest: a table of :data:`components.frames.schema.LEDGER_SCHEMA`."""
         return self._ledger
@@ -150,16 +169,20 @@ class FrameStore:
 
     def _fetch(self, ids: list[str]) -> dict[str, StoredVideo]:
         wanted: dict[int, list[int]] = {}
-        for video_id in dict.fromkeys(ids):
+        stored = {video_id: self._reversals.get(video_id, video_id) for video_id in ids}
+        for video_id in dict.fromkeys(stored.values()):
             shard, row = self._places[video_id]
             wanted.setdefault(shard, []).append(row)
         videos = (video for shard, rows in sorted(wanted.items()) for video in self._rows(shard, sorted(rows)))
         found = {video.video_id: video for video in videos}
-        if lost := sorted(set(ids) - set(found)):
+        if lost := sorted(set(stored.values()) - set(found)):
             raise DataError(
                 "the ledger names another row for this video", where=self.place(lost[0]), found=lost[0], cure=CURE
             )
-        return found
+        return {
+            video_id: found[name] if name == video_id else found[name].backwards(video_id)
+            for video_id, name in stored.items()
+        }
 
     def _rows(self, shard: int, rows: list[int]) -> Iterator[StoredVideo]:
         """Reads rows of a shard in ascending order: the row groups that hold them, in one request if they adjoin."""

@@ -33,9 +33,12 @@ def write_store(
     folder: Path, manifest: Manifest, settings: Settings, records: Sequence[DoneShard], ledger: Sequence[LedgerRow]
 ) -> None:
     """Writes manifest, ledger and card next to the shards."""
-    rows = [asdict(row) for row in ledger]
+    rows, columns = [asdict(row) for row in ledger], schema.LEDGER_SCHEMA
+    if len(manifest.filmed()) < len(manifest.videos):
+        shown = {video.video_id: video.reverse_of for video in manifest.videos}
+        rows, columns = [{**row, "reverse_of": shown[row["video_id"]]} for row in rows], schema.LEDGER_WITH_REVERSALS
     write_table(folder / schema.MANIFEST, manifest.to_table())
-    write_table(folder / schema.LEDGER, pa.Table.from_pylist(rows, schema=schema.LEDGER_SCHEMA))
+    write_table(folder / schema.LEDGER, pa.Table.from_pylist(rows, schema=columns))
     content = json.dumps([manifest.fingerprint(), settings.to_dict(), rows, [done.sha256 for done in records]])
     videos = {split: counts(ledger, split) for split in SPLITS}
     decoded = sum(count[schema.DECODED] for count in videos.values())

@@ -54,6 +54,7 @@ class Summary:
         seconds: Wall clock in which all workers of this run decoded, without the start of Ray.
         bytes: Length of all shards.
         store: Folder or URI where the store was published.
+        backwards: Videos that show the frames of another one backwards.
     """
 
     task: str
@@ -63,6 +64,7 @@ class Summary:
     seconds: float
     bytes: int
     store: str
+    backwards: int = 0
 
     def text(self) -> str:
         """Describes the run for a terminal: counts, speed, and each reason with its videos."""
@@ -73,8 +75,10 @@ class Summary:
             f"{self.task}: {self.decoded} of {total} videos decoded, {failed} failed; "
             f"{self.bytes / 1e6:.1f} MB in {self.store}",
             f"  this run: {self.videos_made} videos in {self.seconds:.1f} s{speed}; "
-            f"{total - self.videos_made} reused from earlier runs",
+            f"{total - self.backwards - self.videos_made} reused from earlier runs",
         ]
+        if self.backwards:
+            lines.append(f"  {self.backwards} videos are others played backwards, and share their frames")
         return "\n".join([*lines, *failure_lines(self.failed)])
 
 
@@ -126,6 +130,7 @@ def ingest(
             decoded=sum(row.status == schema.DECODED for row in ledger),
             failed=failures(ledger),
             videos_made=tried,
+            backwards=len(manifest.videos) - len(manifest.filmed()),
             seconds=seconds,
             bytes=sum(done.bytes for done in records),
             store=store,
@@ -163,7 +168,7 @@ def make_all(
     found = _finished(shards, state)
     finished = {number: done for number, done in found.items() if done.is_complete}
     todo = [shard for shard in shards if shard.number not in finished]
-    counts = progress.VideoCounts(len(manifest.videos), sum(len(done.ledger) for done in finished.values()))
+    counts = progress.VideoCounts(len(manifest.filmed()), sum(len(done.ledger) for done in finished.values()))
     counts.failed = Counter(row.reason for done in finished.values() for row in done.ledger if row.reason)
     shutil.rmtree(state.folder / "progress", ignore_errors=True)
     progress.log_start(state.task_folder, state.folder.name, counts)

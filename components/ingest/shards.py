@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from components import storage
@@ -21,10 +22,14 @@ LogVideo = Callable[[LedgerRow, bool], None]
 
 
 def plan_shards(manifest: Manifest, shard_videos: int) -> list[Shard]:
-    """Groups consecutive videos of one split into shards, in manifest order, whatever the number of workers is."""
+    """Groups consecutive videos of one split into shards, in manifest order, whatever the number of workers is.
+
+    Videos that show another one backwards are in no shard.
+    """
+    filmed = manifest.filmed()
     groups = [
         tuple(videos[start : start + shard_videos])
-        for videos in (manifest.split(split) for split in SPLITS)
+        for videos in ([video for video in filmed if video.split == split] for split in SPLITS)
         for start in range(0, len(videos), shard_videos)
     ]
     return [Shard(number, videos) for number, videos in enumerate(groups)]
@@ -126,6 +131,6 @@ def _ledger_row(video: Video, outcome: Outcome, decoder: str, shard: int, row: i
 
 
 def flat_ledger(records: Sequence[DoneShard], manifest: Manifest) -> list[LedgerRow]:
-    """Returns the ledger rows of all shards in manifest order."""
+    """Returns the ledger rows of all videos in manifest order. A reversal shares the place of the video it shows."""
     rows = {row.video_id: row for done in records for row in done.ledger}
-    return [rows[video.video_id] for video in manifest.videos]
+    return [replace(rows[video.reverse_of or video.video_id], video_id=video.video_id) for video in manifest.videos]

@@ -15,7 +15,7 @@ from components.adapters.card import FILES, read_card
 from components.adapters.record import RECORD, read_training
 from components.config import STRICT
 from components.errors import DataError
-from components.evaluation.card import Direction, Metrics, Rescored, read_scorecard
+from components.evaluation.card import Binary, Direction, Metrics, Rescored, read_scorecard
 from components.evaluation.card_text import warnings_of
 from components.layout import Layout
 
@@ -30,6 +30,7 @@ class AdapterResult:
         seed: The training's seed.
         metrics: Metrics by part of the test split and direction.
         rescored: Metrics by the name of the re-scoring.
+        binary: The choice between a video and its reversal, where the test split has reversals.
         warnings: The warnings of the scorecard.
         trainable_parameters: Scalars of the adapter.
         backbone_share: These divided by the scalars of the backbone.
@@ -42,6 +43,7 @@ class AdapterResult:
     seed: int
     metrics: dict[str, dict[Direction, Metrics]]
     rescored: dict[str, Rescored] = field(default_factory=dict)
+    binary: dict[Direction, Binary] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     trainable_parameters: int
     backbone_share: float
@@ -81,6 +83,7 @@ def _result(folder: Path, scorecards: Path) -> AdapterResult:
         seed=scorecard.seed,
         metrics=scorecard.metrics,
         rescored=scorecard.rescored,
+        binary=scorecard.binary,
         warnings=tuple(warnings_of(scorecard)),
         trainable_parameters=adapter.trainable,
         backbone_share=adapter.share,
@@ -91,7 +94,8 @@ def _result(folder: Path, scorecards: Path) -> AdapterResult:
 
 def write_results(path: Path, results: Sequence[AdapterResult]) -> None:
     """Writes results.json. The file appears whole or not at all."""
-    text = json.dumps([asdict(result) for result in results], indent=1)
+    rows = [{k: v for k, v in asdict(result).items() if v or k != "binary"} for result in results]
+    text = json.dumps(rows, indent=1)
     storage.write_bytes(path, (text + "\n").encode())
 
 

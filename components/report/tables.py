@@ -40,9 +40,10 @@ class Table:
 
 
 def tables_of(results: Sequence[AdapterResult], task: str) -> list[Table]:
-    """The tables of one task: the whole test split with sizes, then each named part, then each re-scoring."""
+    """The tables of one task: the whole test split with sizes, then each part, reversals, and each re-scoring."""
     selected = [result for result in results if result.task == task]
-    return [*(_table(selected, task, part) for part in _common_parts(selected)), *_rescored_tables(selected, task)]
+    parts = [_table(selected, task, part) for part in _common_parts(selected)]
+    return [*parts, *_binary_tables(selected, task), *_rescored_tables(selected, task)]
 
 
 def _common_parts(results: Sequence[AdapterResult]) -> list[str]:
@@ -53,6 +54,32 @@ def _common_parts(results: Sequence[AdapterResult]) -> list[str]:
 def parts_in_order(parts: set[str]) -> list[str]:
     """Parts of the test split, the whole first."""
     return sorted(parts, key=lambda part: (part != WHOLE, part))
+
+
+def _binary_tables(results: Sequence[AdapterResult], task: str) -> list[Table]:
+    """How often a video is told from its reversal, in percent, if the test split has reversals."""
+    if not all(result.binary for result in results):
+        return []
+    methods = list(dict.fromkeys(result.method for result in results))
+    values = [[_over_seeds(results, method, _accuracy(direction)) for direction in DIRECTIONS] for method in methods]
+    top = [max(round(mean(line[column]), 1) for line in values) for column in range(len(DIRECTIONS))]
+    best = [
+        [round(mean(v), 1) == most and len(methods) > 1 for v, most in zip(line, top, strict=True)] for line in values
+    ]
+    return [
+        Table(
+            f"{task}: forward or backward, accuracy in percent (chance is 50){_spread(results)}",
+            [("", 1), ("", len(DIRECTIONS))],
+            ["method", *DIRECTIONS.values()],
+            [[method, *map(_cell, line)] for method, line in zip(methods, values, strict=True)],
+            [[False, *marks] for marks in best],
+            _warnings(results),
+        )
+    ]
+
+
+def _accuracy(direction: Direction) -> Callable[[AdapterResult], float]:
+    return lambda result: result.binary[direction].accuracy
 
 
 def _rescored_tables(results: Sequence[AdapterResult], task: str) -> list[Table]:

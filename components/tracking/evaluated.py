@@ -83,12 +83,16 @@ def read_evaluated(root: Path, task: str, method: str, seed: int) -> EvaluatedAd
 
 
 def metrics_of(scorecard: ScorecardHead) -> dict[str, float]:
-    """A scorecard's metrics on one level: ``t2v_R@1`` for the whole split, ``temporal/t2v_R@1`` for a subset."""
+    """A scorecard's metrics on one level: ``t2v_R@1`` for the whole split, ``temporal/t2v_R@1`` for a part.
+
+    The choice between a video and its reversal is ``binary/t2v_accuracy``.
+    """
     flat: dict[str, float] = {}
     for subset, directions in scorecard.metrics.items():
         prefix = "" if subset == WHOLE else f"{subset}/"
         for direction, row in directions.items():
             flat.update({f"{prefix}{direction}_{key}": value for key, value in row.items()})
+    flat.update({f"binary/{direction}_accuracy": found.accuracy for direction, found in scorecard.binary.items()})
     return finite(flat)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from trained_world import TASK
 
 from components.errors import DataError, EvaluationError
-from components.evaluation.card import Rescored
+from components.evaluation.card import Binary, Rescored
 from components.layout import Layout
 from components.report import tables
 from components.report.results import AdapterResult, collect_results, read_results, write_results
@@ -46,6 +46,30 @@ def test_a_table_per_part_of_the_test_set_the_whole_first() -> None:
     assert [table.title for table in made] == ["clips: whole test set", "clips: temporal part of the test set"]
     assert made[0].rows[0] == ["vop", *["10.0", "10.0", "10.0", "91.0", "91.0"] * 2, "1,234", "1.25%", "20.5 KB", "61"]
     assert len(made[1].rows[0]) == len(made[1].head) == 11
+
+
+def test_reversals_have_a_table_if_all_results_have_them(tmp_path: Path) -> None:
+    one, two = result("vop", 0, 10.0), result("mv_adapter", 0, 20.0)
+    assert len(tables.tables_of([one, two], "clips")) == 2
+    one, two = (
+        dataclasses.replace(some, binary={key: binary(value) for key in ("t2v", "v2t")})
+        for some, value in ((one, 50.0), (two, 61.25))
+    )
+    made = tables.tables_of([one, two], "clips")[2]
+    assert made.title == "clips: forward or backward, accuracy in percent (chance is 50)"
+    assert made.head == ["method", "text to video", "video to text"]
+    assert made.rows == [["vop", "50.0", "50.0"], ["mv_adapter", "61.2", "61.2"]]
+    assert made.best == [[False, False, False], [False, True, True]]
+    assert "| mv_adapter | **61.2** | **61.2** |" in tables.markdown(made)
+    assert "mv_adapter           61.2           61.2" in tables.plain(made)
+    write_results(tmp_path / "results.json", [one, two])
+    assert read_results(tmp_path / "results.json") == [one, two]
+    write_results(tmp_path / "results.json", [result("vop", 0, 10.0)])
+    assert "binary" not in (tmp_path / "results.json").read_text()
+
+
+def binary(accuracy: float) -> Binary:
+    return Binary(queries=4, accuracy=accuracy, interval=(accuracy, accuracy), tied=0)
 
 
 def test_rescored_metrics_are_only_in_a_separate_table() -> None:
