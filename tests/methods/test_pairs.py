@@ -35,6 +35,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "convpass": {"bottleneck": 16, "text_bottleneck": 4},
     "cm_adapter": {"shared": 4},
     "lora": {"rank": 2},
+    "dora": {"rank": 2, "targets": ["qkv", "proj"]},
     "seq_transf": {"start": "random", "layers": 1},
     "vpt": {"prompts": 3},
     "coop": {"prompts": 4},

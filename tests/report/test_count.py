@@ -149,10 +149,16 @@ class TestPeers:
             ("vpt", {}, 32, 184_320),  # 0.18 M, the same paper
             ("coop", {"prompts": 64}, 13, 32_768),  # 0.033 M, the same paper
             ("lora", {}, 32, 491_520),  # TempMe's baseline
+            ("dora", {}, 32, 537_600),  # and a magnitude per output: 12 x 3 x (768 + 512)
+            ("ia3", {}, 32, 92_160),  # 12 x 6 x (768 + 512)
         ],
     )
     def test_trainable(self, name: str, raw: dict[str, Any], words: int, trainable: int) -> None:
         assert size(name, words=words, **raw).trainable == trainable
+
+    @pytest.mark.parametrize(("name", "trainable"), [("dora", 537_600), ("ia3", 92_160)])
+    def test_the_patch_size_changes_no_layer(self, name: str, trainable: int) -> None:
+        assert size(name, "ViT-B-16").trainable == trainable
 
 
 class TestMultiplyAdds:
