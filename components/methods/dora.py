@@ -28,7 +28,7 @@ from components.methods.parts import chosen_layers, float32
 
 @dataclass(frozen=True, config=STRICT)
 class DoRASettings(LoRASettings):
-    """Rank and places, as of LoRA."""
+    """Rank and places, the same as LoRA's."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

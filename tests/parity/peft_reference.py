@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from peft import IA3Config, LoraConfig, get_peft_model  # type: ignore[import-not-found]
 from torch.nn import functional as F
+from transformers import CLIPConfig, CLIPModel  # type: ignore[import-not-found]
 
 FOLDER = Path(__file__).parents[1] / "golden"
 MAPS = {"out_proj": "out", "fc1": "fc", "fc2": "proj"}
@@ -26,8 +28,6 @@ LAYERS = [0, 2]
 
 def reference_clip(weights: dict[str, np.ndarray]) -> Any:
     """``transformers.CLIPModel`` with the weights of ``backbone.npz``."""
-    from transformers import CLIPConfig, CLIPModel  # type: ignore[import-not-found]
-
     tower = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 2}
     text = {
         **tower,
@@ -68,7 +68,8 @@ def reference_clip(weights: dict[str, np.ndarray]) -> Any:
                 break
         theirs[name] = value.T if name.endswith("_projection.weight") else value
     missing, unexpected = model.load_state_dict(theirs, strict=False)
-    assert not unexpected and all("position_ids" in name for name in missing), (missing, unexpected)
+    assert not unexpected, unexpected
+    assert all("position_ids" in name for name in missing), missing
     return model
 
 
@@ -96,8 +97,6 @@ def outputs(model: Any, case: Any) -> dict[str, np.ndarray]:
 
 def ia3(weights: dict[str, np.ndarray], case: Any) -> dict[str, np.ndarray]:
     """Scales by ``k, v, ff`` and their gradients."""
-    from peft import IA3Config, get_peft_model  # type: ignore[import-not-found]
-
     config = IA3Config(target_modules=["k_proj", "v_proj", "fc2"], feedforward_modules=["fc2"])
     model = get_peft_model(reference_clip(weights), config).eval()
     generator = torch.Generator().manual_seed(1)
@@ -118,8 +117,6 @@ def ia3(weights: dict[str, np.ndarray], case: Any) -> dict[str, np.ndarray]:
 
 def dora(weights: dict[str, np.ndarray], case: Any) -> dict[str, np.ndarray]:
     """A, B and magnitudes of all four maps in two layers, with rank 2 and alpha 3, and their gradients."""
-    from peft import LoraConfig, get_peft_model
-
     config = LoraConfig(
         r=2, lora_alpha=3, use_dora=True, layers_to_transform=LAYERS, layers_pattern="layers",
         target_modules=["q_proj", "k_proj", "v_proj", *MAPS],
