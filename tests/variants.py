@@ -32,6 +32,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "adapter_ffn some layers": {"method": "adapter_ffn", "vision_layers": [-1], "text_layers": [0, 2]},
     "cm_adapter unshared": {"method": "cm_adapter", "shared": 0},
     "lora everywhere": {"method": "lora", "targets": ["qkv", "out", "fc", "proj"], "rank": 2, "alpha": 4.0},
+    "dgl transformer": {"method": "dgl", "generator": "transformer", "frame_prompts": 2, "global_prompts": 1},
+    "dgl postfix": {"method": "dgl", "postfix": True, "global_prompts": 3},
     "dora everywhere": {"method": "dora", "targets": ["qkv", "out", "fc", "proj"], "rank": 2, "alpha": 4.0},
     "ia3 some layers": {"method": "ia3", "vision_layers": [-1], "text_layers": [0, 2]},
     "vpt shallow": {"method": "vpt", "depth": "shallow"},

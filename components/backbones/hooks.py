@@ -213,6 +213,8 @@ class Hooks:
     adds_tokens: bool = False
     # Why no other method may put tokens into the same tower; empty where others may.
     alone: str = ""
+    # Whether a prompt is read out in place of CLIP's first token.
+    reads_prompt: bool = False
 
     def before_positions(self, x: Tensor, flow: Flow) -> Tensor:
         """Embedded tokens (vision: class token and patches) before the position embedding is added."""
