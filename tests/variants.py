@@ -21,6 +21,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "seq_transf": {"start": "random"},
     "coop": {"prompts": 4},
     "cm_adapter": {"shared": 4},
+    "stop": {"regions": 2, "dropout": 0.0, "hidden": 3},
 }
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -34,6 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lora everywhere": {"method": "lora", "targets": ["qkv", "out", "fc", "proj"], "rank": 2, "alpha": 4.0},
     "dgl transformer": {"method": "dgl", "generator": "transformer", "frame_prompts": 2, "global_prompts": 1},
     "dgl postfix": {"method": "dgl", "postfix": True, "global_prompts": 3},
+    "stop released": {"method": "stop", "regions": 1, "grid": "released", "dropout": 0.0, "hidden": 2, "bottleneck": 0},
     "dora everywhere": {"method": "dora", "targets": ["qkv", "out", "fc", "proj"], "rank": 2, "alpha": 4.0},
     "ia3 some layers": {"method": "ia3", "vision_layers": [-1], "text_layers": [0, 2]},
     "vpt shallow": {"method": "vpt", "depth": "shallow"},

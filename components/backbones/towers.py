@@ -215,7 +215,7 @@ class VisionTower(nn.Module):
 
     def embed(self, frames: Tensor, hooks: Hooks, flow: Flow) -> Tensor:
         """The input of the first layer: ``float[B*T, 3, S, S] -> float[B*T, 1+N, D]``. Hooks may add tokens."""
-        x = embed_patches(self.conv1, frames)
+        x = embed_patches(self.conv1, hooks.before_patches(frames, flow))
         x = torch.cat([self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
         x = hooks.before_positions(x, flow) + self.positional_embedding.to(x.dtype)
         return layer_norm(self.ln_pre, hooks.after_positions(x, flow))

@@ -38,6 +38,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "dgl": {"frame_prompts": 2, "global_prompts": 2},
     "dora": {"rank": 2, "targets": ["qkv", "proj"]},
     "seq_transf": {"start": "random", "layers": 1},
+    "stop": {"frame_prompts": 2, "global_prompts": 2, "regions": 2, "hidden": 2, "bottleneck": 4, "dropout": 0.0},
     "vpt": {"prompts": 3},
     "coop": {"prompts": 4},
     "vop_c": {"context_width": 8},
@@ -122,7 +123,7 @@ def check(method: Method) -> str:
 # Parts that train some of the same weights of the backbone.
 OVERLAP = [{"full", other} for other in ("bias", "proj", "partial")] + [{"bias", "partial"}]
 # Their global prompts are read out, and attention is their own.
-GLOBAL = {"dgl"}
+GLOBAL = {"dgl", "stop"}
 
 
 def refusal(first: str, second: str) -> str:
@@ -159,7 +160,7 @@ def test_every_pair_is_right_or_refused(first: str) -> None:
     assert not wrong
 
 
-PROMPTS = ["coop", "vpt", "dgl", *(name for name in METHODS if name.startswith("vop"))]
+PROMPTS = ["coop", "vpt", "dgl", "stop", *(name for name in METHODS if name.startswith("vop"))]
 
 
 @pytest.mark.parametrize("first", FORMS)
