@@ -23,6 +23,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "cm_adapter": {"shared": 4},
     "tempme": {"groups": [2, 3]},
     "discovla": {"fusion_layers": 2},
+    "stop": {"regions": 2, "dropout": 0.0, "hidden": 3},
 }
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -37,6 +38,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tempme one group": {"method": "tempme", "groups": [5], "merge_layers": [0], "image_merge": 1, "token_share": 0.4},
     "tempme last layer": {"method": "tempme", "groups": [3, 2], "merge_layers": [1, 2], "targets": ["out", "fc"]},
     "discovla last layer": {"method": "discovla", "fusion_layers": 1, "bottleneck": 3, "rank": 2},
+    "dgl transformer": {"method": "dgl", "generator": "transformer", "frame_prompts": 2, "global_prompts": 1},
+    "dgl postfix": {"method": "dgl", "postfix": True, "global_prompts": 3},
+    "stop released": {"method": "stop", "regions": 1, "grid": "released", "dropout": 0.0, "hidden": 2, "bottleneck": 0},
+    "dora everywhere": {"method": "dora", "targets": ["qkv", "out", "fc", "proj"], "rank": 2, "alpha": 4.0},
+    "ia3 some layers": {"method": "ia3", "vision_layers": [-1], "text_layers": [0, 2]},
     "vpt shallow": {"method": "vpt", "depth": "shallow"},
     "vop released text": {"method": "vop", "text_layout": "released"},
     "vop plain mean": {"method": "vop", "normalize_frames": False},

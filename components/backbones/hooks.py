@@ -14,7 +14,8 @@ A method gives each tower a :class:`Hooks` object. By default, every hook return
     x = x + after_mlp(i, x, h, m)                             adapters next to the MLP (from x or h) or after it
     x = after_layer(i, x)                                     adapters between layers
 
-``before_positions`` and ``after_positions`` come before the first layer; in the vision tower, also before ``ln_pre``.
+``before_patches`` comes before the vision tower's patch embedding. ``before_positions`` and ``after_positions`` come
+before the first layer; in the vision tower, also before ``ln_pre``.
 
 A hook that changes the layout of the sequence does it through :class:`Flow`. Prompts are held there by owner
 (:meth:`Flow.exchange`, :meth:`Flow.exchange_tail`), so methods that put tokens into one tower find their places and
@@ -240,6 +241,12 @@ class Hooks:
     token_wise: bool = False
     # Whether tokens of the tower are merged. Other hooks there must then be token-wise.
     merges_tokens: bool = False
+    # Whether a prompt is read out in place of CLIP's first token.
+    reads_prompt: bool = False
+
+    def before_patches(self, frames: Tensor, flow: Flow) -> Tensor:
+        """The pixels that the vision tower gets: ``float[B*T, 3, S, S]``."""
+        return frames
 
     def before_positions(self, x: Tensor, flow: Flow) -> Tensor:
         """Embedded tokens (vision: class token and patches) before the position embedding is added."""
@@ -299,6 +306,11 @@ class Chain(Hooks):
         self.links = list(links)
         self.whole_last_layer = any(link.whole_last_layer for link in self.links)
         self.whole_text = any(link.whole_text for link in self.links)
+
+    def before_patches(self, frames: Tensor, flow: Flow) -> Tensor:
+        for link in self.links:
+            frames = link.before_patches(frames, flow)
+        return frames
 
     def before_positions(self, x: Tensor, flow: Flow) -> Tensor:
         for link in self.links:

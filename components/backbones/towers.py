@@ -264,6 +264,7 @@ class VisionTower(nn.Module):
     def embed(self, frames: Tensor, hooks: Hooks, flow: Flow) -> Tensor:
         """The input of the first layer: ``float[B*T, 3, S, S] -> float[B*T, prefix+N, D]``. Hooks may add tokens."""
         flow.prefix = self.prefix
+        frames = hooks.before_patches(frames, flow)
         x = embed_patches(self.conv1, frames) if isinstance(self.conv1, nn.Conv2d) else self.conv1(frames)
         positions: Tensor = self.positional_embedding
         if self.class_embedding is not None:

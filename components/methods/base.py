@@ -91,12 +91,15 @@ class Method(nn.Module, Generic[S]):
         temporal: Whether the order of the frames can change a video's embedding.
         starts_as_identity: Whether the untrained method embeds exactly as CLIP does.
         pools_itself: Whether frames are pooled in another way than by the mean of their normalised features.
+        needs_class_token: Whether the method acts on the class token that is read out. A tower that pools all tokens is
+            then refused.
     """
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
     temporal: bool = False
     starts_as_identity: bool = True
     pools_itself: bool = False
+    needs_class_token: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -120,6 +123,12 @@ class Method(nn.Module, Generic[S]):
                 where=f"{name} on {backbone.spec.model}",
                 found=words,
                 expected=f"words <= {backbone.spec.context_length}",
+            )
+        if self.needs_class_token and backbone.vision.pool is not None:
+            raise ConfigError(
+                "the method acts on the class token that is read out, and the vision tower pools all tokens",
+                where=f"{name} on {backbone.spec.model}",
+                expected="a backbone that reads its class token, such as ViT-B-32 or MobileCLIP2-B",
             )
         self.name = name
         self.settings: S = settings

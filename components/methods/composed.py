@@ -83,7 +83,9 @@ class Composed(Method[ComposedSettings]):
             raise ConfigError(
                 "two parts replace the pooling of frames", where=self.name, found=[part.name for part in pooling]
             )
-        self._check_tokens("vision", [part.vision_hooks() for part in parts.values()])
+        vision = [part.vision_hooks() for part in parts.values()]
+        self._check_tokens("vision", vision)
+        self._check_readout(vision)
         self._check_tokens("text", [part.text_hooks() for part in parts.values()])
 
     def _check_tokens(self, tower: str, hooks: list[Hooks]) -> None:
@@ -105,6 +107,19 @@ class Composed(Method[ComposedSettings]):
                 where=self.name,
                 found=[part.name for part, _ in adding],
                 cure="leave one of them out, or set text_layout: paper" if tower == "text" else "leave one of them out",
+            )
+
+    def _check_readout(self, hooks: list[Hooks]) -> None:
+        """Refuses a part that trains what no other part reads."""
+        reading = [part.name for part, found in zip(self.members(), hooks, strict=True) if found.reads_prompt]
+        whole = [part.name for part, found in zip(self.members(), hooks, strict=True) if found.whole_last_layer]
+        if reading and whole:
+            raise ConfigError(
+                "one part reads a prompt out of the vision tower, and the other trains the class tokens after its last "
+                "layer, which nothing reads then",
+                where=self.name,
+                found=[*reading, *whole],
+                cure="leave one of them out",
             )
 
     def _check_scale(self) -> None:

@@ -48,6 +48,7 @@ class DiscoVLA(LoRA):
     Settings = DiscoVLASettings
     settings: DiscoVLASettings  # type: ignore[assignment]
     starts_as_identity = False
+    needs_class_token = True
 
     def setup(self) -> None:
         super().setup()

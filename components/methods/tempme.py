@@ -76,6 +76,7 @@ class TempMe(LoRA):
     settings: TempMeSettings  # type: ignore[assignment]
     temporal = True
     starts_as_identity = False
+    needs_class_token = True
 
     def setup(self) -> None:
         super().setup()

@@ -24,6 +24,10 @@ SIZES: dict[str, dict[str, Any]] = {
     "adaptformer_seq": {"bottleneck": 4},
     "cm_adapter": {"bottleneck": 4, "shared": 8},
     "convpass": {"bottleneck": 4},
+    "dgl": {"frame_prompts": 2, "global_prompts": 2},
+    "discovla": {"fusion_layers": 2, "bottleneck": 2},
+    "stop": {"frame_prompts": 2, "global_prompts": 2, "regions": 2, "hidden": 2, "bottleneck": 4, "dropout": 0.0},
+    "tempme": {"groups": [2, 3]},
     "coop": {"prompts": 4},
     "mv_adapter": {"bottleneck": 8, "factor": 4, "heads": 2, "tied_layers": 2},
     "partial": {"layers": 1},
@@ -33,7 +37,11 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 VOP = {"video_prompts": 4, "text_prompts": 4}
 # What a family cannot take, and why.
-REFUSED = {(method, family): "do not fit" for method in ("coop",) for family in ("siglip", "mobileclip")}
+REFUSED = {("coop", family): "do not fit" for family in ("siglip", "mobileclip")} | {
+    (method, family): "acts on the class token that is read out"
+    for method in ("tempme", "discovla", "dgl", "stop")
+    for family in ("siglip", "pe_core", "pe_core_without_class")
+}
 
 BACKBONES: dict[str, Backbone] = {}
 

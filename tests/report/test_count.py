@@ -151,10 +151,29 @@ class TestPeers:
             ("lora", {}, 32, 491_520),  # TempMe's baseline
             ("tempme", {}, 32, 507_648),  # 0.50 M: LoRA and 21 positions
             ("discovla", {}, 32, 543_776),  # with 2 x 8,712 for captions of frames, 561,200
+            (
+                "dgl",
+                {"postfix": True},
+                32,
+                827_392,
+            ),  # 0.83 M, DGL, with the text prompts that its release does not read
+            ("dgl", {}, 32, 433_664),
+            ("dgl", {"generator": "transformer"}, 32, 9_575_168),  # 9.57 M, the same paper
+            ("stop", {}, 32, 3_940_023),  # its release has 4,333,752 and 13,081,528; the printed 7.53 M is neither
+            ("stop", {"generator": "transformer"}, 32, 13_081_527),
+            ("dora", {}, 32, 537_600),  # and a magnitude per output: 12 x 3 x (768 + 512)
+            ("ia3", {}, 32, 92_160),  # 12 x 6 x (768 + 512)
         ],
     )
     def test_trainable(self, name: str, raw: dict[str, Any], words: int, trainable: int) -> None:
         assert size(name, words=words, **raw).trainable == trainable
+
+    @pytest.mark.parametrize(
+        ("name", "trainable"),
+        [("dora", 537_600), ("ia3", 92_160), ("dgl", 433_664), ("stop", 3_940_023 + 16 * (196 - 49))],
+    )
+    def test_with_more_patches(self, name: str, trainable: int) -> None:
+        assert size(name, "ViT-B-16").trainable == trainable
 
 
 class TestMultiplyAdds:
