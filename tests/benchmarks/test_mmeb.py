@@ -128,7 +128,8 @@ def test_didemo_and_msrvtt_have_the_test_of_the_data_set(tmp_path: Path) -> None
     for split, count in (("train", 2), ("val", 1), ("test", 1004)):
         names = [f"{n}@N0{'train val test'.index(split) % 9}_{n}_0123456789.mov" for n in range(count)]
         (tmp_path / f"{split}_list.txt").write_text("\n".join(names))
-        rows = [{"video": name, "description": text, "times": []} for name in names for text in ("one.", "two.")]
+        texts = ("one.", "two.")
+        rows: list[dict[str, object]] = [{"video": n, "description": t, "times": []} for n in names for t in texts]
         (tmp_path / f"{split}_data.json").write_text(json.dumps(rows))
     manifest = read(tmp_path, "didemo")
     assert is_published(manifest, "didemo")

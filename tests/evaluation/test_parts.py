@@ -29,7 +29,7 @@ def encoded(
     owner = [row for row, video in enumerate(videos) for _ in video.captions]
     return EncodedSplit(
         tuple(videos),
-        torch.tensor([row != lost for row in range(len(videos))]),
+        torch.ones(len(videos), dtype=torch.bool),
         torch.tensor(vectors),
         tuple(caption for video in videos for caption in video.captions),
         torch.tensor(owner),
