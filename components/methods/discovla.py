@@ -15,7 +15,7 @@ text tower (561,200 in all) that no caption of a video passes. That part is left
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -46,7 +46,7 @@ class DiscoVLA(LoRA):
     """LoRA with attention of class tokens across the frames of a video."""
 
     Settings = DiscoVLASettings
-    settings: DiscoVLASettings  # type: ignore[assignment]
+    settings: DiscoVLASettings
     starts_as_identity = False
     needs_class_token = True
 
@@ -91,7 +91,8 @@ class _Fusion(Updates):
     def __init__(self, method: DiscoVLA) -> None:
         super().__init__(method.video, method.factor)
         self.adapters = {int(name): adapter for name, adapter in method.fusion.items()}
-        self.blocks, self.heads = method.backbone.vision.layers.blocks, method.spec.vision_heads
+        self.blocks: list[Any] = list(method.backbone.vision.layers.blocks)
+        self.heads = method.spec.vision_heads
         # The adapter's output for the class tokens of the present layer: float[B*T, D].
         self.added: Tensor | None = None
 

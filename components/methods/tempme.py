@@ -73,7 +73,7 @@ class TempMe(LoRA):
     """LoRA with merging of tokens in the vision tower."""
 
     Settings = TempMeSettings
-    settings: TempMeSettings  # type: ignore[assignment]
+    settings: TempMeSettings
     temporal = True
     starts_as_identity = False
     needs_class_token = True

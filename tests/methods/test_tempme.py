@@ -81,7 +81,7 @@ def layer(method: TempMe, i: int, tokens: list[Token], classes: int, count: int 
     tokens = [Token(row, token.size) for row, token in zip(x, tokens, strict=True)]
     count = int(len(tokens) * count) if isinstance(count, float) else count
     count = min(count, (len(tokens) - classes) // 2)
-    tokens = merge(tokens, list(sum(keys) / heads), classes, count)  # type: ignore[arg-type]
+    tokens = merge(tokens, list(sum(keys) / heads), classes, count)
     x = torch.stack([token.x for token in tokens])
     x = x + block.mlp(block.ln_2(x))
     return [Token(row, token.size) for row, token in zip(x, tokens, strict=True)]

@@ -78,7 +78,7 @@ def main(name: str, folder: str) -> None:
     # A single caption passes no fusion in the text tower of DiscoVLA.
     found |= {f"grad.{key}": p.grad for key, p in trained.items() if p.grad is not None}
     kept = {key: value.detach().numpy() for key, value in found.items()}
-    np.savez_compressed(FOLDER / f"{name}.npz", **kept)  # type: ignore[arg-type]
+    np.savez_compressed(FOLDER / f"{name}.npz", **kept)
 
 
 if __name__ == "__main__":
