@@ -28,6 +28,7 @@ PACKAGE = "components"
 ROOTS: dict[str, tuple[str, ...]] = {
     "demo": ("components.embedded.collections", "components.embedded.annotations"),
     "pretrain": ("components.embedded.pretraining", "components.embedded.vocabulary"),
+    "backbones": ("components.backbones.identity",),
     "ingest": ("components.ingest.run",),
     "train": ("components.training.job", "components.evaluation.validation"),
     "evaluate": (
@@ -57,6 +58,7 @@ REGISTRIES = ("components.methods", "components.benchmarks", "components.ingest.
 # These report progress, or know where files are kept. No result depends on them.
 PASSIVE = (
     "components.addresses",
+    "components.backbones.naming",
     "components.cli",
     "components.cluster",
     "components.errors",

@@ -5,6 +5,7 @@ The outputs are placeholders, since DVC compares hashes and does not look inside
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -45,7 +46,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copyfile(ROOT / name, folder / name)
     run(folder, "git", "init", "--quiet")
     (folder / "dvc.lock").unlink(missing_ok=True)
-    dvc(folder, "repro", "--quiet", "--single-item", "fingerprints")
+    refresh(folder)
     stages = YAML(typ="safe").load((folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     for stage in stages.values():
         for kind in ("outs", "metrics", "plots"):
@@ -87,8 +88,8 @@ def edited(copy: Path) -> Iterator[Path]:
 
 
 def refresh(folder: Path) -> None:
-    """Hashes the code again, as ``dvc repro`` does first."""
-    dvc(folder, "repro", "--quiet", "--single-item", "fingerprints")
+    """Hashes the code and the backbones again, as ``dvc repro`` does first."""
+    dvc(folder, "repro", "--quiet", "--single-item", "fingerprints", "backbones")
 
 
 def append(path: Path, text: str) -> None:
@@ -156,10 +157,11 @@ def test_code_of_the_training_step_reruns_every_training(edited: Path) -> None:
     assert stale(edited) == {name for name in trainings(*METHODS) if name.startswith("train@")}
 
 
-def change(folder: Path, block: str, **values: object) -> None:
+def change(folder: Path, key: str, **values: object) -> None:
+    """Replaces values in the block at a dotted key of params.yaml."""
     yaml = YAML()
     tree = yaml.load((folder / "params.yaml").read_text(encoding="utf-8"))
-    tree[block].update(values)
+    functools.reduce(lambda block, name: block[name], key.split("."), tree).update(values)
     with (folder / "params.yaml").open("w", encoding="utf-8") as stream:
         yaml.dump(tree, stream)
 
@@ -173,3 +175,41 @@ def test_another_machine_reruns_nothing(edited: Path) -> None:
 def test_a_setting_that_decides_reruns_the_trainings(edited: Path) -> None:
     change(edited, "training", epochs=7)
     assert stale(edited) == {name for name in trainings(*METHODS) if name.startswith("train@")}
+
+
+def users_of_the_backbone(task: str) -> set[str]:
+    """Names of the stages of a task that load its backbone."""
+    run = {f"{stage}@{task}-{method}-0" for stage in ("train", "evaluate") for method in METHODS}
+    return run | {f"register@{task}", f"index@{task}"}
+
+
+def test_the_backbone_of_one_task_reruns_its_stages_and_no_others(edited: Path) -> None:
+    shutil.copyfile(edited / "models/mini.safetensors", edited / "weights/mine.safetensors")
+    own = {"model": "mini", "pretrained": "weights/mine.safetensors"}
+    change(edited, "tasks.shapes-stories", backbone=own)
+    assert stale(edited) == {"fingerprints", "backbones"}
+    refresh(edited)
+    assert stale(edited) == users_of_the_backbone("shapes-stories")
+    dvc(edited, "commit", "--quiet", "--force")
+    change(edited, "backbone", quick_gelu=True)
+    refresh(edited)
+    assert stale(edited) == users_of_the_backbone("shapes-clips"), "the project's backbone is not that of the stories"
+    dvc(edited, "commit", "--quiet", "--force")
+    with (edited / "weights/mine.safetensors").open("ab") as stream:
+        stream.write(b"other weights")
+    (edited / "weights/of_no_task.safetensors").write_bytes(b"weights")
+    refresh(edited)
+    assert stale(edited) == users_of_the_backbone("shapes-stories"), "the same settings, another file"
+
+
+def test_a_block_that_repeats_the_projects_backbone_reruns_nothing(edited: Path) -> None:
+    same = {"model": "mini", "pretrained": "models/mini.safetensors", "quick_gelu": False}
+    change(edited, "tasks.shapes-stories", backbone=same)
+    refresh(edited)
+    assert stale(edited) == set()
+
+
+def test_options_of_a_task_rerun_its_ingest(edited: Path) -> None:
+    change(edited, "tasks.shapes-stories", options={"split": "val_1"})
+    refresh(edited)
+    assert stale(edited) == {"ingest@shapes-stories"}
