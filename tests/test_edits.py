@@ -81,7 +81,8 @@ def edited(copy: Path) -> Iterator[Path]:
     kept = copy.parent / "kept"
     shutil.copytree(copy, kept, ignore=shutil.ignore_patterns(".git", ".dvc", "__pycache__", ".venv"))
     yield copy
-    for path in [path for path in copy.rglob("*.py") if not (kept / path.relative_to(copy)).exists()]:
+    new = [*copy.rglob("*.py"), *copy.glob("weights/*")]
+    for path in [path for path in new if not (kept / path.relative_to(copy)).exists()]:
         path.unlink()
     shutil.copytree(kept, copy, dirs_exist_ok=True)
     shutil.rmtree(kept)
@@ -213,3 +214,23 @@ def test_options_of_a_task_rerun_its_ingest(edited: Path) -> None:
     change(edited, "tasks.shapes-stories", options={"split": "val_1"})
     refresh(edited)
     assert stale(edited) == {"ingest@shapes-stories"}
+
+
+def test_metrics_are_compared_with_those_of_the_last_commit(edited: Path) -> None:
+    """The way that the README shows, with metrics in place of the placeholders and without a training."""
+
+    def results(recall: float) -> None:
+        (edited / "reports/metrics.json").write_text(json.dumps({"shapes-clips": {"vop": {"R@1": recall}}}))
+        dvc(edited, "commit", "--quiet", "--force", "report")
+
+    who = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+    results(54.5)
+    run(edited, "git", "add", "dvc.yaml", "params.yaml", "dvc.lock")
+    run(edited, "git", *who, "commit", "--quiet", "-m", "The demo's results")
+    results(61.0)
+    key = "shapes-clips.vop.R@1"
+    found = json.loads(dvc(edited, "metrics", "diff", "--json"))
+    assert found["diff"]["reports/metrics.json"][key] == {"old": 54.5, "new": 61.0, "diff": 6.5}
+    table = dvc(edited, "exp", "show", "--csv").splitlines()
+    column = table[0].split(",").index(key)
+    assert [row.split(",")[column] for row in table[1:3]] == ["61.0", "54.5"]

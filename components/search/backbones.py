@@ -68,10 +68,10 @@ def adapter_backbone(adapter: Path, params: Params, task: str, root: Path) -> tu
                     f"{key} is {backbone.spec.model}. {_cure(task)}"
                 )
     raise AdapterError(
-        f"adapter is bound to another backbone than {key} (differs in {differing}), and {reason}",
+        f"adapter is bound to another backbone than the task's (differs in {differing}), and {reason}",
         where=adapter / CARD,
         found=card.backbone.model,
-        expected=backbone.spec.model,
+        expected=f"{backbone.spec.model}, as {key} in params.yaml",
         cure=_cure(task),
     )
 
