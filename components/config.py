@@ -134,6 +134,10 @@ def _describe(fault: Any, cls: type) -> Fault:
         return Fault(path, "unknown key" + (f" (did you mean {near[0]!r}?)" if near else ""))
     if fault["type"] in ("missing", "missing_argument"):
         return Fault(path, "missing")
+    if fault["type"] == "dataclass_type":
+        return Fault(
+            path, f"expected a mapping of its keys, found {fault['input']!r} (keys: {', '.join(_fields_at(cls, path))})"
+        )
     return Fault(path, f"{fault['msg'][0].lower()}{fault['msg'][1:]}, found {fault['input']!r}")
 
 

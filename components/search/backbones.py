@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
+from components import storage
 from components.adapters.card import CARD, read_card
 from components.backbones.clip import Backbone
 from components.backbones.load import load_backbone
@@ -63,8 +64,9 @@ def adapter_backbone(adapter: Path, params: Params, task: str, root: Path) -> tu
             reason = f"that one cannot be loaded ({error})"
         else:
             if found.spec == card.backbone:
+                where = storage.relative(root, str(adapter))
                 return found, (
-                    f"the adapter in {adapter} was trained on {own.model} ({own.pretrained}), which is used here; "
+                    f"the adapter in {where} was trained on {own.model} ({own.pretrained}), which is used here; "
                     f"{key} is {backbone.spec.model}. {_cure(task)}"
                 )
     raise AdapterError(
@@ -78,7 +80,7 @@ def adapter_backbone(adapter: Path, params: Params, task: str, root: Path) -> tu
 
 def _cure(task: str) -> str:
     return (
-        "To move to the task's backbone, run `dvc repro`; if the older champion stays ahead there, retire it: "
-        f"python pipelines/register.py --task {task} --retire 'another backbone', then "
-        f"python pipelines/index.py --task {task}"
+        "To move to the task's backbone, train on it (`dvc repro`), or without captions only run "
+        f"python pipelines/index.py --task {task}. If the older champion stays ahead, first retire it: "
+        f"python pipelines/register.py --task {task} --retire 'another backbone'"
     )

@@ -163,6 +163,7 @@ def test_a_switch_concerns_one_task_and_its_champion_answers_until_it_is_beaten(
         call("evaluate", project, OTHER, **METHOD)
 
     trained_world.add_adapter(project, params, "vop", 0, OTHER)
+    call("evaluate", project, OTHER, **METHOD)
     for value, champion in ((0.0, "small.json"), (100.0, "mini")):
         trained_world.set_metric(project, "vop", 0, value, task=OTHER)
         call("register", project, OTHER, retire=None)
