@@ -40,7 +40,7 @@ def one(root: Path, task: str, method: str, seed: int, done: dict[str, dict[str,
         return done[plan.key]
     outcome = run(job, plan, torch.device("cpu"), None, None)
     work = Path(job.work_folder(plan.key))
-    adapter = load_adapter(work / "adapter", load_backbone(params.backbone, root))
+    adapter = load_adapter(work / "adapter", load_backbone(params.backbone_of(task), root))
     card = read_card(work / "adapter")
     store = job.store()
     split = store.manifest.protocol.test_split

@@ -33,7 +33,7 @@ def run(root: Path, task: str, method: str, seed: int, overrides: list[str]) -> 
     params = load_params(root / "params.yaml", overrides)
     sizes, store = params.task(task), FrameStore(Layout(root).frames(task))
     torch.manual_seed(seed)
-    backbone = load_backbone(params.backbone, root)
+    backbone = load_backbone(params.backbone_of(task), root)
     model = build(method, params.method(method), backbone, frames=sizes.frames, words=sizes.words)
     started = time.process_time()
     fit(model, store, params.training, params.execution, seed)

@@ -7,12 +7,12 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from components.errors import ReelTuneError, without_secrets
+from components.errors import ConfigError, ReelTuneError, without_secrets
 from components.layout import Layout
 from components.names import NAMES
 from components.params import Params, load_params
@@ -85,8 +85,21 @@ def _check_names(params: Params, args: argparse.Namespace) -> None:
     """Checks the names of task and method before the script imports what takes seconds."""
     if getattr(args, "task", None) is not None:
         params.task(args.task)
+        _check_reach(params, args.task, args.overrides)
     if getattr(args, "method", None) is not None:
         params.method(args.method)
+
+
+def _check_reach(params: Params, task: str, overrides: Sequence[str]) -> None:
+    """Refuses a setting of the project's backbone for a task that has another one, where it would do nothing."""
+    for item in overrides:
+        if item.partition("=")[0].split(".")[0] == "backbone" and (key := params.backbone_key(task)) != "backbone":
+            raise ConfigError(
+                "this task has a backbone of its own, so the project's is not used",
+                where="command line",
+                found=item,
+                cure=f"set {item.replace('backbone', key, 1)}",
+            )
 
 
 class _Formatter(logging.Formatter):

@@ -6,6 +6,7 @@ import difflib
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, is_dataclass
+from types import UnionType
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -88,29 +89,42 @@ def parse(cls: type[T], tree: dict[str, Any]) -> tuple[T | None, list[Fault]]:
         return None, [_describe(fault, cls) for fault in error.errors()]
 
 
-def override(tree: dict[str, Any], item: str) -> tuple[tuple[str, ...], Fault | None]:
+def override(tree: dict[str, Any], item: str, cls: type) -> tuple[tuple[str, ...], Fault | None]:
     """Applies ``dotted.key=value`` to ``tree``. The value is read as YAML.
 
+    Args:
+        tree: The settings, changed in place.
+        item: The override.
+        cls: The dataclass of ``tree``. A block that may be left out, and is, is made.
+
     Returns:
-        The path of the key, and the fault if the override cannot be applied. ``tree`` is then unchanged.
+        The path of the key or of the block that was made, and the fault if the override cannot be applied. ``tree`` is
+        then unchanged.
     """
     key, sep, value = item.partition("=")
     path = tuple(key.split("."))
     if not sep or not key:
         return path, Fault(path, f"override is not key=value, found {item!r}")
     node: Any = tree
-    for name in path[:-1]:
+    for depth, name in enumerate(path[:-1], 1):
+        if isinstance(node, dict) and node.get(name) is None and _may_be_left_out(cls, path[:depth]):
+            break
         if not isinstance(node, dict) or name not in node:
             known = choices(name, node) if isinstance(node, dict) else "no key below a value"
             return path, Fault(path, f"unknown key {name!r}, expected {known}")
         node = node[name]
+    else:
+        depth = len(path)
     if not isinstance(node, dict):
         return path, Fault(path, f"unknown key {path[-1]!r}, expected no key below a value")
     try:
-        node[path[-1]] = parse_yaml(value, "value")
+        new = parse_yaml(value, "value")
     except ConfigError as error:
         return path, Fault(path, str(error))
-    return path, None
+    for name in reversed(path[depth:]):
+        new = {name: new}
+    node[path[depth - 1]] = new
+    return path[:depth], None
 
 
 def _describe(fault: Any, cls: type) -> Fault:
@@ -120,13 +134,34 @@ def _describe(fault: Any, cls: type) -> Fault:
         return Fault(path, "unknown key" + (f" (did you mean {near[0]!r}?)" if near else ""))
     if fault["type"] in ("missing", "missing_argument"):
         return Fault(path, "missing")
+    if fault["type"] == "dataclass_type":
+        return Fault(
+            path, f"expected a mapping of its keys, found {fault['input']!r} (keys: {', '.join(_fields_at(cls, path))})"
+        )
     return Fault(path, f"{fault['msg'][0].lower()}{fault['msg'][1:]}, found {fault['input']!r}")
 
 
-def _fields_at(cls: Any, path: Sequence[str]) -> list[str]:
+def _fields_at(cls: type, path: Sequence[str]) -> list[str]:
     """The known keys under ``path``, starting from the dataclass ``cls``."""
+    block = _block(_type_at(cls, path))
+    return list(get_type_hints(block)) if is_dataclass(block) else []
+
+
+def _type_at(cls: Any, path: Sequence[str]) -> Any:
+    """The type of the value at ``path``, None if no such key is known."""
     for part in path:
+        cls = _block(cls)
         fields = get_type_hints(cls) if is_dataclass(cls) else {}
         # A mapping such as `tasks` has any keys, and all its values have one type.
         cls = fields.get(part) or next(iter(get_args(cls)[1:2]), None)
-    return list(get_type_hints(cls)) if is_dataclass(cls) else []
+    return cls
+
+
+def _block(kind: Any) -> Any:
+    """The dataclass in ``Block | None``, the type of a block that may be left out. Any other type as it is."""
+    return next(filter(is_dataclass, get_args(kind)), kind) if isinstance(kind, UnionType) else kind
+
+
+def _may_be_left_out(cls: type, path: Sequence[str]) -> bool:
+    kind = _type_at(cls, path)
+    return isinstance(kind, UnionType) and is_dataclass(_block(kind))

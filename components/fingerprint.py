@@ -28,6 +28,7 @@ PACKAGE = "components"
 ROOTS: dict[str, tuple[str, ...]] = {
     "demo": ("components.embedded.collections", "components.embedded.annotations"),
     "pretrain": ("components.embedded.pretraining", "components.embedded.vocabulary"),
+    "backbones": ("components.backbones.identity",),
     "ingest": ("components.ingest.run",),
     "train": ("components.training.job", "components.evaluation.validation"),
     "evaluate": (
@@ -62,6 +63,7 @@ REGISTRIES = (
 # These report progress, or know where files are kept. No result depends on them.
 PASSIVE = (
     "components.addresses",
+    "components.backbones.naming",
     "components.cli",
     "components.cluster",
     "components.errors",

@@ -55,6 +55,15 @@ class Layout:
         """The hashes of the code of all stages."""
         return self.root / "outputs" / "fingerprints"
 
+    @property
+    def backbones(self) -> Path:
+        """The backbones of all tasks."""
+        return self.root / "outputs" / "backbones"
+
+    def backbone(self, task: str) -> Path:
+        """The settings and file hashes of a task's backbone."""
+        return self.backbones / f"{task}.json"
+
     def fingerprint(self, entry: str) -> Path:
         """The hash of the code of a stage, or of one entry of it such as ``train/vop``."""
         return self.fingerprints / f"{entry}.json"

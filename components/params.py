@@ -56,11 +56,22 @@ class RunSettings:
 
 
 @dataclass(frozen=True, config=STRICT)
+class TaskEntry(TaskSettings):
+    """An entry of ``tasks``: a collection, its protocol, and its backbone if that is not the project's.
+
+    Attributes:
+        backbone: A whole block, of which no key comes from the project's block. None means the project's backbone.
+    """
+
+    backbone: BackboneSettings | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
 class Params:
     """All settings of params.yaml."""
 
     run: RunSettings
-    tasks: dict[str, TaskSettings]
+    tasks: dict[str, TaskEntry]
     backbone: BackboneSettings
     methods: dict[str, dict[str, Any]]
     frames: FrameSettings
@@ -73,13 +84,29 @@ class Params:
     pretrain: PretrainSettings
     ray: RaySettings
 
-    def task(self, name: str) -> TaskSettings:
+    def task(self, name: str) -> TaskEntry:
         """The task called ``name``.
 
         Raises:
             ConfigError: There is no such task.
         """
         return _pick(self.tasks, "task", name)
+
+    def backbone_of(self, task: str) -> BackboneSettings:
+        """The backbone of a task: its block, or else the project's.
+
+        Raises:
+            ConfigError: There is no such task.
+        """
+        return self.task(task).backbone or self.backbone
+
+    def backbone_key(self, task: str) -> str:
+        """The key of the block that :meth:`backbone_of` returns, for messages.
+
+        Raises:
+            ConfigError: There is no such task.
+        """
+        return "backbone" if self.task(task).backbone is None else f"tasks.{task}.backbone"
 
     def method(self, name: str) -> dict[str, Any]:
         """The unchecked settings of the method called ``name``.
@@ -129,7 +156,7 @@ def check_params(tree: Any, where: str, overrides: Sequence[str] = (), names: Na
     if not isinstance(tree, dict):
         raise ConfigError("no settings", where=where, found=tree, expected="a mapping of keys to values")
     tree = copy.deepcopy(tree)
-    applied = [override(tree, item) for item in overrides]
+    applied = [override(tree, item, Params) for item in overrides]
     given = {path for path, _ in applied}
     wrong_overrides = [fault for _, fault in applied if fault is not None]
     faults = [*_old_keys(tree, given), *_unknown_names(tree, names or {}), *_credentials(tree)]

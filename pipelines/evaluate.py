@@ -20,6 +20,7 @@ def body(stage: cli.Stage) -> None:
     """Adapter + frame store -> outputs/scorecards/<task>/<method>-<seed>/."""
     from components.adapters.file import load_adapter, read_card
     from components.backbones.load import load_backbone
+    from components.backbones.naming import errors_under
     from components.evaluation.card import WHOLE
     from components.evaluation.card_text import warnings_of
     from components.evaluation.evaluate import evaluate
@@ -31,8 +32,9 @@ def body(stage: cli.Stage) -> None:
     name = f"{args.method}-{args.seed}"
     folder = stage.layout.adapter(args.task, args.method, args.seed)
     store = FrameStore(stage.layout.frames(args.task))
-    method = load_adapter(folder, load_backbone(params.backbone, stage.root))
-    method = method.to(pick_device(params.evaluation.device))
+    with errors_under(params.backbone_key(args.task)):
+        backbone = load_backbone(params.backbone_of(args.task), stage.root)
+    method = load_adapter(folder, backbone).to(pick_device(params.evaluation.device))
     for split in ("val", store.manifest.protocol.test_split):
         scorecard = evaluate(method, store, split, read_card(folder), args.seed, params.evaluation)
         write_scorecard(stage.layout.scorecards(args.task, args.method, args.seed), scorecard)

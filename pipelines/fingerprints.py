@@ -27,9 +27,11 @@ def body(stage: cli.Stage) -> None:
         entries[f"ingest/{name}"] = [BENCHMARKS.target(task.benchmark, where=f"tasks.{name}.benchmark"), decoder]
     for label, names in methods.items():
         entries[f"train/{label}"] = entries[f"evaluate/{label}"] = names
+    # A task's options may be left out, and DVC takes no parameter that may be missing.
+    more = {f"ingest/{name}": {"options": task.options} for name, task in params.tasks.items()}
     for entry, plugins in entries.items():
         code = code_of(entry.partition("/")[0], plugins)
-        text = json.dumps({"sha256": code.sha256, "files": code.files}, indent=1) + "\n"
+        text = json.dumps({"sha256": code.sha256, "files": code.files, **more.get(entry, {})}, indent=1) + "\n"
         storage.write_bytes(stage.layout.fingerprint(entry), text.encode())
     written = {stage.layout.fingerprint(entry) for entry in entries}
     for left_over in {*stage.layout.fingerprints.rglob("*.json")} - written:

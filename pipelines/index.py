@@ -21,11 +21,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def body(stage: cli.Stage) -> None:
     """Adapter + frame store -> outputs/indexes/<task>/."""
     from components.adapters.file import load_adapter
-    from components.backbones.load import load_backbone
     from components.benchmarks.reader import is_published
     from components.frames.store import FrameStore
     from components.processes import pick_device
     from components.search import index as indexes
+    from components.search.backbones import adapter_backbone, task_backbone
     from components.search.gallery import make_gallery
     from components.search.notes import shapes_note
     from components.search.source import of_champion, read_source, write_plain
@@ -34,14 +34,16 @@ def body(stage: cli.Stage) -> None:
     task, params = stage.args.task, stage.params
     settings = params.task(task)
     store = FrameStore(stage.layout.frames(task))
-    backbone, notes = load_backbone(params.backbone, stage.root), [""]
+    notes = [""]
     if stage.args.adapter:
         source = read_source(stage.path(stage.args.adapter))
     elif store.manifest.is_only_searched:
-        source = write_plain(stage.layout, task, settings, backbone)
+        plain = task_backbone(params, task, stage.root)
+        source = write_plain(stage.layout, task, settings, plain, params.backbone_of(task))
     else:
         current = current_champion(stage.layout, params.tracking, task)
         source, notes = of_champion(stage.layout, current.champion), [current.note]
+    backbone, elsewhere = adapter_backbone(source.folder, params, task, stage.root)
     method = load_adapter(source.folder, backbone).to(pick_device(params.evaluation.device))
     split = params.search.split_of(is_published(task, settings))
     size, precision = params.evaluation.batch_size, params.evaluation.precision
@@ -53,7 +55,7 @@ def body(stage: cli.Stage) -> None:
     made_from |= {"split": split, "store": store.fingerprint}
     card = indexes.write(index, stage.layout.index(task), source.folder, made_from, gallery)
     version = "not registered" if card.version is None else f"version {card.version}"
-    for note in filter(None, [*notes, shapes_note(card.backbone.model, task)]):
+    for note in filter(None, [*notes, elsewhere, shapes_note(card.backbone.model, task)]):
         print(f"note: {note}")
     print(f"{task}: {card.videos} videos indexed with {card.method} ({version})")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import _here  # noqa: F401
@@ -37,18 +38,23 @@ def body(stage: cli.Stage) -> None:
     config = ModelConfig(
         root=str(stage.root),
         task=task,
-        backbone=params.backbone,
+        backbone=params.backbone_of(task),
         split=params.search.split_of(is_published(task, params.task(task))),
         top=params.search.top,
         batch_size=params.evaluation.batch_size,
     )
+    # An adapter of an earlier backbone of the task needs that one.
+    configs = [replace(config, backbone=adapter.card.extra.backbone or config.backbone) for adapter in adapters]
     # Found without an import: MLflow runs a copy of the file.
     spec = importlib.util.find_spec("components.search.pyfunc")
     assert spec is not None
     code, came_from = Path(str(spec.origin)), provenance.collect(stage.root)
     # Look-up, creation and alias are steps of one decision.
     with model_lock(client, stage.root, task):
-        versions = [registry.register(adapter, code=code, config=config, provenance=came_from) for adapter in adapters]
+        versions = [
+            registry.register(adapter, code=code, config=own, provenance=came_from)
+            for adapter, own in zip(adapters, configs, strict=True)
+        ]
         if stage.args.retire:
             registry.retire(stage.args.retire)
         outcomes = registry.promote(versions)

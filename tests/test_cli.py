@@ -119,3 +119,18 @@ def test_logs_and_tracebacks_show_no_credential(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert "reads s3://***@bucket/key" in done.stderr
     assert "RuntimeError: no answer of https://***@server/x?token=*** for key ***\n" in done.stderr
+
+
+def test_a_setting_of_the_projects_backbone_is_refused_where_it_does_nothing(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    own = "tasks.shapes-clips.backbone={model: ViT-B-32, pretrained: openai}"
+    script = [sys.executable, str(ROOT / "pipelines/evaluate.py"), "--root", str(tmp_path), "--method", "vop"]
+    given = ["backbone.pretrained=mine.pt", own]
+    done = subprocess.run([*script, "--task", "shapes-clips", *given], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: command line: this task has a backbone of its own, so the project's is not used; "
+        "found 'backbone.pretrained=mine.pt'; set tasks.shapes-clips.backbone.pretrained=mine.pt\n"
+    )
+    done = subprocess.run([*script, "--task", "shapes-stories", *given], capture_output=True, text=True, check=False)
+    assert "this task has a backbone" not in done.stderr

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from components.backbones.settings import BackboneSettings
 from components.benchmarks import BENCHMARKS
 from components.benchmarks.reader import is_published
 from components.config import parse_yaml
@@ -126,6 +127,46 @@ def test_a_wrong_override_is_the_command_lines_fault(override: str, expected: st
     assert text.startswith("command line: ")
     assert expected in text
     assert "params.yaml" not in text
+
+
+def test_a_task_may_have_a_backbone_of_its_own(tmp_path: Path) -> None:
+    block = "{model: ViT-B-32, pretrained: openai}"
+    path = write_params(tmp_path, ("    words: 48 ", f"    backbone: {block}\n    words: 48 "))
+    params = load_params(path, names=NAMES)
+    own = BackboneSettings("ViT-B-32", "openai")
+    assert params.backbone_of("shapes-stories") == own
+    assert params.backbone_of("shapes-clips") == params.backbone
+    assert params.backbone_key("shapes-stories") == "tasks.shapes-stories.backbone"
+    assert params.backbone_key("shapes-clips") == "backbone"
+    assert load_params(path, ["tasks.shapes-stories.backbone=null"]).backbone_of("shapes-stories") == params.backbone
+    overrides = [f"tasks.shapes-clips.backbone={block}", "tasks.shapes-stories.backbone.pretrained=laion2b_s34b_b79k"]
+    params = load_params(path, overrides)
+    assert params.backbone_of("shapes-clips") == own
+    assert params.backbone_of("shapes-stories").pretrained == "laion2b_s34b_b79k"
+    # Key by key, where the file has no such block.
+    keys = ["tasks.shapes-clips.backbone.model=ViT-B-32", "tasks.shapes-clips.backbone.pretrained=openai"]
+    assert load_params(path, keys).backbone_of("shapes-clips") == own
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("tasks.shapes-clips.backbone.model=ViT-B-32", "tasks.shapes-clips.backbone.pretrained: missing"),
+        ("tasks.shapes-clips.backbone.modell=a", "backbone.modell: unknown key (did you mean 'model'?)"),
+        ("tasks.shapes-clips.backbon.model=a", "unknown key 'backbon', expected one of "),
+        ("tasks.shape-clips.backbone.model=a", "(did you mean 'shapes-clips'?)"),
+        (
+            "tasks.shapes-clips.backbone=ViT-B-32",
+            "tasks.shapes-clips.backbone: expected a mapping of its keys, found 'V",
+        ),
+        ("tasks.shapes-clips.backbone.model.x=a", "tasks.shapes-clips.backbone.pretrained: missing"),
+        ("tasks.shapes-clips.backbone.model=[", "not readable as YAML"),
+    ],
+)
+def test_a_wrong_backbone_of_a_task_is_the_command_lines_fault(override: str, expected: str) -> None:
+    text = faults_of(PARAMS, override)
+    assert text.startswith("command line: ")
+    assert expected in text
 
 
 def test_faults_of_the_file_and_of_overrides_come_together(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ The outputs are placeholders, since DVC compares hashes and does not look inside
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -45,7 +46,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copyfile(ROOT / name, folder / name)
     run(folder, "git", "init", "--quiet")
     (folder / "dvc.lock").unlink(missing_ok=True)
-    dvc(folder, "repro", "--quiet", "--single-item", "fingerprints")
+    refresh(folder)
     stages = YAML(typ="safe").load((folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     for stage in stages.values():
         for kind in ("outs", "metrics", "plots"):
@@ -80,15 +81,16 @@ def edited(copy: Path) -> Iterator[Path]:
     kept = copy.parent / "kept"
     shutil.copytree(copy, kept, ignore=shutil.ignore_patterns(".git", ".dvc", "__pycache__", ".venv"))
     yield copy
-    for path in [path for path in copy.rglob("*.py") if not (kept / path.relative_to(copy)).exists()]:
+    new = [*copy.rglob("*.py"), *copy.glob("weights/*")]
+    for path in [path for path in new if not (kept / path.relative_to(copy)).exists()]:
         path.unlink()
     shutil.copytree(kept, copy, dirs_exist_ok=True)
     shutil.rmtree(kept)
 
 
 def refresh(folder: Path) -> None:
-    """Hashes the code again, as ``dvc repro`` does first."""
-    dvc(folder, "repro", "--quiet", "--single-item", "fingerprints")
+    """Hashes the code and the backbones again, as ``dvc repro`` does first."""
+    dvc(folder, "repro", "--quiet", "--single-item", "fingerprints", "backbones")
 
 
 def append(path: Path, text: str) -> None:
@@ -156,10 +158,11 @@ def test_code_of_the_training_step_reruns_every_training(edited: Path) -> None:
     assert stale(edited) == {name for name in trainings(*METHODS) if name.startswith("train@")}
 
 
-def change(folder: Path, block: str, **values: object) -> None:
+def change(folder: Path, key: str, **values: object) -> None:
+    """Replaces values in the block at a dotted key of params.yaml."""
     yaml = YAML()
     tree = yaml.load((folder / "params.yaml").read_text(encoding="utf-8"))
-    tree[block].update(values)
+    functools.reduce(lambda block, name: block[name], key.split("."), tree).update(values)
     with (folder / "params.yaml").open("w", encoding="utf-8") as stream:
         yaml.dump(tree, stream)
 
@@ -173,3 +176,61 @@ def test_another_machine_reruns_nothing(edited: Path) -> None:
 def test_a_setting_that_decides_reruns_the_trainings(edited: Path) -> None:
     change(edited, "training", epochs=7)
     assert stale(edited) == {name for name in trainings(*METHODS) if name.startswith("train@")}
+
+
+def users_of_the_backbone(task: str) -> set[str]:
+    """Names of the stages of a task that load its backbone."""
+    run = {f"{stage}@{task}-{method}-0" for stage in ("train", "evaluate") for method in METHODS}
+    return run | {f"register@{task}", f"index@{task}"}
+
+
+def test_the_backbone_of_one_task_reruns_its_stages_and_no_others(edited: Path) -> None:
+    shutil.copyfile(edited / "models/mini.safetensors", edited / "weights/mine.safetensors")
+    own = {"model": "mini", "pretrained": "weights/mine.safetensors"}
+    change(edited, "tasks.shapes-stories", backbone=own)
+    assert stale(edited) == {"fingerprints", "backbones"}
+    refresh(edited)
+    assert stale(edited) == users_of_the_backbone("shapes-stories")
+    dvc(edited, "commit", "--quiet", "--force")
+    change(edited, "backbone", quick_gelu=True)
+    refresh(edited)
+    assert stale(edited) == users_of_the_backbone("shapes-clips"), "the project's backbone is not that of the stories"
+    dvc(edited, "commit", "--quiet", "--force")
+    with (edited / "weights/mine.safetensors").open("ab") as stream:
+        stream.write(b"other weights")
+    (edited / "weights/of_no_task.safetensors").write_bytes(b"weights")
+    refresh(edited)
+    assert stale(edited) == users_of_the_backbone("shapes-stories"), "the same settings, another file"
+
+
+def test_a_block_that_repeats_the_projects_backbone_reruns_nothing(edited: Path) -> None:
+    same = {"model": "mini", "pretrained": "models/mini.safetensors", "quick_gelu": False}
+    change(edited, "tasks.shapes-stories", backbone=same)
+    refresh(edited)
+    assert stale(edited) == set()
+
+
+def test_options_of_a_task_rerun_its_ingest(edited: Path) -> None:
+    change(edited, "tasks.shapes-stories", options={"split": "val_1"})
+    refresh(edited)
+    assert stale(edited) == {"ingest@shapes-stories"}
+
+
+def test_metrics_are_compared_with_those_of_the_last_commit(edited: Path) -> None:
+    """The way that the README shows, with metrics in place of the placeholders and without a training."""
+
+    def results(recall: float) -> None:
+        (edited / "reports/metrics.json").write_text(json.dumps({"shapes-clips": {"vop": {"R@1": recall}}}))
+        dvc(edited, "commit", "--quiet", "--force", "report")
+
+    who = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+    results(54.5)
+    run(edited, "git", "add", "dvc.yaml", "params.yaml", "dvc.lock")
+    run(edited, "git", *who, "commit", "--quiet", "-m", "The demo's results")
+    results(61.0)
+    key = "shapes-clips.vop.R@1"
+    found = json.loads(dvc(edited, "metrics", "diff", "--json"))
+    assert found["diff"]["reports/metrics.json"][key] == {"old": 54.5, "new": 61.0, "diff": 6.5}
+    table = dvc(edited, "exp", "show", "--csv").splitlines()
+    column = table[0].split(",").index(key)
+    assert [row.split(",")[column] for row in table[1:3]] == ["61.0", "54.5"]

@@ -109,11 +109,11 @@ def draw(video: Video, frames: int) -> np.ndarray:
     return pictures
 
 
-def write_store(root: Path, made: tuple[Video, ...], failed_test: int = 0) -> None:
+def write_store(root: Path, made: tuple[Video, ...], failed_test: int = 0, task: str = TASK) -> None:
     """Writes a frame store as ingest publishes it. Every fifth video is short, and the last test videos have failed."""
-    folder = root / "outputs" / "frames" / TASK
+    folder = root / "outputs" / "frames" / task
     folder.mkdir(parents=True)
-    manifest = Manifest(TASK, Protocol("msrvtt", "tiny", "one caption per test video", "listed"), made)
+    manifest = Manifest(task, Protocol("msrvtt", "tiny", "one caption per test video", "listed"), made)
     lost = [video.video_id for video in made if video.split == "test"][::-1][:failed_test]
     rows: list[dict[str, object]] = []
     ledger: list[dict[str, object]] = []
@@ -143,7 +143,7 @@ def write_store(root: Path, made: tuple[Video, ...], failed_test: int = 0) -> No
     shard = folder / schema.shard_name(0)
     card = StoreCard(
         format=schema.FORMAT,
-        task=TASK,
+        task=task,
         benchmark="msrvtt",
         fingerprint=manifest.fingerprint(),
         settings=StoreSettings(

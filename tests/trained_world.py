@@ -38,27 +38,28 @@ def write_trained(root: Path, methods: Sequence[str] = METHODS, seeds: Sequence[
     return params
 
 
-def add_adapter(root: Path, params: Params, method: str, seed: int) -> None:
+def add_adapter(root: Path, params: Params, method: str, seed: int, task: str = TASK) -> None:
     """Writes adapter, training record and scorecards of one method and seed. The seed draws the parameters."""
-    backbone = load_backbone(params.backbone, root)
+    backbone = load_backbone(params.backbone_of(task), root)
     torch.manual_seed(seed)
-    task = params.task(TASK)
-    made = build(method, params.method(method), backbone, frames=task.frames, words=task.words).eval()
+    entry = params.task(task)
+    made = build(method, params.method(method), backbone, frames=entry.frames, words=entry.words).eval()
     for parameter in made.trainable().values():
         torch.nn.init.normal_(parameter, std=0.05)
-    folder = Layout(root).adapter(TASK, method, seed)
-    save_adapter(folder, made, task=TASK, provenance={"commit": None}, extra=TrainingFacts(parameters_total=1_377_824))
-    write_training(folder, training_record(method, seed))
+    folder = Layout(root).adapter(task, method, seed)
+    facts = TrainingFacts(parameters_total=1_377_824, backbone=params.backbone_of(task))
+    save_adapter(folder, made, task=task, provenance={"commit": None}, extra=facts)
+    write_training(folder, training_record(method, seed, task))
     with (folder / CURVE).open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerows([("epoch", "step", "loss", "t2v_R@1"), (1, 3, 2.0, 12.5), (2, 6, 1.5, 25.0)])
-    score(root, made, seed)
+    score(root, made, seed, task)
 
 
-def training_record(method: str, seed: int) -> TrainingRecord:
+def training_record(method: str, seed: int, task: str = TASK) -> TrainingRecord:
     """The record of a training of two epochs that logged nothing to MLflow."""
     return TrainingRecord(
-        task=TASK,
+        task=task,
         method=method,
         seed=seed,
         epoch=2,
@@ -78,19 +79,20 @@ def training_record(method: str, seed: int) -> TrainingRecord:
     )
 
 
-def score(root: Path, method: Method, seed: int) -> None:
+def score(root: Path, method: Method, seed: int, task: str = TASK) -> None:
     """Writes both scorecards of a method."""
-    store = FrameStore(Layout(root).frames(TASK))
+    store = FrameStore(Layout(root).frames(task))
     reader = FrameReader(store, method.backbone.resize, method.frames, cache_mib=1)
-    identity = Identity(task=TASK, method=method.name, seed=seed, parameters=Parameters(trainable=1))
+    size, spec = Parameters(trainable=1), method.spec
+    identity = Identity(task=task, method=method.name, seed=seed, parameters=size, backbone=spec)
     for split in ("val", "test"):
         card = make_scorecard(encode_split(method, store, reader, split, 8), store.manifest, split, identity)
-        write_scorecard(Layout(root).scorecards(TASK, method.name, seed), card)
+        write_scorecard(Layout(root).scorecards(task, method.name, seed), card)
 
 
-def set_metric(root: Path, method: str, seed: int, value: float, **changes: object) -> None:
+def set_metric(root: Path, method: str, seed: int, value: float, *, task: str = TASK, **changes: object) -> None:
     """Replaces the validation metric that decides about the alias, and fields of the card."""
-    path = Layout(root).scorecards(TASK, method, seed) / "val.json"
+    path = Layout(root).scorecards(task, method, seed) / "val.json"
     card = json.loads(path.read_text(encoding="utf-8"))
     card["metrics"]["all"]["t2v"]["R@1"] = value
     card.update(

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from components import storage
+from components.backbones.settings import BackboneSettings
 from components.backbones.spec import BackboneSpec
 from components.config import STRICT
 from components.errors import AdapterError
@@ -41,7 +42,7 @@ class ParameterInfo:
 
 @dataclass(frozen=True, config=ConfigDict(extra="ignore", strict=True, allow_inf_nan=False))
 class TrainingFacts:
-    """What a training adds to the card. An adapter that was made without training has None in every field.
+    """What a training adds to the card. A field is None where it is not known.
 
     Attributes:
         seed: The seed of the training.
@@ -50,6 +51,7 @@ class TrainingFacts:
         training: The ``training`` block of params.yaml at that time.
         store: Fingerprint of the frame store.
         training_key: Hash of everything that decides the result.
+        backbone: The settings that loaded the backbone, also of an adapter without training.
     """
 
     seed: int | None = None
@@ -58,6 +60,7 @@ class TrainingFacts:
     training: dict[str, Any] | None = None
     store: str | None = None
     training_key: str | None = None
+    backbone: BackboneSettings | None = None
 
     @property
     def selected_on(self) -> str | None:

@@ -91,7 +91,8 @@ def load_adapter(folder: Path, backbone: Backbone) -> Method:
             where=folder,
             found=backbone.spec.to_dict(),
             expected=card.backbone.to_dict(),
-            cure="load the backbone that the adapter was trained on",
+            cure=f"train it on this backbone (`dvc repro`), or give the task the adapter's, {card.backbone.model}: "
+            f"tasks.{card.task}.backbone, or backbone where the task has none",
         )
     weights = folder / WEIGHTS
     _check_hash(weights, card)

@@ -12,7 +12,7 @@ from components.layout import Layout
 from components.params import Params
 from components.report import plots
 from components.report.gallery import make_queries
-from components.report.page import Content, TaskContent
+from components.report.page import Content, TaskContent, backbones_of
 from components.report.results import collect_results
 from components.search.card import read_gallery, read_index_card
 from components.tracking.record import read_registry_record
@@ -41,11 +41,9 @@ def collect(root: Path, params: Params) -> Content:
         results=results,
         missing=missing,
         curves={key: plots.read_curve(layout.adapter(*key) / CURVE) for key in done},
-        backbone=cards[done[0]].backbone,
-        # As the trainings counted them, 0 if no card has the number.
-        backbone_parameters=max(card.extra.parameters_total or 0 for card in cards.values()),
         temporal={method: card.temporal for (_, method, _), card in cards.items()},
         tasks={task: _task(layout, task, trained) for task, trained in adapters.items()},
+        backbones={task: backbones_of([card for key, card in cards.items() if key[0] == task]) for task in adapters},
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import jinja2
 
 from components import storage
+from components.adapters.card import AdapterCard
 from components.backbones.spec import BackboneSpec
 from components.report import plots, tables
 from components.report.gallery import PageQuery
@@ -45,19 +46,35 @@ class Content:
         results: One result per task, method and seed.
         missing: Names of the adapters that have not been evaluated.
         curves: Validation curves by task, method and seed.
-        backbone: The backbone of the adapters.
-        backbone_parameters: Scalars in the backbone, 0 if unknown.
         temporal: By method, whether the order of the frames can change its embedding.
         tasks: What is shown besides the tables, by task.
+        backbones: The backbones of a task's adapters, in words, by task.
     """
 
     results: list[AdapterResult]
     missing: list[str]
     curves: dict[tuple[str, str, int], plots.Curve]
-    backbone: BackboneSpec
-    backbone_parameters: int
     temporal: dict[str, bool]
     tasks: dict[str, TaskContent]
+    backbones: dict[str, list[str]]
+
+
+def backbones_of(cards: Sequence[AdapterCard]) -> list[str]:
+    """The different backbones of some adapters, such as ``ViT-B-32 at 224 pixels (151,277,313 parameters)``.
+
+    Backbones of one name and different weights have the start of their hash too.
+    """
+    # The number of parameters is as the trainings counted it, 0 if no card has it.
+    found: dict[BackboneSpec, int] = {}
+    for card in cards:
+        found[card.backbone] = max(found.get(card.backbone, 0), card.extra.parameters_total or 0)
+    models = [spec.model for spec in found]
+    return [
+        f"{spec.model} at {spec.image_size} pixels"
+        + (f" ({count:,} parameters)" if count else "")
+        + (f", weights {spec.weights_sha256[:8]}" if models.count(spec.model) > 1 else "")
+        for spec, count in found.items()
+    ]
 
 
 @dataclass(frozen=True)
@@ -71,6 +88,7 @@ class _Section:
     queries: Sequence[PageQuery]
     searched: str
     no_queries: str
+    backbones: list[str]
 
 
 def write(folder: Path, content: Content) -> None:
@@ -108,8 +126,7 @@ def render(content: Content, bars: str, curves: str) -> str:
         tasks=[_section(content, name) for name in tables.task_names(content.results)],
         count=len(content.results),
         missing=content.missing,
-        backbone=content.backbone,
-        backbone_parameters=content.backbone_parameters,
+        backbones=list(dict.fromkeys(text for texts in content.backbones.values() for text in texts)),
         orderless=[name for name in methods if not content.temporal[name]],
         ordered=[name for name in methods if content.temporal[name]],
         bars=bars,
@@ -127,6 +144,7 @@ def _section(content: Content, name: str) -> _Section:
         queries=task.queries,
         searched=task.searched,
         no_queries=task.no_queries,
+        backbones=content.backbones[name],
     )
 
 

@@ -36,6 +36,7 @@ class AdapterResult:
         backbone_share: These divided by the scalars of the backbone.
         artifact_bytes: Size of the adapter's files.
         training_seconds: Time in the training loop.
+        backbone: The backbone's name, "" in a file of an earlier release.
     """
 
     task: str
@@ -49,6 +50,7 @@ class AdapterResult:
     backbone_share: float
     artifact_bytes: int
     training_seconds: float
+    backbone: str = ""
 
 
 def collect_results(root: Path, wanted: Iterable[tuple[str, str, int]]) -> tuple[list[AdapterResult], list[str]]:
@@ -89,6 +91,7 @@ def _result(folder: Path, scorecards: Path) -> AdapterResult:
         backbone_share=adapter.share,
         artifact_bytes=sum((folder / name).stat().st_size for name in FILES),
         training_seconds=read_training(folder).seconds,
+        backbone=adapter.backbone.model,
     )
 
 

@@ -40,10 +40,19 @@ class Table:
 
 
 def tables_of(results: Sequence[AdapterResult], task: str) -> list[Table]:
-    """The tables of one task: the whole test split with sizes, then each part, reversals, and each re-scoring."""
+    """The tables of one task: the whole test split with sizes, then each part, reversals, and each re-scoring.
+
+    Args:
+        results: The results of all tasks. Titles name the backbone if these have several.
+        task: The task.
+    """
     selected = [result for result in results if result.task == task]
     parts = [_table(selected, task, part) for part in _common_parts(selected)]
-    return [*parts, *_binary_tables(selected, task), *_rescored_tables(selected, task)]
+    tables = [*parts, *_binary_tables(selected, task), *_rescored_tables(selected, task)]
+    if len({result.backbone for result in results}) < 2:
+        return tables
+    on = ", on " + " and ".join(dict.fromkeys(result.backbone for result in selected))
+    return [dataclasses.replace(table, title=table.title + on) for table in tables]
 
 
 def _common_parts(results: Sequence[AdapterResult]) -> list[str]:

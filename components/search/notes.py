@@ -56,8 +56,9 @@ def shapes_note(model: str, task: str) -> str | None:
         return None
     return (
         f"the backbone `{mini.NAME}` knows only the moving shapes of the embedded collections, so the order of other "
-        "videos means nothing: set backbone.model and backbone.pretrained to a real CLIP (ViT-B-32 and openai, for "
-        f"example), then run python pipelines/index.py --task {task}"
+        "videos means nothing: give the task a real CLIP in params.yaml, for example "
+        f"tasks.{task}.backbone: {{model: ViT-B-32, pretrained: openai}}, then run "
+        f"python pipelines/index.py --task {task}"
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from components import config
+from components.backbones.naming import errors_under
 from components.errors import RegistryError
 from components.layout import Layout
 from components.search.notes import files_of
@@ -88,15 +89,16 @@ class RankingModel(PythonModel):
         return root
 
     def _open(self, root: Path) -> Searcher:
-        searcher, reason = from_adapter(
-            self.adapter,
-            root,
-            self.config.task,
-            self.config.backbone,
-            split=self.config.split,
-            top=self.config.top,
-            batch_size=self.config.batch_size,
-        )
+        with errors_under("model_config of the version, backbone"):
+            searcher, reason = from_adapter(
+                self.adapter,
+                root,
+                self.config.task,
+                self.config.backbone,
+                split=self.config.split,
+                top=self.config.top,
+                batch_size=self.config.batch_size,
+            )
         if reason is not None:
             videos = len(searcher.index.rows)
             logger.warning("no index of this adapter (%s); embedded %d videos instead", reason, videos)

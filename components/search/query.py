@@ -11,7 +11,6 @@ Example::
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,8 +20,6 @@ import torch
 
 from components.adapters.card import read_card
 from components.adapters.file import load_adapter
-from components.backbones.clip import Backbone
-from components.backbones.load import load_backbone
 from components.backbones.settings import BackboneSettings
 from components.errors import DataError, ReelTuneError
 from components.frames.store import FrameStore
@@ -30,6 +27,7 @@ from components.layout import Layout
 from components.methods.base import Method
 from components.params import Params, load_params
 from components.search import index as indexes
+from components.search.backbones import adapter_backbone, shared_backbone
 from components.search.card import read_index_card
 from components.search.index import Index
 from components.search.notes import check_index, store_difference
@@ -100,7 +98,8 @@ class Searcher:
         Raises:
             ConfigError: params.yaml has no such task.
             DataError: The task has no index, or its frame store has changed since the index was made.
-            AdapterError: The index was made with another backbone.
+            BackboneError: The task's backbone cannot be loaded.
+            AdapterError: The index was made with another backbone, which cannot be loaded.
         """
         folder = Path(root).resolve()
         return cls.of(folder, load_params(Layout(folder).params), task)
@@ -109,7 +108,8 @@ class Searcher:
     def of(cls, root: Path, params: Params, task: str) -> Searcher:
         """Open the index of a task, with settings that are read already.
 
-        An index of an earlier champion is used, with a warning in the log.
+        An index of an earlier champion is used, with a warning in the log. So is one of another backbone than the
+        task's, if that backbone can still be loaded.
 
         Args:
             root: The project's folder, absolute.
@@ -119,30 +119,19 @@ class Searcher:
         Raises:
             ConfigError: params.yaml has no such task.
             DataError: The task has no index, or its frame store has changed since the index was made.
-            AdapterError: The index was made with another backbone.
+            BackboneError: The task's backbone cannot be loaded.
+            AdapterError: The index was made with another backbone, which cannot be loaded.
         """
         params.task(task)
         layout = Layout(root)
-        for note in check_index(read_index_card(layout.index(task)), layout, params.tracking):
+        folder = layout.index(task)
+        for note in check_index(read_index_card(folder), layout, params.tracking):
             logger.warning("%s", note)
-        return cls.from_folder(layout.index(task), root, params.backbone, params.search.top)
-
-    @classmethod
-    def from_folder(cls, folder: Path, root: Path, backbone: BackboneSettings, top: int) -> Searcher:
-        """Open an index folder.
-
-        Args:
-            folder: A folder that :func:`components.search.index.write` wrote.
-            root: The folder that relative paths of weights start from.
-            backbone: The backbone to load, or to share if it is loaded already.
-            top: The default number of hits.
-
-        Raises:
-            DataError: The folder has no index.
-            AdapterError: The index was made with another backbone.
-        """
         index = indexes.read(folder)
-        return cls(load_adapter(folder, shared_backbone(backbone, root)), index, top)
+        backbone, note = adapter_backbone(folder, params, task, root)
+        if note:
+            logger.warning("%s", note)
+        return cls(load_adapter(folder, backbone), index, params.search.top)
 
     @torch.inference_mode()
     def search(self, text: str, top: int | None = None) -> list[Hit]:
@@ -193,12 +182,6 @@ class Searcher:
 
     def _hits(self, best: Sequence[tuple[int, float]]) -> list[Hit]:
         return [Hit(rank=n, score=score, **self.index.rows[row]) for n, (row, score) in enumerate(best, 1)]
-
-
-@functools.lru_cache(maxsize=2)
-def shared_backbone(settings: BackboneSettings, root: Path) -> Backbone:
-    """The backbone of ``settings``, loaded once per process."""
-    return load_backbone(settings, root)
 
 
 def from_adapter(

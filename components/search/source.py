@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components import provenance
-from components.adapters.card import read_card
+from components.adapters.card import TrainingFacts, read_card
 from components.adapters.file import save_adapter
 from components.backbones.clip import Backbone
+from components.backbones.settings import BackboneSettings
 from components.errors import RegistryError
 from components.layout import Layout
 from components.methods.build import build
@@ -65,9 +66,12 @@ def read_source(folder: Path) -> Source:
     return Source(folder, card.sha256, card.label)
 
 
-def write_plain(layout: Layout, task: str, settings: TaskSettings, backbone: Backbone) -> Source:
-    """Writes an adapter without parameters: the plain backbone."""
+def write_plain(
+    layout: Layout, task: str, settings: TaskSettings, backbone: Backbone, loaded: BackboneSettings
+) -> Source:
+    """Writes an adapter without parameters: the plain backbone, which ``loaded`` loads."""
     folder = layout.plain_adapter(task)
     method = build("zero_shot", {}, backbone, frames=settings.frames, words=settings.words)
-    save_adapter(folder, method, task=task, provenance=provenance.collect(layout.root))
+    facts = TrainingFacts(backbone=loaded)
+    save_adapter(folder, method, task=task, provenance=provenance.collect(layout.root), extra=facts)
     return read_source(folder)

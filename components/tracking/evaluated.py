@@ -104,7 +104,7 @@ def copy_adapter(source: Path, target: Path) -> None:
 
 
 def tags_of(adapter: EvaluatedAdapter) -> dict[str, str]:
-    """The version's tags: task, method and seed, the number of parameters, and R@1 on every split."""
+    """The version's tags: task, method, seed and backbone, the number of parameters, and R@1 on every split."""
     size = adapter.scorecards["test"].parameters
     parameters = {} if size is None else {f"parameters.{key}": value for key, value in asdict(size).items()}
     scores = {
@@ -113,7 +113,8 @@ def tags_of(adapter: EvaluatedAdapter) -> dict[str, str]:
         for key, value in metrics_of(scorecard).items()
         if key.endswith("R@1")  # the registry's page lists every tag, and the artifacts include the whole scorecards
     }
-    plain = {"task": adapter.task, "method": adapter.method, "seed": adapter.seed, **parameters}
+    plain = {"task": adapter.task, "method": adapter.method, "seed": adapter.seed}
+    plain |= {"backbone": adapter.card.backbone.model, **parameters}
     return {**{key: str(value) for key, value in plain.items()}, "adapter_sha256": adapter.card.sha256, **scores}
 
 

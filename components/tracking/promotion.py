@@ -10,7 +10,8 @@ from components.errors import RegistryError
 from components.evaluation.card import WHOLE, ScorecardHead
 from components.tracking.flatten import flatten
 
-# What must be equal before two scorecards can be compared. The method, its size and its speed may differ.
+# What must be equal before two scorecards can be compared: what was asked, and of which videos. The model that answers
+# may differ: its method, its size, its speed and its backbone.
 COMPARED = (
     "task",
     "split",
@@ -23,7 +24,6 @@ COMPARED = (
     "frames",
     "words",
     "sampling",
-    "backbone",
     "store",
 )
 
@@ -67,10 +67,19 @@ def decide(challenger: ScorecardHead, champion: ScorecardHead | None, *, metric:
     if differing:
         return Decision(False, f"refused: not the champion's protocol ({'; '.join(differing)}); {CURE}", new, old)
     gain = old - new if _lower_is_better(metric) else new - old
-    text = f"{metric} is {new:.2f}, the champion's {old:.2f}, margin {margin:g}"
+    text = f"{metric} is {new:.2f}, the champion's {old:.2f}, margin {margin:g}{_backbones(challenger, champion)}"
     if gain > margin:
         return Decision(True, f"better by {gain:.2f}: {text}", new, old)
     return Decision(False, f"not better by more than the margin: {text}", new, old)
+
+
+def _backbones(challenger: ScorecardHead, champion: ScorecardHead) -> str:
+    """Says that the two are of different backbones. A card of release 0.1 has none."""
+    new, old = challenger.backbone, champion.backbone
+    if new is None or old is None or new == old:
+        return ""
+    names = f"{new.model}, the champion's {old.model}"
+    return f"; its backbone is {names}" + (" with other weights or settings" if new.model == old.model else "")
 
 
 def metric_of(card: ScorecardHead, metric: str) -> float:

@@ -242,7 +242,7 @@ class ModelRegistry:
     def _ensure_model(self) -> None:
         try:
             self.client.create_registered_model(
-                self.task, description=f"Adapters of one frozen CLIP for text-to-video retrieval on {self.task}."
+                self.task, description=f"Adapters of a frozen CLIP for text-to-video retrieval on {self.task}."
             )
         except StoreError as error:
             if error.code != "RESOURCE_ALREADY_EXISTS":

@@ -9,7 +9,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from components.adapters.file import save_adapter
 from components.adapters.record import ParameterCount
 from components.backbones.clip import Backbone, parameter_total
 from components.backbones.load import load_backbone
+from components.backbones.naming import errors_under
 from components.backbones.settings import BackboneSettings
 from components.cluster import RaySettings
 from components.errors import ConfigError
@@ -67,10 +68,6 @@ class Blocks(Protocol):
     """The blocks of params.yaml that a training reads."""
 
     @property
-    def backbone(self) -> BackboneSettings:
-        """Which CLIP."""
-
-    @property
     def training(self) -> TrainingSettings:
         """What decides the result."""
 
@@ -87,6 +84,12 @@ class Blocks(Protocol):
 
     def method(self, name: str) -> Mapping[str, Any]:
         """An entry of ``methods``."""
+
+    def backbone_of(self, task: str) -> BackboneSettings:
+        """Which CLIP."""
+
+    def backbone_key(self, task: str) -> str:
+        """The block of params.yaml that says which."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ class Job:
         training: What decides the result.
         execution: What does not decide it.
         ray: The local cluster.
+        backbone_key: The block of params.yaml that ``backbone`` comes from.
     """
 
     root: Path
@@ -117,6 +121,7 @@ class Job:
     training: TrainingSettings
     execution: ExecutionSettings
     ray: RaySettings
+    backbone_key: str = "backbone"
 
     @classmethod
     def of(cls, root: Path, params: Blocks, task: str, method: str, seed: int) -> Job:
@@ -131,11 +136,12 @@ class Job:
             method=method,
             seed=seed,
             collection=params.task(task),
-            backbone=params.backbone,
+            backbone=params.backbone_of(task),
             raw=params.method(method),
             training=params.training,
             execution=params.execution,
             ray=params.ray,
+            backbone_key=params.backbone_key(task),
         )
 
     @property
@@ -159,7 +165,11 @@ class Job:
             ConfigError: The method is unknown, or its settings do not fit.
             BackboneError: There is no such backbone, or its weights are missing.
         """
-        return self._build(load_backbone(self.backbone, self.root))
+        return self._build(self._load_backbone())
+
+    def _load_backbone(self) -> Backbone:
+        with errors_under(self.backbone_key):
+            return load_backbone(self.backbone, self.root)
 
     def _build(self, backbone: Backbone) -> Method:
         torch.manual_seed(self.seed)
@@ -196,7 +206,7 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """The settings that this training depends on."""
         return {
-            "task": asdict(self.collection),
+            "task": {field.name: getattr(self.collection, field.name) for field in fields(TaskSettings)},
             "backbone": asdict(self.backbone),
             "method": dict(self.raw),
             "training": asdict(self.training),
@@ -213,7 +223,7 @@ class Job:
                 store, it was made with other frames or has too few training videos, or the workers do not divide the
                 micro-batches.
         """
-        backbone = load_backbone(self.backbone, self.root)
+        backbone = self._load_backbone()
         self._check_memory(backbone)
         method, store = self._build(backbone), self.store()
         self._check_frames(store)
@@ -304,6 +314,7 @@ def run(
             training={**asdict(settings), **(asdict(result.passes) if result.passes else {})},
             store=plan.store,
             training_key=plan.key,
+            backbone=job.backbone,
         )
         with tempfile.TemporaryDirectory() as aside:
             save_adapter(Path(aside), method, task=job.task, provenance=plan.provenance, label=job.method, extra=extra)

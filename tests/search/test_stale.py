@@ -124,7 +124,7 @@ def test_the_mini_backbone_says_what_it_knows(root: Path, caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING):
         Searcher.open(root, TASK)
     assert "knows only the moving shapes" in caplog.text
-    assert "backbone.model" in caplog.text
+    assert "tasks.tiny.backbone: {model: ViT-B-32, pretrained: openai}" in caplog.text
     assert shapes_note("mini", "shapes-clips") is None
     assert shapes_note("ViT-B-32", "mine") is None
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from tiny_backbone import make_backbone
 
 from components.errors import RegistryError
 from components.evaluation.card import Parameters, ScorecardHead
@@ -91,6 +92,22 @@ def test_another_protocol_is_refused_by_name(changes: dict[str, Any], field: str
 def test_who_was_evaluated_may_differ() -> None:
     challenger = card(50, method="other", seed=3, parameters=Parameters(trainable=5), seconds={"videos": 1.0})
     assert decide(challenger, card(40), metric="t2v_R@1", margin=1).promote
+
+
+def test_backbones_are_compared_and_the_reason_names_them() -> None:
+    spec = make_backbone().spec
+    big = dataclasses.replace(spec, model="big")
+    won = decide(card(50, backbone=big), card(40, backbone=spec), metric="t2v_R@1", margin=1)
+    assert won.promote
+    assert won.reason.endswith("margin 1; its backbone is big, the champion's tiny")
+    tuned = dataclasses.replace(spec, weights_sha256="0" * 64)
+    lost = decide(card(40, backbone=tuned), card(40, backbone=spec), metric="t2v_R@1", margin=1)
+    assert not lost.promote
+    assert lost.reason.endswith("its backbone is tiny, the champion's tiny with other weights or settings")
+    same = decide(card(50, backbone=spec), card(40, backbone=spec), metric="t2v_R@1", margin=1)
+    assert "backbone" not in same.reason
+    # Cards of release 0.1 have no backbone.
+    assert decide(card(50, backbone=spec), card(40), metric="t2v_R@1", margin=1).promote
 
 
 def test_unknown_and_non_finite_metrics_are_errors() -> None:
