@@ -178,6 +178,7 @@ def describe(backbone: Backbone, visual: Any, model: str, preprocess: dict[str, 
         std=(float(std[0]), float(std[1]), float(std[2])),
         interpolation=preprocess.get("interpolation") or "bicubic",
         weights_sha256=weights_sha256(backbone),
+        tokenizer_sha256=getattr(backbone.tokenizer, "sha256", None),
     )
 
 

@@ -28,6 +28,8 @@ class BackboneSpec:
         interpolation: Filter that resizes the short side to ``image_size``.
         weights_sha256: Hash of all weights. It does not depend on the file format
             (:func:`components.backbones.weights.weights_sha256`).
+        tokenizer_sha256: Hash of the tokenizer's file
+            (:class:`components.backbones.tokenizers.FileTokenizer`). None for CLIP's byte pairs, which need no file.
     """
 
     model: str
@@ -47,6 +49,7 @@ class BackboneSpec:
     std: tuple[float, float, float]
     interpolation: str
     weights_sha256: str
+    tokenizer_sha256: str | None = None
 
     @property
     def patches(self) -> int:
@@ -54,8 +57,9 @@ class BackboneSpec:
         return (self.image_size // self.patch_size) ** 2
 
     def to_dict(self) -> dict[str, Any]:
-        """A mapping with a key per field, as JSON holds it."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """A mapping with a key per field, as JSON holds it. A field that is None has no key, as in older cards."""
+        pairs = ((key, value) for key, value in asdict(self).items() if value is not None)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in pairs}
 
     def differences(self, other: BackboneSpec) -> list[str]:
         """The fields in which two specs differ."""

@@ -187,7 +187,7 @@ class ScorecardHead(Identity):
 
     def to_json(self) -> str:
         """The text of ``<split>.json``, which has ``rescored`` only if there is something in it."""
-        tree = asdict(self)
+        tree = {**asdict(self), "backbone": self.backbone and self.backbone.to_dict()}
         if not self.rescored:
             del tree["rescored"]
         return json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
