@@ -118,8 +118,8 @@ class Repository:
             return BackboneError(
                 f"{name} is not in the cache, and the hub does not answer ({kind})",
                 where=where,
-                cure=f"on a machine with a network run `python pipelines/weights.py MODEL {self} --to weights/`, copy the "
-                "folder here and name it in backbone.pretrained",
+                cure=f"on a machine with a network run `python pipelines/weights.py MODEL {self} --to weights/`, "
+                "copy the folder here and name it in backbone.pretrained",
             )
         return BackboneError(
             f"{name} cannot be fetched",

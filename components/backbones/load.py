@@ -23,7 +23,7 @@ from components.backbones.clip import Backbone, Tokenizer, unsupported
 from components.backbones.hub import PREFIX, Repository
 from components.backbones.settings import BackboneSettings
 from components.backbones.sources import OPEN_CLIP_CONFIG, Source, find_source, find_tokenizer
-from components.backbones.tokenizers import load_tokenizer
+from components.backbones.tokenizers import load_tokenizer, odd_options
 from components.backbones.transformers_layout import check_towers
 from components.backbones.weights import load_weights
 from components.errors import BackboneError
@@ -47,16 +47,16 @@ def load_backbone(settings: BackboneSettings, root: Path) -> Backbone:
             or do not fit, or a setting contradicts the weights.
     """
     raw, make_tokenizer = model_config(settings.model, root)
+    _check_memory(settings.model, raw)  # refuses other towers too, before anything is fetched
     source = find_source(settings, raw, root)
     if source.model is not None:
         _check_same_model(settings, raw, source)
-    _check_memory(settings.model, raw)
+    tokenizer = _tokenizer(settings, raw, source, make_tokenizer, root)
     state, source = source.state()
     clip = create(settings.model, raw, activation(settings, raw, source))
     if source.transformers is not None:
         check_towers(clip, source.transformers, source.config or source.weights)
     load_weights(clip, state, source.weights)
-    tokenizer = _tokenizer(settings, raw, source, make_tokenizer, root)
     return Backbone(clip, _short_name(settings.model), tokenizer, source.preprocess)
 
 
@@ -225,6 +225,7 @@ def create(model: str, raw: dict[str, Any], quick_gelu: bool = False) -> open_cl
         f"its vision tower is timm's {vision.get('timm_model_name')}": vision.get("timm_model_name"),
         "its vision tower is a ResNet": isinstance(vision.get("layers"), list | tuple),
         f"its text tower is Hugging Face's {text.get('hf_model_name')}": text.get("hf_model_name"),
+        f"its tokenizer has the options {odd_options(text)}": odd_options(text),
         "it is a captioning model (CoCa)": "multimodal_cfg" in raw,
     }
     for reason, holds in reasons.items():

@@ -159,6 +159,8 @@ def in_files(files: Files, where: str, weights: Path | None = None) -> Source:
     if isinstance(files, Repository):
         files = files.at(config)
     tree = _read_object(config)
+    if ours and not isinstance(tree.get("model_cfg"), dict):
+        raise BackboneError("not a config of open_clip", where=config, expected="an object with model_cfg")
     names = OPEN_CLIP_WEIGHTS if ours else TRANSFORMERS_WEIGHTS
     weights = weights or next((path for name in names if (path := files.get(name))), None)
     if weights is None:
@@ -167,9 +169,7 @@ def in_files(files: Files, where: str, weights: Path | None = None) -> Source:
         _gather(files, weights)
     known: dict[str, Any] = {"weights": weights, "config": config, "files": files, "tokenizer": config.parent}
     if ours:
-        model = tree.get("model_cfg")
-        if not isinstance(model, dict):
-            raise BackboneError("not a config of open_clip", where=config, expected="an object with model_cfg")
+        model = tree["model_cfg"]
         says = bool(model.get("quick_gelu", False))
         return Source(**known, model=model, quick_gelu=says, preprocess=tree.get("preprocess_cfg") or {})
     parsed = parse_config(tree, config)

@@ -124,15 +124,11 @@ def load_tokenizer(raw: dict[str, Any], where_to_look: Path | None) -> Any:
         BackboneError: The tokenizer's file is missing or damaged, or it is of a kind that is not supported.
     """
     text = raw.get("text_cfg", {})
-    options = dict(text.get("tokenizer_kwargs") or {})
-    clean = options.pop("clean", None)
-    if options or text.get("tokenizer_mode"):
+    if options := odd_options(text):
         raise BackboneError(
-            "unsupported tokenizer",
-            where="text_cfg of backbone.model",
-            found={**options, **({"tokenizer_mode": text["tokenizer_mode"]} if text.get("tokenizer_mode") else {})},
-            expected="no option but `clean`",
+            "unsupported tokenizer", where="text_cfg of backbone.model", found=options, expected="no option but `clean`"
         )
+    clean = (text.get("tokenizer_kwargs") or {}).get("clean")
     repository = text.get("hf_tokenizer_name")
     if not repository:
         return open_clip.SimpleTokenizer(context_length=text.get("context_length", 77), clean=clean or "lower")
@@ -147,6 +143,13 @@ def load_tokenizer(raw: dict[str, Any], where_to_look: Path | None) -> Any:
         )
     known = [padding for name, padding in _PADDING.items() if name in repository.lower()]
     return FileTokenizer(path, clean or "whitespace", known[-1] if known else None)
+
+
+def odd_options(text: dict[str, Any]) -> dict[str, Any]:
+    """The tokenizer's options in a model's ``text_cfg`` that change tokens in a way that is not known here."""
+    found = {name: value for name, value in (text.get("tokenizer_kwargs") or {}).items() if name != "clean"}
+    mode = text.get("tokenizer_mode")
+    return {**found, "tokenizer_mode": mode} if mode else found
 
 
 def tokenizer_file(place: Path | None) -> Path | None:

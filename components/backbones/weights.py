@@ -120,8 +120,9 @@ def _check_numbers(state: dict[str, Tensor], where: Path) -> None:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint: .safetensors, a pickled state dict (weights only), a TorchScript archive, or the index
-    of a checkpoint in several files (.index.json). No code of the file runs.
+    """The tensors of a checkpoint. No code of the file runs.
+
+    It is a .safetensors, a pickled state dict, a TorchScript archive, or the index (.index.json) of several files.
 
     Tensors of .safetensors and of newer pickles stay in the file until they are used.
 
