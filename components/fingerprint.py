@@ -57,6 +57,7 @@ REGISTRIES = ("components.methods", "components.benchmarks", "components.ingest.
 # These report progress, or know where files are kept. No result depends on them.
 PASSIVE = (
     "components.addresses",
+    "components.backbones.hub",
     "components.cli",
     "components.cluster",
     "components.errors",
