@@ -63,6 +63,7 @@ REGISTRIES = (
 # These report progress, or know where files are kept. No result depends on them.
 PASSIVE = (
     "components.addresses",
+    "components.backbones.hub",
     "components.backbones.naming",
     "components.cli",
     "components.cluster",

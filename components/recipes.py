@@ -68,7 +68,7 @@ def merge(tree: dict[str, Any], recipe: dict[str, dict[str, Any]], where: object
         for key, value in settings.items():
             old = tree[block].get(key)
             if old != value:
-                changed.append(f"{block}.{key}: {_shown(old)} -> {_shown(value)}")
+                changed.append(f"{block}.{key}: {_shown(old)} -> {'null' if value is None else _shown(value)}")
                 tree[block][key] = value
     return changed
 

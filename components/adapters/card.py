@@ -110,7 +110,7 @@ class AdapterCard:
 
     def to_dict(self) -> dict[str, Any]:
         """The mapping that adapter.json holds, with lists for tuples."""
-        tree = asdict(self)
+        tree = {**asdict(self), "backbone": self.backbone.to_dict()}
         tree["extra"] = {name: value for name, value in tree["extra"].items() if value is not None}
         return dict(json.loads(json.dumps(tree)))
 

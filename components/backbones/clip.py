@@ -203,5 +203,5 @@ def describe(backbone: Backbone, model: str, preprocess: dict[str, Any], family:
         resize=resize,
         text_readout=text.readout,
         causal_text=text.layers.causal,
-        tokenizer_sha256=getattr(backbone.tokenizer, "sha256", ""),
+        tokenizer_sha256=getattr(backbone.tokenizer, "sha256", None),
     )

@@ -33,7 +33,8 @@ class BackboneSpec:
         resize: ``shortest`` crops the centre of a frame, ``squash`` does not keep the ratio of its sides.
         text_readout: The token of a text that is read out.
         causal_text: Whether a token of a text sees only those before it.
-        tokenizer_sha256: Hash of the tokenizer's file; empty for CLIP's vocabulary.
+        tokenizer_sha256: Hash of the tokenizer's file
+            (:class:`components.backbones.tokenizers.FileTokenizer`). None for CLIP's byte pairs, which need no file.
     """
 
     model: str
@@ -58,7 +59,7 @@ class BackboneSpec:
     resize: str = "shortest"
     text_readout: str = "argmax"
     causal_text: bool = True
-    tokenizer_sha256: str = ""
+    tokenizer_sha256: str | None = None
 
     @property
     def patches(self) -> int:

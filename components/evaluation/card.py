@@ -215,6 +215,7 @@ class ScorecardHead(Identity):
     def to_json(self) -> str:
         """The text of ``<split>.json``."""
         tree = {name: value for name, value in asdict(self).items() if value or name not in SPARSE}
+        tree["backbone"] = self.backbone and self.backbone.to_dict()
         return json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
 
 
