@@ -44,7 +44,10 @@ with av.open(sys.argv[1]) as reads, av.open("pipe:1", "w", format=sys.argv[2]) a
 """
 
 
-@pytest.mark.parametrize(("codec", "ending"), [("libx264", "mkv"), ("libvpx-vp9", "webm"), ("mpeg4", "avi")])
+@pytest.mark.parametrize(
+    ("codec", "ending"),
+    [("libx264", "mkv"), ("libvpx-vp9", "webm"), ("mpeg4", "avi"), ("wmv2", "wmv"), ("flv1", "flv")],
+)
 def test_a_file_that_is_cut_off_is_compared_with_its_header(
     auto: DecodeProcess, tmp_path: Path, codec: str, ending: str
 ) -> None:
@@ -62,10 +65,25 @@ def test_a_file_that_is_cut_off_is_compared_with_its_header(
     assert auto.decode(str(tmp_path / f"more.{ending}"), None, None).reason is None
 
 
-@pytest.mark.parametrize("ending", ["mkv", "avi"])
+@pytest.mark.parametrize("moof", ["frag_keyframe+empty_moov", "dash", "frag_keyframe+empty_moov+default_base_moof"])
+def test_a_fragment_that_is_cut_off_is_truncated(auto: DecodeProcess, tmp_path: Path, moof: str) -> None:
+    """Fragmented MP4 has no index of the whole. Its last box says where it ends."""
+    whole = write_counted(tmp_path / "whole.mp4", options={"g": "25"}, muxer={"movflags": moof})
+    content = whole.read_bytes()
+    assert auto.decode(str(whole), None, None).reason is None
+    end = content.rindex(b"moof") - 4
+    middle = content.rindex(b"moof", 0, end) - 4
+    # In the middle of a fragment, at its end, and a few bytes before the end of the last one.
+    for length, reason in ((middle + (end - middle) // 4, "truncated"), (end, None), (len(content) - 9, None)):
+        (tmp_path / "cut.mp4").write_bytes(content[:length])
+        assert auto.decode(str(tmp_path / "cut.mp4"), None, None).reason == reason
+
+
+@pytest.mark.parametrize("ending", ["mkv", "avi", "asf", "flv", "mpegts", "mpeg"])
 def test_a_recording_that_states_no_length_is_taken_as_it_is(auto: DecodeProcess, tmp_path: Path, ending: str) -> None:
-    """A program that writes into a pipe, or is killed, never fills in the length."""
-    source = write_counted(tmp_path / "source.mp4", codec="mpeg4", options={"b": "2M"})
+    """A program that writes into a pipe, or is killed, never fills in the length. Some containers have no place for it."""
+    codec = {"flv": "flv1", "mpegts": "mpeg2video", "mpeg": "mpeg2video"}.get(ending, "mpeg4")
+    source = write_counted(tmp_path / f"source.{'flv' if ending == 'flv' else 'mkv'}", codec=codec, options={"b": "2M"})
     command = [sys.executable, "-c", TO_A_PIPE, str(source), {"mkv": "matroska"}.get(ending, ending)]
     content = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
     (tmp_path / f"cut.{ending}").write_bytes(content[: len(content) * 7 // 10])
