@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
-from types import FrameType
 from typing import Any
 
 from pydantic.dataclasses import dataclass
@@ -18,6 +16,7 @@ from components.addresses import VARIABLE, cluster_address
 from components.config import STRICT, Count
 from components.errors import ReelTuneError
 from components.samecode import import_root, refused
+from components.sigterm import Sigterm
 
 logger = logging.getLogger(__name__)
 
@@ -84,45 +83,24 @@ def ray_session(settings: RaySettings, *, log_to_driver: bool = True) -> Iterato
     }
     import ray
 
-    # Ray replaces the handler of SIGTERM by one that aborts the process.
-    handler = signal.getsignal(signal.SIGTERM)
-    # Ray puts the current folder first on the workers' import path. It may hold data, or another checkout.
-    with contextlib.chdir(import_root()):
-        if address:
-            _connect(address, options)
-        else:
-            _start_local(settings, options)
-    stopped = _keep_handler(handler)
+    sigterm = Sigterm()
     try:
+        # Ray puts the current folder first on the workers' import path. It may hold data, or another checkout.
+        with sigterm.kept(), contextlib.chdir(import_root()):
+            if address:
+                _connect(address, options)
+            else:
+                _start_local(settings, options)
         with _said_what_is_waited_for():
             yield
     except BaseException as error:
-        if stopped:
-            raise stopped[0] from None
+        if sigterm.stopped is not None:
+            raise sigterm.stopped from None
         if (refusal := refused(error)) is not None:
             raise refusal from None
         raise
     finally:
         ray.shutdown()
-
-
-def _keep_handler(handler: Any) -> list[BaseException]:
-    """Sets the handler of SIGTERM again. Returns a list that will hold what the handler raises.
-
-    Where Ray waits, it raises something else in its place, with another exit code.
-    """
-    stopped: list[BaseException] = []
-
-    def remembering(number: int, frame: FrameType | None) -> None:
-        try:
-            handler(number, frame)
-        except BaseException as stop:
-            stopped.append(stop)
-            raise
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, remembering if callable(handler) else signal.SIG_DFL)
-    return stopped
 
 
 def _connect(address: str, options: dict[str, Any]) -> None:
@@ -157,7 +135,8 @@ def _start_local(settings: RaySettings, options: dict[str, Any]) -> None:
     ray.shutdown()
     os.environ[START_LIMIT] = str(SECOND_TRY_SECONDS)
     try:
-        ray.init(address="local", include_dashboard=False, **options)
+        with _patient():
+            ray.init(address="local", include_dashboard=False, **options)
     except Exception as error:
         raise ReelTuneError(
             "Ray did not start in two tries",
@@ -165,6 +144,30 @@ def _start_local(settings: RaySettings, options: dict[str, Any]) -> None:
             found=_first_line(error),
             cure="the machine may be too busy, or out of memory or disk. Try again later",
         ) from error
+
+
+@contextlib.contextmanager
+def _patient() -> Iterator[None]:
+    """Waits longer than Ray's 30 seconds until the node's own process has registered. No setting of Ray does this."""
+    from ray._private import services
+
+    ask = services.get_node
+
+    def wait(*arguments: Any) -> Any:
+        end = time.monotonic() + SECOND_TRY_SECONDS
+        while True:
+            try:
+                return ask(*arguments)
+            except RuntimeError:
+                if time.monotonic() >= end:
+                    raise
+            time.sleep(LOOK_SECONDS / 5)
+
+    services.get_node = wait
+    try:
+        yield
+    finally:
+        services.get_node = ask
 
 
 def _shorten_temporary_folder() -> None:

@@ -81,7 +81,7 @@ def test_a_fragment_that_is_cut_off_is_truncated(auto: DecodeProcess, tmp_path: 
 
 @pytest.mark.parametrize("ending", ["mkv", "avi", "asf", "flv", "mpegts", "mpeg"])
 def test_a_recording_that_states_no_length_is_taken_as_it_is(auto: DecodeProcess, tmp_path: Path, ending: str) -> None:
-    """A program that writes into a pipe, or is killed, never fills in the length. Some containers have no place for it."""
+    """A program that writes into a pipe, or is killed, fills in no length. Some containers have no place for it."""
     codec = {"flv": "flv1", "mpegts": "mpeg2video", "mpeg": "mpeg2video"}.get(ending, "mpeg4")
     source = write_counted(tmp_path / f"source.{'flv' if ending == 'flv' else 'mkv'}", codec=codec, options={"b": "2M"})
     command = [sys.executable, "-c", TO_A_PIPE, str(source), {"mkv": "matroska"}.get(ending, ending)]
