@@ -234,10 +234,13 @@ def _wanted() -> str | None:
         return ""
     bundles = [bundle for group in groups if group["state"] != "REMOVED" for bundle in group["bundles"].values()]
     wanted = {name: sum(bundle.get(name, 0) for bundle in bundles) for name in ("CPU", "GPU")}
-    free, total = ray.available_resources(), ray.cluster_resources()
-    each = [
-        f"{amount:g} {name}s (the cluster has {total.get(name, 0):g}, of which {free.get(name, 0):g} are free)"
-        for name, amount in wanted.items()
-        if amount
-    ]
+    each = [f"{amount:g} {name}s ({room(name)})" for name, amount in wanted.items() if amount]
     return f"{len(bundles)} process(es) need {' and '.join(each)}"
+
+
+def room(resource: str) -> str:
+    """How much of a resource the connected cluster has, and how much of it is free."""
+    import ray
+
+    total, free = ray.cluster_resources().get(resource, 0), ray.available_resources().get(resource, 0)
+    return f"the cluster has {total:g}, of which {free:g} are free"
