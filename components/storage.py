@@ -165,7 +165,7 @@ def read_text(location: Location) -> str:
 
 
 def _encoding(content: bytes) -> str:
-    """What a file that is not UTF-8 most likely is: by its byte order mark or its zeros, or else what Windows writes."""
+    """What a file that is not UTF-8 most likely is: by its byte order mark or its zeros, or what Windows writes."""
     if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "UTF-32"
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

@@ -15,13 +15,15 @@ from video_files import small_params, write_collection
 
 from components.benchmarks.reader import read_manifest
 from components.errors import DataError
+from components.frames.store import FrameStore
 from components.ingest import events, run
 from components.ingest.decoders import DECODERS
 from components.ingest.isolation import DecodeProcess, Outcome, Recipe
 from components.ingest.progress import status
+from components.ingest.publish import publish, write_store
 from components.ingest.records import Shard
 from components.ingest.run import read_settings
-from components.ingest.shards import make_shard, plan_shards
+from components.ingest.shards import flat_ledger, make_shard, plan_shards
 from components.ingest.state import WorkingState
 from components.manifest import Video
 
@@ -239,3 +241,40 @@ def test_a_source_that_changes_after_its_shard_is_not_an_error(state: WorkingSta
             stream.write(b"more")
         assert run._expect(state, shards[0]).ledger[0].reason == ""
         assert state.done(shards[0]) is None  # and the next run reads it again
+
+
+def test_a_shard_that_decays_is_cured_as_its_error_says(state: WorkingState, tmp_path: Path) -> None:
+    """A bit that a disk flips changes neither length nor time of the file, which the working state shares."""
+    params = small_params(tmp_path)
+    settings = read_settings(params.task("small"), params.frames)
+    manifest = read_manifest("small", params.task("small"), tmp_path)
+    target = tmp_path / "outputs" / "frames" / "small"
+
+    def ingest(process: DecodeProcess) -> None:
+        shards = plan_shards(manifest, settings.shard_videos)
+        for shard in shards:
+            if state.done(shard) is None:
+                state.finish(make_shard(shard, tmp_path, state.store, settings, process))
+        records = [done for shard in shards if (done := state.done(shard)) is not None]
+        write_store(state.store, manifest, settings, records, flat_ledger(records, manifest))
+        publish(state.store, target, None)
+
+    with state.locked(), settings.process() as process:
+        ingest(process)
+        names = FrameStore(target).ids("train")
+        whole = list(FrameStore(target).read(names))
+        file = target / "shard-00000.parquet"
+        before = file.stat()
+        with file.open("r+b") as stream:
+            stream.seek(before.st_size // 2)
+            byte = stream.read(1)
+            stream.seek(before.st_size // 2)
+            stream.write(bytes([byte[0] ^ 1]))
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        ingest(process)
+        with pytest.raises(DataError, match="delete this file, and run .* again with --overwrite"):
+            list(FrameStore(target).read(names))
+        file.unlink()
+        state.reset()  # what --overwrite does
+        ingest(process)
+        assert list(FrameStore(target).read(names)) == whole
