@@ -272,7 +272,7 @@ def test_a_shard_that_decays_is_cured_as_its_error_says(state: WorkingState, tmp
             stream.write(bytes([byte[0] ^ 1]))
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
         ingest(process)
-        with pytest.raises(DataError, match="delete this file, and run .* again with --overwrite"):
+        with pytest.raises(DataError, match=r"delete this file, and run .* again with --overwrite"):
             list(FrameStore(target).read(names))
         file.unlink()
         state.reset()  # what --overwrite does
