@@ -120,13 +120,15 @@ def _answering(location: Location) -> Iterator[None]:
 
 
 def read_bytes(location: Location) -> bytes:
-    """Reads a file.
+    """Reads a file. On a disk, only a regular one is opened: a pipe would never answer, and a device never end.
 
     Raises:
         MissingFileError: The file does not exist.
         DataError: The file cannot be read.
     """
     files, path = filesystem(location)
+    if isinstance(files, fs.LocalFileSystem) and os.path.exists(path) and not os.path.isfile(path):
+        raise DataError("not a regular file", where=location, expected="a file")
     try:
         with files.open_input_stream(path) as stream:
             return bytes(stream.read())
