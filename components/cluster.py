@@ -36,6 +36,10 @@ QUIET = {
 START_LIMIT = "RAY_gcs_server_port_wait_time_s"
 SECOND_TRY_SECONDS = 180
 
+# How long Ray's node waits for its helper processes. It ends itself after 15 seconds otherwise, which makes a second
+# try on a busy machine as hopeless as the first.
+HELPERS = {"RAY_raylet_start_wait_time_s": "180", "RAY_agent_register_timeout_ms": "180000"}
+
 # A socket's path has at most 107 bytes. Ray's folder and file names take the rest.
 TEMPORARY_BYTES = 107 - len("/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store")
 
@@ -125,6 +129,8 @@ def _start_local(settings: RaySettings, options: dict[str, Any]) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     # The workers do the actual work. Ray would start them at almost the lowest priority.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    for name, value in HELPERS.items():
+        os.environ.setdefault(name, value)
     _shorten_temporary_folder()
     options |= {"num_cpus": settings.num_cpus, "object_store_memory": settings.object_store_mib * 2**20}
     try:
