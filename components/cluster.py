@@ -32,13 +32,13 @@ QUIET = {
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
 }
 
-# How long a local cluster may take for its first sign of life in the second try. Ray's own limit is 30 seconds.
+# How long a local cluster may take for its first sign of life after the first try. Ray's own limit is 30 seconds.
 START_LIMIT = "RAY_gcs_server_port_wait_time_s"
-SECOND_TRY_SECONDS = 180
+START_SECONDS = 180
 
-# How long Ray's node waits for its helper processes. It ends itself after 15 seconds otherwise, which makes a second
-# try on a busy machine as hopeless as the first.
-HELPERS = {"RAY_raylet_start_wait_time_s": "180", "RAY_agent_register_timeout_ms": "180000"}
+# Ray's node ends itself if one of its helper processes takes 15 seconds to start, and no setting changes that. The next
+# try finds the helpers' files in memory.
+TRIES = 4
 
 # A socket's path has at most 107 bytes. Ray's folder and file names take the rest.
 TEMPORARY_BYTES = 107 - len("/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store")
@@ -129,51 +129,23 @@ def _start_local(settings: RaySettings, options: dict[str, Any]) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     # The workers do the actual work. Ray would start them at almost the lowest priority.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    for name, value in HELPERS.items():
-        os.environ.setdefault(name, value)
     _shorten_temporary_folder()
     options |= {"num_cpus": settings.num_cpus, "object_store_memory": settings.object_store_mib * 2**20}
-    try:
-        ray.init(address="local", include_dashboard=False, **options)
-        return
-    except Exception as error:  # Ray raises many kinds
-        logger.warning("Ray did not start (%s): trying again with more time", _first_line(error))
-    ray.shutdown()
-    os.environ[START_LIMIT] = str(SECOND_TRY_SECONDS)
-    try:
-        with _patient():
+    for left in reversed(range(TRIES)):
+        try:
             ray.init(address="local", include_dashboard=False, **options)
-    except Exception as error:
-        raise ReelTuneError(
-            "Ray did not start in two tries",
-            where="local cluster",
-            found=_first_line(error),
-            cure="the machine may be too busy, or out of memory or disk. Try again later",
-        ) from error
-
-
-@contextlib.contextmanager
-def _patient() -> Iterator[None]:
-    """Waits longer than Ray's 30 seconds until the node's own process has registered. No setting of Ray does this."""
-    from ray._private import services
-
-    ask = services.get_node
-
-    def wait(*arguments: Any) -> Any:
-        end = time.monotonic() + SECOND_TRY_SECONDS
-        while True:
-            try:
-                return ask(*arguments)
-            except RuntimeError:
-                if time.monotonic() >= end:
-                    raise
-            time.sleep(LOOK_SECONDS / 5)
-
-    services.get_node = wait
-    try:
-        yield
-    finally:
-        services.get_node = ask
+            return
+        except Exception as error:  # Ray raises many kinds
+            if not left:
+                raise ReelTuneError(
+                    f"Ray did not start in {TRIES} tries",
+                    where="local cluster",
+                    found=_first_line(error),
+                    cure="the machine may be too busy, or out of memory or disk. Try again later",
+                ) from error
+            logger.warning("Ray did not start (%s): trying again with more time", _first_line(error))
+        ray.shutdown()
+        os.environ[START_LIMIT] = str(START_SECONDS)
 
 
 def _shorten_temporary_folder() -> None:

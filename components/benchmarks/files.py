@@ -42,7 +42,8 @@ def read_csv(where: str, columns: Sequence[str], optional: Sequence[str] = ()) -
     """
     # The parser gets the whole text, since a quoted caption may contain a line end.
     reader = csv.reader(io.StringIO(storage.read_text(where), newline=""), strict=True)
-    rows, long = [], []
+    rows: list[tuple[int, dict[str, str]]] = []
+    long: list[tuple[int, int]] = []
     try:
         header = [name.strip() for name in next((row for row in reader if row), [])]
         _check_header(where, header, columns, optional)
