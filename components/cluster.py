@@ -16,7 +16,7 @@ from components.addresses import VARIABLE, cluster_address
 from components.config import STRICT, Count
 from components.errors import ReelTuneError
 from components.samecode import import_root, refused
-from components.sigterm import Sigterm
+from components.sigterm import NO_HANDLER, Sigterm
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def ray_session(settings: RaySettings, *, log_to_driver: bool = True) -> Iterato
     """
     address = os.environ.get(VARIABLE)
     here = not address or address.startswith(("127.", "localhost:"))
-    for key, value in {**QUIET, **(LOOPBACK if here else {})}.items():
+    for key, value in {**QUIET, **NO_HANDLER, **(LOOPBACK if here else {})}.items():
         os.environ.setdefault(key, value)
     address = cluster_address()
     path = os.pathsep.join([str(import_root()), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)

@@ -9,8 +9,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-# Ray's handler in C++ would abort the process. It is not set if this variable is.
-NO_HANDLER = "RAY_DISABLE_FAILURE_SIGNAL_HANDLER"
+# Ray's handler in C++ would abort the process. It is not set if this is in the environment when Ray is imported.
+NO_HANDLER = {"RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1"}
 
 
 class Sigterm:
@@ -28,7 +28,6 @@ class Sigterm:
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
         """Keeps the handler during a ``with`` block in which Ray starts."""
-        os.environ[NO_HANDLER] = "1"
         if not self._is_ours:
             yield
             return
