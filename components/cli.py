@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
-from components.errors import ConfigError, ReelTuneError, without_secrets
+from components.errors import DISK_FAULTS, ConfigError, DataError, ReelTuneError, without_secrets
 from components.layout import Layout
 from components.names import NAMES
 from components.params import Params, load_params
@@ -51,7 +53,8 @@ def main(
 ) -> None:
     """Parses ``--root``, the script's arguments and ``key=value`` overrides, then runs ``body``.
 
-    On :class:`ReelTuneError` it prints one message and exits with 1. Any other exception keeps its traceback.
+    On :class:`ReelTuneError`, a faulty disk or missing rights it prints one message and exits with 1. After Ctrl-C it
+    exits with 130. Any other exception keeps its traceback.
 
     Args:
         body: What the script does.
@@ -77,8 +80,20 @@ def main(
         _check_names(params, args)
         body(Stage(params, root, args))
     except ReelTuneError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _fail(error)
+    except OSError as error:
+        if error.errno not in DISK_FAULTS:
+            raise
+        cure = "mend that, and run the same command again"
+        _fail(DataError(DISK_FAULTS[error.errno], where=error.filename or args.root, cure=cure))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+
+
+def _fail(error: ReelTuneError) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(1)
 
 
 def _check_names(params: Params, args: argparse.Namespace) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
-from types import FrameType
 from typing import Any
 
 from pydantic.dataclasses import dataclass
@@ -18,6 +16,7 @@ from components.addresses import VARIABLE, cluster_address
 from components.config import STRICT, Count
 from components.errors import ReelTuneError
 from components.samecode import import_root, refused
+from components.sigterm import NO_HANDLER, Sigterm
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +32,13 @@ QUIET = {
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
 }
 
-# How long a local cluster may take for its first sign of life in the second try. Ray's own limit is 30 seconds.
+# How long a local cluster may take for its first sign of life after the first try. Ray's own limit is 30 seconds.
 START_LIMIT = "RAY_gcs_server_port_wait_time_s"
-SECOND_TRY_SECONDS = 180
+START_SECONDS = 180
+
+# Ray's node ends itself if one of its helper processes takes 15 seconds to start, and no setting changes that. The next
+# try finds the helpers' files in memory.
+TRIES = 4
 
 # A socket's path has at most 107 bytes. Ray's folder and file names take the rest.
 TEMPORARY_BYTES = 107 - len("/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store")
@@ -73,7 +76,7 @@ def ray_session(settings: RaySettings, *, log_to_driver: bool = True) -> Iterato
     """
     address = os.environ.get(VARIABLE)
     here = not address or address.startswith(("127.", "localhost:"))
-    for key, value in {**QUIET, **(LOOPBACK if here else {})}.items():
+    for key, value in {**QUIET, **NO_HANDLER, **(LOOPBACK if here else {})}.items():
         os.environ.setdefault(key, value)
     address = cluster_address()
     path = os.pathsep.join([str(import_root()), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
@@ -84,45 +87,24 @@ def ray_session(settings: RaySettings, *, log_to_driver: bool = True) -> Iterato
     }
     import ray
 
-    # Ray replaces the handler of SIGTERM by one that aborts the process.
-    handler = signal.getsignal(signal.SIGTERM)
-    # Ray puts the current folder first on the workers' import path. It may hold data, or another checkout.
-    with contextlib.chdir(import_root()):
-        if address:
-            _connect(address, options)
-        else:
-            _start_local(settings, options)
-    stopped = _keep_handler(handler)
+    sigterm = Sigterm()
     try:
+        # Ray puts the current folder first on the workers' import path. It may hold data, or another checkout.
+        with sigterm.kept(), contextlib.chdir(import_root()):
+            if address:
+                _connect(address, options)
+            else:
+                _start_local(settings, options)
         with _said_what_is_waited_for():
             yield
     except BaseException as error:
-        if stopped:
-            raise stopped[0] from None
+        if sigterm.stopped is not None:
+            raise sigterm.stopped from None
         if (refusal := refused(error)) is not None:
             raise refusal from None
         raise
     finally:
         ray.shutdown()
-
-
-def _keep_handler(handler: Any) -> list[BaseException]:
-    """Sets the handler of SIGTERM again. Returns a list that will hold what the handler raises.
-
-    Where Ray waits, it raises something else in its place, with another exit code.
-    """
-    stopped: list[BaseException] = []
-
-    def remembering(number: int, frame: FrameType | None) -> None:
-        try:
-            handler(number, frame)
-        except BaseException as stop:
-            stopped.append(stop)
-            raise
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, remembering if callable(handler) else signal.SIG_DFL)
-    return stopped
 
 
 def _connect(address: str, options: dict[str, Any]) -> None:
@@ -149,22 +131,21 @@ def _start_local(settings: RaySettings, options: dict[str, Any]) -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")
     _shorten_temporary_folder()
     options |= {"num_cpus": settings.num_cpus, "object_store_memory": settings.object_store_mib * 2**20}
-    try:
-        ray.init(address="local", include_dashboard=False, **options)
-        return
-    except Exception as error:  # Ray raises many kinds
-        logger.warning("Ray did not start (%s): trying again with more time", _first_line(error))
-    ray.shutdown()
-    os.environ[START_LIMIT] = str(SECOND_TRY_SECONDS)
-    try:
-        ray.init(address="local", include_dashboard=False, **options)
-    except Exception as error:
-        raise ReelTuneError(
-            "Ray did not start in two tries",
-            where="local cluster",
-            found=_first_line(error),
-            cure="the machine may be too busy, or out of memory or disk. Try again later",
-        ) from error
+    for left in reversed(range(TRIES)):
+        try:
+            ray.init(address="local", include_dashboard=False, **options)
+            return
+        except Exception as error:  # Ray raises many kinds
+            if not left:
+                raise ReelTuneError(
+                    f"Ray did not start in {TRIES} tries",
+                    where="local cluster",
+                    found=_first_line(error),
+                    cure="the machine may be too busy, or out of memory or disk. Try again later",
+                ) from error
+            logger.warning("Ray did not start (%s): trying again with more time", _first_line(error))
+        ray.shutdown()
+        os.environ[START_LIMIT] = str(START_SECONDS)
 
 
 def _shorten_temporary_folder() -> None:
@@ -231,10 +212,13 @@ def _wanted() -> str | None:
         return ""
     bundles = [bundle for group in groups if group["state"] != "REMOVED" for bundle in group["bundles"].values()]
     wanted = {name: sum(bundle.get(name, 0) for bundle in bundles) for name in ("CPU", "GPU")}
-    free, total = ray.available_resources(), ray.cluster_resources()
-    each = [
-        f"{amount:g} {name}s (the cluster has {total.get(name, 0):g}, of which {free.get(name, 0):g} are free)"
-        for name, amount in wanted.items()
-        if amount
-    ]
+    each = [f"{amount:g} {name}s ({room(name)})" for name, amount in wanted.items() if amount]
     return f"{len(bundles)} process(es) need {' and '.join(each)}"
+
+
+def room(resource: str) -> str:
+    """How much of a resource the connected cluster has, and how much of it is free."""
+    import ray
+
+    total, free = ray.cluster_resources().get(resource, 0), ray.available_resources().get(resource, 0)
+    return f"the cluster has {total:g}, of which {free:g} are free"

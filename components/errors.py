@@ -5,8 +5,20 @@ No message shows a credential. :func:`without_secrets` is also for what is logge
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+
+# Faults of a disk or of rights that a person can mend.
+DISK_FAULTS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file is larger than this process may write",
+    errno.EROFS: "the disk is read-only",
+    errno.EIO: "the disk reports a fault",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "not permitted",
+}
 
 LONGEST = 2000  # characters of a value in a message
 _SECRET = r"password|passwd|secret|token|access_?key|api_?key|credential|signature"

@@ -120,13 +120,15 @@ def _answering(location: Location) -> Iterator[None]:
 
 
 def read_bytes(location: Location) -> bytes:
-    """Reads a file.
+    """Reads a file. On a disk, only a regular one is opened: a pipe would never answer, and a device never end.
 
     Raises:
         MissingFileError: The file does not exist.
         DataError: The file cannot be read.
     """
     files, path = filesystem(location)
+    if isinstance(files, fs.LocalFileSystem) and os.path.exists(path) and not os.path.isfile(path):
+        raise DataError("not a regular file", where=location, expected="a file")
     try:
         with files.open_input_stream(path) as stream:
             return bytes(stream.read())
@@ -145,24 +147,34 @@ def read_text(location: Location) -> str:
     """
     content = read_bytes(location)
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
+        place = content.find(0)
     except UnicodeDecodeError as error:
-        before, name = error.object[: error.start], shlex.quote(split(str(location))[1])
-        raise DataError(
-            f"not UTF-8 at byte {error.start + len(content) - len(error.object)}",
-            where=f"{location}:{before.count(bytes([10])) + 1}",
-            found=error.object[error.start : error.start + 1],
-            expected="UTF-8",
-            cure=f"save it as UTF-8: `iconv -f {_encoding(content)} -t UTF-8 {name} > new && mv new {name}`",
-        ) from None
+        text, place = "", error.start + len(content) - len(error.object)
+    if place < 0:
+        return text
+    name, encoding = shlex.quote(split(str(location))[1]), _encoding(content)
+    convert = f"iconv -f {encoding} -t UTF-8 {name}"
+    if text and not encoding.startswith("UTF"):
+        convert = f"tr -d '\\000' < {name}"  # a zero in a text of single bytes
+    raise DataError(
+        f"not UTF-8 at byte {place}",
+        where=f"{location}:{content.count(bytes([10]), 0, place) + 1}",
+        found=content[place : place + 1],
+        expected="UTF-8 without zeros",
+        cure=f"save it as UTF-8: `{convert} > new && mv new {name}`",
+    )
 
 
 def _encoding(content: bytes) -> str:
-    """What a file that is not UTF-8 most likely is: what its byte order mark says, or what Windows writes."""
+    """What a file that is not UTF-8 most likely is: by its byte order mark or its zeros, or what Windows writes."""
     if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "UTF-32"
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "UTF-16"
+    for name, zeros in (("UTF-16LE", content[1::2]), ("UTF-16BE", content[::2])):
+        if zeros.count(0) > len(zeros) / 2:
+            return name
     return "WINDOWS-1252"
 
 

@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """
+import os, signal, time
 from components import cli
 from components.errors import DataError
 
@@ -20,12 +21,16 @@ def body(stage):
         raise DataError("is broken", where="a file", found=3, expected="4", cure="mend it")
     if stage.args.pipe:
         raise BrokenPipeError("a worker's")
+    if stage.args.interrupted:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
     head = f"0 {stage.params.training.epochs} {stage.params.evaluation.batch_size}"
     cli.show("\\n".join([head, *map(str, range(1, 100_000))]))
 
 def arguments(parser):
     parser.add_argument("--fail", action="store_true")
     parser.add_argument("--pipe", action="store_true")
+    parser.add_argument("--interrupted", action="store_true")
 
 cli.main(body, "a script", arguments)
 """
@@ -64,6 +69,27 @@ def test_a_broken_pipe_elsewhere_is_a_fault(script: list[str]) -> None:
     done = subprocess.run([*script, "--pipe"], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "BrokenPipeError: a worker's" in done.stderr
+
+
+def test_an_interrupt_is_no_traceback(script: list[str]) -> None:
+    done = subprocess.run([*script, "--interrupted"], capture_output=True, text=True, check=False, timeout=50)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_a_disk_that_takes_nothing_is_one_line(tmp_path: Path) -> None:
+    """A process that may write no byte meets what a full disk or a quota is to it, in a real script."""
+    for folder in ("components", "pipelines"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    command = [sys.executable, "-B", str(tmp_path / "pipelines" / "fingerprints.py"), "--root", str(tmp_path)]
+    done = subprocess.run(
+        ["prlimit", "--fsize=0", *command], capture_output=True, text=True, check=False, env={**os.environ, "HOME": "/"}
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"error: {tmp_path}")
+    assert line.endswith("the file is larger than this process may write; mend that, and run the same command again")
 
 
 WRONG = {

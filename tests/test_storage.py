@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,19 @@ def test_credentials_in_a_uri_are_refused_and_not_repeated() -> None:
     with pytest.raises(DataError, match=r"s3://\*\*\*@bucket/key: credentials in a URI") as caught:
         storage.size("s3://name:secret@bucket/key")
     assert "secret" not in str(caught.value).replace("AWS_SECRET_ACCESS_KEY", "")
+
+
+@pytest.mark.timeout(60)
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name in ("pipe", "endless", "folder"):
+        with pytest.raises(DataError, match=f"{name}: not a regular file"):
+            storage.read_bytes(tmp_path / name)
+    with pytest.raises(DataError, match="loop"):
+        storage.read_bytes(tmp_path / "loop")
+    (tmp_path / "link").symlink_to(tmp_path / "text")
+    (tmp_path / "text").write_text("text")
+    assert storage.read_bytes(tmp_path / "link") == b"text"

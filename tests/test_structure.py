@@ -28,6 +28,7 @@ LINES = [
         "processes",
         "provenance",
         "samecode",
+        "sigterm",
         "storage",
     },
     {"cluster", "fingerprint", "records", "settings", "task"},

@@ -38,20 +38,26 @@ def read_csv(where: str, columns: Sequence[str], optional: Sequence[str] = ()) -
 
     Raises:
         DataError: The file does not exist or is not UTF-8, a column is missing or occurs twice, a field is empty or
-            missing, or a row has more fields than the header.
+            missing, a row has more fields than the header, or the header occurs twice.
     """
     # The parser gets the whole text, since a quoted caption may contain a line end.
     reader = csv.reader(io.StringIO(storage.read_text(where), newline=""), strict=True)
-    rows, long = [], []
+    rows: list[tuple[int, dict[str, str]]] = []
+    long: list[tuple[int, int]] = []
     try:
         header = [name.strip() for name in next((row for row in reader if row), [])]
         _check_header(where, header, columns, optional)
         for fields in reader:
-            if not fields:
-                continue
+            fields = [field.strip() for field in fields]
+            if not any(fields):
+                continue  # a blank line, or empty cells that a spreadsheet left
+            if fields == header:
+                raise DataError("the header again", where=f"{where}:{reader.line_num}", cure="remove this line")
             row = dict.fromkeys(optional, "") | dict.fromkeys(header, "")
-            row |= {name: field.strip() for name, field in zip(header, fields, strict=False)}
+            row |= dict(zip(header, fields, strict=False))
             if empty := [name for name in columns if not row[name]]:
+                if long:
+                    break  # that fault comes first
                 raise DataError("field is empty", where=f"{where}:{reader.line_num}", expected=", ".join(empty))
             if len(fields) > len(header):
                 long.append((reader.line_num, len(fields)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from typing import Any
 
 from components.errors import DataError
@@ -72,10 +73,10 @@ def text_of(where: str, value: object) -> str:
     """A caption in annotations. Runs of blanks become one.
 
     Raises:
-        DataError: The value is no text, or it is empty.
+        DataError: The value is no text, or nothing of it can be seen.
     """
-    if isinstance(value, str) and (text := " ".join(value.split())):
-        return text
+    if isinstance(value, str) and any(unicodedata.category(sign)[0] not in "CZ" for sign in value):
+        return " ".join(value.split())
     raise DataError("empty caption", where=where, found=value, expected="a text", cure="write one or drop the entry")
 
 

@@ -145,7 +145,12 @@ def encode_split(
     videos = tuple(store.manifest.split(split))
     decoded = store.ids(split)
     if not decoded:
-        raise EvaluationError("no decoded videos", where=f"split {split} of {store.uri}", expected="at least one")
+        raise EvaluationError(
+            "no decoded videos",
+            where=f"split {split} of {store.uri}",
+            expected="at least one",
+            cure="replace its videos, or take them out of the collection, and run ingest again" if videos else None,
+        )
     row_of = {video.video_id: row for row, video in enumerate(videos)}
     started = time.perf_counter()
     vectors = encode_videos(method, reader, decoded, batch_size, precision)

@@ -127,7 +127,7 @@ def read_card(uri: str | Path) -> StoreCard:
     """
     where = storage.join(uri, schema.CARD)
     if not storage.exists(where):
-        cure = "run the ingest stage"
+        cure = "run pipelines/ingest.py for this task"
         raise DataError("no frame store", where=uri, expected=f"a folder with {schema.CARD}", cure=cure)
     content = read_tree(where)
     if content.get("format") != schema.FORMAT:
@@ -136,6 +136,6 @@ def read_card(uri: str | Path) -> StoreCard:
             where=where,
             found=content.get("format"),
             expected=schema.FORMAT,
-            cure="run the ingest stage again",
+            cure="run pipelines/ingest.py for this task again",
         )
     return make_record(content, StoreCard, where)

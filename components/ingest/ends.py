@@ -12,17 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from components.errors import DataError, ReelTuneError, without_secrets
+from components.errors import DISK_FAULTS, DataError, ReelTuneError, without_secrets
 from components.ingest import events
 
 log = logging.getLogger(__name__)
-
-DISK_FAULTS = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EROFS: "the disk is read-only",
-    errno.EIO: "the disk reports a fault",
-}
 
 
 @contextlib.contextmanager
@@ -72,7 +65,7 @@ def storage_faults(where: Path) -> Iterator[None]:
         where: The folder that is written to, for the message.
 
     Raises:
-        DataError: One of :data:`DISK_FAULTS`.
+        DataError: One of :data:`components.errors.DISK_FAULTS`.
     """
     try:
         yield

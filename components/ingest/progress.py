@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +31,9 @@ from components.ingest.records import LedgerRow
 log = logging.getLogger(__name__)
 
 LOG_EVERY_SECONDS = 30.0
+
+# A line says what is waited for after so long without a video, and again after as long.
+WAITING_SECONDS = 60.0
 ENDS = ("finished", "failed", "interrupted")
 
 
@@ -141,22 +144,28 @@ class VideoCounts:
 class Monitor:
     """Follows a run from the driver, while a ``with`` block lasts: shows how far it is, and logs failed videos.
 
-    On a terminal it shows a bar. Elsewhere it logs a line for every shard, and every :data:`LOG_EVERY_SECONDS`.
+    On a terminal it shows a bar. Elsewhere it logs a line for every shard, and every :data:`LOG_EVERY_SECONDS`. While
+    no video ends, it logs each minute what is waited for.
 
     Args:
         task_folder: The task's folder in the working state.
         progress_folder: Where the tasks write the logs of their shards.
         counts: Videos in finished shards. The monitor adds to them.
         name: The task's name.
+        room: Says how many CPUs there are, and how many are free.
     """
 
-    def __init__(self, task_folder: Path, progress_folder: Path, counts: VideoCounts, name: str) -> None:
+    def __init__(
+        self, task_folder: Path, progress_folder: Path, counts: VideoCounts, name: str, room: Callable[[], str]
+    ) -> None:
         self._task_folder = task_folder
         self._progress_folder = progress_folder
         self._finished = counts
         self._name = name
+        self._room = room
         self._reported: set[str] = set()
-        self._start = self._logged = time.monotonic()
+        self._start = self._logged = self._ended = self._said = time.monotonic()
+        self._done = counts.done
         self._lock = threading.Lock()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ingest-progress", daemon=True)
@@ -209,12 +218,28 @@ class Monitor:
 
     def _show(self, force: bool = False) -> None:
         counts = self.counts()
+        self._say_what_is_waited_for(counts.done)
         if not self._bar.disable:
             self._bar.n = counts.done
             self._bar.set_postfix(failed=counts.failed.total())
         elif force or time.monotonic() - self._logged >= LOG_EVERY_SECONDS:
             self._logged = time.monotonic()
             log.info("%s: %s", self._name, counts.text())
+
+    def _say_what_is_waited_for(self, done: int) -> None:
+        now = time.monotonic()
+        if done != self._done:
+            self._done, self._ended, self._said = done, now, now
+        if now - self._said < WAITING_SECONDS:
+            return
+        self._said = now
+        begun = len(list(self._progress_folder.glob("*.jsonl")))
+        try:
+            text = f"{begun} process(es) decode" if begun else f"waiting for a CPU: {self._room()}"
+        except Exception as error:  # the cluster has gone, and whoever uses it says so
+            log.debug("the cluster does not say what is free: %s", error)
+            return
+        log.warning("%s: no video has ended for %s; %s", self._name, _duration(now - self._ended), text)
 
 
 def read_shard_logs(progress_folder: Path) -> list[VideoLine]:

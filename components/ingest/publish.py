@@ -132,8 +132,8 @@ def failure_lines(failed: Mapping[str, Sequence[str]]) -> list[str]:
     return [f"  {reason} {len(ids)} ({schema.REASONS[reason]}): {first_few(ids)}" for reason, ids in failed.items()]
 
 
-def check_failures(task_name: str, ledger: Sequence[LedgerRow], most: float, where: Path, few: int = 0) -> None:
-    """Refuses a store in which too many videos failed, or every video of a split.
+def check_failures(task_name: str, ledger: Sequence[LedgerRow], most: float, where: Path, few: int = 0) -> list[str]:
+    """Refuses a store in which too many videos failed, or all of them.
 
     Args:
         task_name: The task, for the message.
@@ -143,26 +143,39 @@ def check_failures(task_name: str, ledger: Sequence[LedgerRow], most: float, whe
         few: So many failed videos are accepted whatever their ratio, if at least as many are decoded and ``most`` is
             not 0.
 
+    Returns:
+        What a person should know about splits in which every video failed, one sentence for each.
+
     Raises:
         DataError: The message has the ratio, the reasons and the path.
     """
     failed = failures(ledger)
     count = sum(len(ids) for ids in failed.values())
     are_few = most > 0 and count <= min(few, len(ledger) - count)
-    by_split = {split: counts(ledger, split) for split in SPLITS}
-    empty = [split for split in SPLITS if by_split[split][schema.FAILED] and not by_split[split][schema.DECODED]]
-    if (are_few or count / len(ledger) <= most) and not empty:
-        return
-    what = "no video of a split could be decoded" if empty else "too many videos failed"
+    if count < len(ledger) and (are_few or count / len(ledger) <= most):
+        return [_lost(task_name, split, ledger) for split in SPLITS if _is_lost(split, ledger)]
     raise DataError(
-        "\n".join([f"{what}, nothing is published", *failure_lines(failed)]),
+        "\n".join(["too many videos failed, nothing is published", *failure_lines(failed)]),
         where=f"task {task_name}",
-        found=", ".join(empty) if empty else f"{count / len(ledger):.1%}",
-        expected=None
-        if empty
-        else f"at most {most:.1%} (frames.max_failed_share), or {few} videos (frames.max_failed_videos)",
+        found=f"{count / len(ledger):.1%}",
+        expected=f"at most {most:.1%} (frames.max_failed_share), or {few} videos (frames.max_failed_videos)",
         cure=f"every video's reason is in {where}. If the cause was outside the videos, run again with --overwrite. "
         "Otherwise replace them, or take them out of the collection",
+    )
+
+
+def _is_lost(split: str, ledger: Sequence[LedgerRow]) -> bool:
+    found = counts(ledger, split)
+    return found[schema.FAILED] > 0 and found[schema.DECODED] == 0
+
+
+def _lost(task_name: str, split: str, ledger: Sequence[LedgerRow]) -> str:
+    failed = failures([row for row in ledger if row.split == split])
+    reasons = "; ".join(f"{reason}: {first_few(ids)}" for reason, ids in failed.items())
+    needs = "training" if split == "train" else "a scorecard"
+    return (
+        f"task {task_name}: no video of the split {split} could be decoded ({reasons}). The others are searched, but "
+        f"{needs} needs one: replace these, or take them out of the collection, and run ingest again"
     )
 
 

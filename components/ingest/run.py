@@ -21,7 +21,7 @@ from typing import Any
 
 from components import storage
 from components.benchmarks.reader import read_manifest
-from components.cluster import RaySettings, ray_session
+from components.cluster import RaySettings, ray_session, room
 from components.errors import DataError, ReelTuneError
 from components.frames import schema
 from components.ingest import events, progress, reuse, sources
@@ -121,7 +121,8 @@ def ingest(
         with stoppable():
             write_store(state.store, manifest, settings, records, ledger)
             where, few = state.store / schema.LEDGER, frames.max_failed_videos
-            check_failures(task_name, ledger, frames.max_failed_share, where, few)
+            for note in check_failures(task_name, ledger, frames.max_failed_share, where, few):
+                log.warning("%s", note)
             place = storage.join(storage.resolve(root, frames.store), task_name) if frames.store else None
             store = publish(state.store, Layout(root).frames(task_name), place)
             state.drop_others()
@@ -181,7 +182,8 @@ def make_all(
         known = reuse.write_index(state.index, state.earlier(), settings.limits())
         with ray_session(ray_settings), stoppable():
             events.write_event(state.task_folder, events.Decoding(counts.total - counts.found))
-            monitor = progress.Monitor(state.task_folder, state.folder / "progress", counts, manifest.task)
+            folder, cpus = state.folder / "progress", functools.partial(room, "CPU")
+            monitor = progress.Monitor(state.task_folder, folder, counts, manifest.task, cpus)
             seconds = decode_shards(todo, state, settings, monitor, reuses=known > 0)
         finished.update((shard.number, _expect(state, shard)) for shard in todo)
     tried = sum(finished[shard.number].tried for shard in todo)

@@ -111,7 +111,8 @@ def read_index_card(folder: Path) -> IndexCard:
         raise DataError("no search index", where=folder, cure=cure)
     tree = read_tree(path)
     if tree.get("format") != FORMAT:
-        raise DataError("index of another format", where=path, found=tree.get("format"), expected=FORMAT)
+        cure = f"python pipelines/index.py --task {folder.name}"
+        raise DataError("index of another format", where=path, found=tree.get("format"), expected=FORMAT, cure=cure)
     return make_record(tree, IndexCard, path)
 
 

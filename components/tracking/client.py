@@ -76,7 +76,8 @@ def _fault(uri: str, error: Exception) -> StoreError:
             "the tracking store cannot be used",
             where=uri,
             found=text,
-            cure="put back a copy of the file, or move it away: `dvc repro --force register` registers again",
+            cure="put back a copy of the file, or move it away: "
+            "`dvc repro --single-item --force register` registers again",
         )
     else:
         fault = StoreError(

@@ -158,7 +158,7 @@ def _damaged(database: Path, error: Exception) -> RegistryError:
         where=database,
         found=str(error),
         expected="a SQLite database of MLflow",
-        cure="put back a copy of the file, or move it away: `dvc repro --force register` registers again",
+        cure="put back a copy of the file, or move it away: `dvc repro --single-item --force register` registers again",
     )
 
 

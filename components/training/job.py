@@ -38,7 +38,7 @@ from components.training.checkpoint import Checkpoints
 from components.training.loader import training_videos
 from components.training.loop import Result, fit
 from components.training.metrics import Log
-from components.training.selection import EpochDone, Validate
+from components.training.selection import EpochDone, Validate, check_selection
 from components.training.settings import ExecutionSettings, TrainingSettings
 from components.training.watchdog import Watchdog
 
@@ -230,6 +230,7 @@ class Job:
         trains = bool(method.trainable())
         if trains:
             training_videos(store, self.training)
+            check_selection(store, self.training)
             if self.training.micro_batches != "auto":
                 check_workers(self.execution.workers, self.training.micro_batches)
         content = {

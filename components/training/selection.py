@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 
+from components.errors import TrainingError
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.methods.base import Method
@@ -87,6 +88,23 @@ class Validator:
             logger.info("epoch %d/%d  loss %.4f%s  %.1f samples/s", epoch, self.settings.epochs, loss, shown, rate)
         if self.settings.select_on != "last":
             self.state.select(epoch, found.get(SCORE, -math.inf))
+
+
+def check_selection(store: FrameStore, settings: TrainingSettings) -> None:
+    """Refuses a training whose settings select an epoch by a split in which no video was decoded.
+
+    Raises:
+        TrainingError: There is no such video.
+    """
+    split = {"last": None, "val": "val", "test": store.manifest.protocol.test_split}[settings.select_on]
+    if split is not None and not store.ids(split):
+        raise TrainingError(
+            "no video to select an epoch on",
+            where="training.select_on",
+            found=settings.select_on,
+            expected=f"decoded videos in the split {split} of {store.uri}",
+            cure="set training.select_on: last, or replace the videos that failed and run ingest again",
+        )
 
 
 def with_split(settings: TrainingSettings, metrics: dict[str, float]) -> dict[str, float]:

@@ -59,6 +59,10 @@ def test_a_caption_with_commas_needs_quotes_and_is_never_cut(tmp_path: Path) -> 
         ('video,caption\na.mp4,"b\nc.mp4,d\ne.mp4,f"\n', "captions.csv:4: a caption holds what looks like a row"),
         ('video,caption\na.mp4,b "c"" d\ne.mp4,"f\n', "captions.csv:3: not CSV"),
         ("video;caption\na.mp4;b\n", "column is missing; found ['video;caption']"),
+        ("video,caption\na.mp4,b\nvideo,caption\nc.mp4,d\n", "captions.csv:3: the header again; remove this line"),
+        ("video,caption\na.mp4,b\nc.mp4,\u200b\n", "captions.csv:3: empty caption; found '\\u200b'"),
+        ("video,caption\na.mp4,b,c\nd.mp4,\n", "captions.csv:2: row has more fields than the header; found '3 fields"),
+        ("video,caption\nd.mp4,\na.mp4,b,c\n", "captions.csv:2: field is empty; expected caption"),
         ("video,caption\nvideos,b\n", "captions.csv:2: not a path below the collection's folder; found 'videos'"),
         ("video,caption,start\na.mp4,b," + "9" * 400 + "\n", "captions.csv:2: start is not a time"),
     ],
@@ -120,7 +124,13 @@ def test_too_few_files_and_a_column_without_a_split_say_what_to_do(tmp_path: Pat
     assert len(read(tmp_path, "video,caption\na.mp4,b\nc.mp4,d\ne.mp4,f\n").videos) == 3  # the cure
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "cp1252"])
+def test_rows_without_anything_are_none(tmp_path: Path) -> None:
+    """Spreadsheets leave empty cells at the end."""
+    plain = read(tmp_path, "video,caption\n" + FOUR)
+    assert read(tmp_path, "video,caption\n,\n" + FOUR + "\n  \n , \n,,,\n") == plain
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252"])
 def test_the_cure_for_another_encoding_cures(tmp_path: Path, encoding: str) -> None:
     name = tmp_path / "captions.csv"
     name.write_bytes(("video,caption\n" + FOUR.replace("a bird", "a café")).encode(encoding))
@@ -130,6 +140,15 @@ def test_the_cure_for_another_encoding_cures(tmp_path: Path, encoding: str) -> N
     assert command is not None
     subprocess.run(command[1], shell=True, check=True, cwd=tmp_path)
     assert read(tmp_path).by_id()["c"].captions == ("a café",)
+
+
+def test_the_cure_for_zeros_cures(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"captions\.csv:2: not UTF-8 at byte 21; found b'\\x00'") as caught:
+        read(tmp_path, "video,caption\n" + FOUR.replace("a cat", "a\0 cat"))
+    command = re.search(r"`(.+)`", str(caught.value))
+    assert command is not None
+    subprocess.run(command[1], shell=True, check=True, cwd=tmp_path)
+    assert read(tmp_path).by_id()["a"].captions == ("a cat",)
 
 
 def test_two_files_of_one_stem_and_close_segments_get_two_ids(tmp_path: Path) -> None:

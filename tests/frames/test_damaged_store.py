@@ -96,7 +96,10 @@ def foreign(name: str) -> Callable[[Path], None]:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "flipped bit": (flip_a_bit, rf"{SHARD}: shard is damaged: its SHA-256 differs.*run the ingest stage again"),
+    "flipped bit": (
+        flip_a_bit,
+        rf"{SHARD}: shard is damaged: its SHA-256 differs.*delete this file, and run .*--overwrite",
+    ),
     "foreign shard": (foreign(SHARD), rf"{SHARD}: not the columns of a frame store"),
     "foreign ledger": (foreign(schema.LEDGER), r"ledger\.parquet: not the columns of a frame store"),
     "foreign manifest": (foreign(schema.MANIFEST), "not a manifest table"),
@@ -114,7 +117,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: (f / schema.LEDGER).write_bytes((f / schema.LEDGER).read_bytes()[:-50]),
         r"ledger\.parquet: cannot be read",
     ),
-    "no ledger": (lambda f: (f / schema.LEDGER).unlink(), r"ledger\.parquet: missing; run the ingest stage"),
+    "no ledger": (lambda f: (f / schema.LEDGER).unlink(), r"ledger\.parquet: missing; run pipelines/ingest\.py"),
     "card a list": (lambda f: (f / schema.CARD).write_text("[]"), r"card\.json: not a JSON object"),
     "empty card": (lambda f: (f / schema.CARD).write_text(""), r"card\.json: not JSON"),
     "deep card": (lambda f: (f / schema.CARD).write_text("[" * 100_000), r"card\.json: not JSON"),

@@ -126,7 +126,7 @@ def test_a_store_opens_through_a_uri(store: FrameStore) -> None:
 
 
 def test_incomplete_stores_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no frame store.*run the ingest stage"):
+    with pytest.raises(DataError, match=r"no frame store.*run pipelines/ingest\.py"):
         FrameStore(tmp_path / "none")
     make_store(tmp_path)
     shard = tmp_path / schema.shard_name(2)

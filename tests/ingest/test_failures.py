@@ -1,4 +1,4 @@
-"""How many failed videos a store may have: few always, a small share of many, and never a whole split."""
+"""How many failed videos a store may have: few always, and a small share of many. A split that is lost is named."""
 
 from __future__ import annotations
 
@@ -43,8 +43,17 @@ def test_few_failures_or_a_small_share_are_accepted(
         check_failures("mine", ledger(decoded, failed), share, Path("ledger"), few)
 
 
-def test_a_split_without_videos_is_refused_with_a_cure() -> None:
-    rows = [*ledger(8, 0), *ledger(0, 1, "val")]
-    with pytest.raises(DataError, match=r"(?s)no video of a split .*found 'val'.*take them out") as caught:
-        check_failures("mine", rows, 0.05, Path("ledger"), 3)
-    assert "val-0" in str(caught.value)
+def test_a_split_that_is_lost_is_named_and_stops_nothing_else() -> None:
+    rows = [*ledger(8, 0), *ledger(0, 1, "val"), *ledger(1, 1, "test")]
+    [note] = check_failures("mine", rows, 0.05, Path("ledger"), 3)
+    assert note.startswith("task mine: no video of the split val could be decoded (unreadable: val-0). The others")
+    assert "a scorecard needs one: replace these, or take them out of the collection, and run ingest again" in note
+    [note] = check_failures("mine", [*ledger(0, 2), *ledger(3, 0, "test")], 0.05, Path("ledger"), 3)
+    assert "no video of the split train could be decoded (unreadable: train-0, train-1)" in note
+    assert "training needs one" in note
+
+
+@pytest.mark.parametrize("share", [0.05, 1.0])
+def test_a_collection_that_is_lost_is_refused_with_a_cure(share: float) -> None:
+    with pytest.raises(DataError, match=r"(?s)too many videos failed.*train-0.*found '100\.0%'.*take them out"):
+        check_failures("mine", ledger(0, 1), share, Path("ledger"), 3)

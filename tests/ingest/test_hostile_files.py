@@ -15,13 +15,15 @@ from video_files import small_params, write_collection
 
 from components.benchmarks.reader import read_manifest
 from components.errors import DataError
+from components.frames.store import FrameStore
 from components.ingest import events, run
 from components.ingest.decoders import DECODERS
 from components.ingest.isolation import DecodeProcess, Outcome, Recipe
 from components.ingest.progress import status
+from components.ingest.publish import publish, write_store
 from components.ingest.records import Shard
 from components.ingest.run import read_settings
-from components.ingest.shards import make_shard, plan_shards
+from components.ingest.shards import flat_ledger, make_shard, plan_shards
 from components.ingest.state import WorkingState
 from components.manifest import Video
 
@@ -44,7 +46,10 @@ with av.open(sys.argv[1]) as reads, av.open("pipe:1", "w", format=sys.argv[2]) a
 """
 
 
-@pytest.mark.parametrize(("codec", "ending"), [("libx264", "mkv"), ("libvpx-vp9", "webm"), ("mpeg4", "avi")])
+@pytest.mark.parametrize(
+    ("codec", "ending"),
+    [("libx264", "mkv"), ("libvpx-vp9", "webm"), ("mpeg4", "avi"), ("wmv2", "wmv"), ("flv1", "flv")],
+)
 def test_a_file_that_is_cut_off_is_compared_with_its_header(
     auto: DecodeProcess, tmp_path: Path, codec: str, ending: str
 ) -> None:
@@ -62,10 +67,25 @@ def test_a_file_that_is_cut_off_is_compared_with_its_header(
     assert auto.decode(str(tmp_path / f"more.{ending}"), None, None).reason is None
 
 
-@pytest.mark.parametrize("ending", ["mkv", "avi"])
+@pytest.mark.parametrize("moof", ["frag_keyframe+empty_moov", "dash", "frag_keyframe+empty_moov+default_base_moof"])
+def test_a_fragment_that_is_cut_off_is_truncated(auto: DecodeProcess, tmp_path: Path, moof: str) -> None:
+    """Fragmented MP4 has no index of the whole. Its last box says where it ends."""
+    whole = write_counted(tmp_path / "whole.mp4", options={"g": "25"}, muxer={"movflags": moof})
+    content = whole.read_bytes()
+    assert auto.decode(str(whole), None, None).reason is None
+    end = content.rindex(b"moof") - 4
+    middle = content.rindex(b"moof", 0, end) - 4
+    # In the middle of a fragment, at its end, and a few bytes before the end of the last one.
+    for length, reason in ((middle + (end - middle) // 4, "truncated"), (end, None), (len(content) - 9, None)):
+        (tmp_path / "cut.mp4").write_bytes(content[:length])
+        assert auto.decode(str(tmp_path / "cut.mp4"), None, None).reason == reason
+
+
+@pytest.mark.parametrize("ending", ["mkv", "avi", "asf", "flv", "mpegts", "mpeg"])
 def test_a_recording_that_states_no_length_is_taken_as_it_is(auto: DecodeProcess, tmp_path: Path, ending: str) -> None:
-    """A program that writes into a pipe, or is killed, never fills in the length."""
-    source = write_counted(tmp_path / "source.mp4", codec="mpeg4", options={"b": "2M"})
+    """A program that writes into a pipe, or is killed, fills in no length. Some containers have no place for it."""
+    codec = {"flv": "flv1", "mpegts": "mpeg2video", "mpeg": "mpeg2video"}.get(ending, "mpeg4")
+    source = write_counted(tmp_path / f"source.{'flv' if ending == 'flv' else 'mkv'}", codec=codec, options={"b": "2M"})
     command = [sys.executable, "-c", TO_A_PIPE, str(source), {"mkv": "matroska"}.get(ending, ending)]
     content = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
     (tmp_path / f"cut.{ending}").write_bytes(content[: len(content) * 7 // 10])
@@ -221,3 +241,40 @@ def test_a_source_that_changes_after_its_shard_is_not_an_error(state: WorkingSta
             stream.write(b"more")
         assert run._expect(state, shards[0]).ledger[0].reason == ""
         assert state.done(shards[0]) is None  # and the next run reads it again
+
+
+def test_a_shard_that_decays_is_cured_as_its_error_says(state: WorkingState, tmp_path: Path) -> None:
+    """A bit that a disk flips changes neither length nor time of the file, which the working state shares."""
+    params = small_params(tmp_path)
+    settings = read_settings(params.task("small"), params.frames)
+    manifest = read_manifest("small", params.task("small"), tmp_path)
+    target = tmp_path / "outputs" / "frames" / "small"
+
+    def ingest(process: DecodeProcess) -> None:
+        shards = plan_shards(manifest, settings.shard_videos)
+        for shard in shards:
+            if state.done(shard) is None:
+                state.finish(make_shard(shard, tmp_path, state.store, settings, process))
+        records = [done for shard in shards if (done := state.done(shard)) is not None]
+        write_store(state.store, manifest, settings, records, flat_ledger(records, manifest))
+        publish(state.store, target, None)
+
+    with state.locked(), settings.process() as process:
+        ingest(process)
+        names = FrameStore(target).ids("train")
+        whole = list(FrameStore(target).read(names))
+        file = target / "shard-00000.parquet"
+        before = file.stat()
+        with file.open("r+b") as stream:
+            stream.seek(before.st_size // 2)
+            byte = stream.read(1)
+            stream.seek(before.st_size // 2)
+            stream.write(bytes([byte[0] ^ 1]))
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        ingest(process)
+        with pytest.raises(DataError, match=r"delete this file, and run .* again with --overwrite"):
+            list(FrameStore(target).read(names))
+        file.unlink()
+        state.reset()  # what --overwrite does
+        ingest(process)
+        assert list(FrameStore(target).read(names)) == whole

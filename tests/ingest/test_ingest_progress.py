@@ -8,6 +8,7 @@ import pty
 import subprocess
 import sys
 import termios
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -34,6 +35,10 @@ def task(tmp_path: Path) -> Path:
     return folder
 
 
+def no_room() -> str:
+    return "the cluster has 4, of which 0 are free"
+
+
 def names(task: Path) -> list[str]:
     return [entry.name for entry in events.read_events(task).entries]
 
@@ -41,7 +46,8 @@ def names(task: Path) -> list[str]:
 def test_a_run_is_followed_video_by_video(task: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     unfinished = task / "state" / "progress"
-    with Monitor(task, unfinished, VideoCounts(10, found=4, failed=Counter(missing_file=1)), "clips") as monitor:
+    counts = VideoCounts(10, found=4, failed=Counter(missing_file=1))
+    with Monitor(task, unfinished, counts, "clips", no_room) as monitor:
         found = monitor.counts()
         assert (found.done, found.tried, found.reused, found.failed) == (7, 2, 1, {"missing_file": 1, "timeout": 1})
         monitor.counts()  # a failure is logged once
@@ -57,6 +63,32 @@ def test_a_run_is_followed_video_by_video(task: Path, caplog: pytest.LogCaptureF
     assert "\n  missing_file 1 (no file under the manifest's uri)\n  timeout 1 (" in text
     events.write_event(task, events.Finished(8, 2, "somewhere"))
     assert status(task).startswith("clips: finished; 7 of 10 videos, 2 failed")
+
+
+def test_what_is_waited_for_is_said_again_and_again(
+    task: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "WAITING_SECONDS", 0.0)
+    unfinished = task / "state" / "progress"
+    with Monitor(task, unfinished, VideoCounts(10, found=4), "clips", no_room) as monitor:
+        wait_for(caplog, "clips: no video has ended for 0 s; 1 process(es) decode")
+        monitor.shard_done(2, 1.5)
+        wait_for(caplog, "waiting for a CPU: the cluster has 4, of which 0 are free")
+        caplog.clear()
+        wait_for(caplog, "waiting for a CPU: the cluster has 4, of which 0 are free")
+        # As long as videos end, nothing is waited for.
+        monkeypatch.setattr(progress, "WAITING_SECONDS", 600.0)
+        time.sleep(0.1)
+        caplog.clear()
+        time.sleep(1.5)
+    assert "waiting" not in caplog.text
+
+
+def wait_for(caplog: pytest.LogCaptureFixture, text: str) -> None:
+    end = time.monotonic() + 30
+    while text not in caplog.text:
+        assert time.monotonic() < end, caplog.text
+        time.sleep(0.05)
 
 
 def test_a_shard_that_starts_again_counts_once(task: Path) -> None:
@@ -123,7 +155,7 @@ SHOWN = """
 import sys, time
 from pathlib import Path
 from components.ingest.progress import Monitor, VideoCounts
-with Monitor(Path(sys.argv[1]), Path(sys.argv[1]) / "state" / "progress", VideoCounts(10), "clips") as monitor:
+with Monitor(Path(sys.argv[1]), Path(sys.argv[1]) / "state" / "progress", VideoCounts(10), "clips", str) as monitor:
     monitor.shard_done(2, 1.0)
 """
 

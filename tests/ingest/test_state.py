@@ -116,11 +116,9 @@ def ledger(*fates: tuple[str, str]) -> list[LedgerRow]:
     ]
 
 
-def test_too_many_failures_and_an_undecodable_split_stop_the_stage() -> None:
+def test_too_many_failures_stop_the_stage() -> None:
     where = Path("state/store/ledger.parquet")
     good = [("train", ""), ("train", ""), ("val", ""), ("test", "")]
     check_failures("t", ledger(*good, ("train", "timeout")), 0.2, where)
     with pytest.raises(DataError, match=r"too many videos failed.*\n.*timeout 1 .*v4.*found '20\.0%'.*at most 19\.0%"):
         check_failures("t", ledger(*good, ("train", "timeout")), 0.19, where)
-    with pytest.raises(DataError, match=r"no video of a split could be decoded.*\n.*crashed 1 .*found 'test'"):
-        check_failures("t", ledger(*good[:3], ("test", "crashed")), 1.0, where)

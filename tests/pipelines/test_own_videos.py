@@ -71,12 +71,26 @@ def test_a_folder_of_videos_is_searched_without_training(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_small_table_with_a_broken_video_goes_the_whole_way_to_an_index_of_all(root: Path) -> None:
-    rows = "".join(f'{name},"a film, number {number}"\n' for number, name in enumerate(FILMS))
-    (root / "data" / "mine" / "captions.csv").write_text(f"video,caption\n{rows}broken.mp4,nothing\n", encoding="utf-8")
+def test_a_small_table_whose_only_validation_video_is_broken_goes_to_an_index_of_the_others(root: Path) -> None:
+    splits = ["train"] * (len(FILMS) - 1) + ["test"]
+    rows = "".join(f'{name},"a film, number {number}",{splits[number]}\n' for number, name in enumerate(FILMS))
+    table = root / "data" / "mine" / "captions.csv"
+    table.write_text(f"video,caption,split\n{rows}broken.mp4,nothing,val\n", encoding="utf-8")
     done = run(root, "ingest.py")
     assert done.returncode == 0, done.stderr
     assert "mine: 6 of 7 videos decoded, 1 failed" in done.stdout
-    done = run(root, "index.py", "--adapter", ".reeltune/plain/mine")
+    assert "task mine: no video of the split val could be decoded (unreadable: broken). The others" in done.stderr
+    done = run(root, "train.py", "--method", "zero_shot")
+    assert done.returncode == 0, done.stderr
+    done = run(root, "index.py", "--adapter", "outputs/adapters/mine/zero_shot-0")
     assert done.returncode == 0, done.stderr
     assert "mine: 6 videos indexed" in done.stdout
+    # What has to have such a video names it, and the cure cures.
+    done = run(root, "evaluate.py", "--method", "zero_shot")
+    assert done.returncode == 1
+    assert "split val" in done.stderr
+    assert "replace its videos, or take them out of the collection, and run ingest again" in done.stderr
+    table.write_text(f"video,caption\n{rows.replace(',train', '').replace(',test', '')}", encoding="utf-8")
+    assert run(root, "ingest.py").returncode == 0
+    done = run(root, "evaluate.py", "--method", "zero_shot")
+    assert done.returncode == 0, done.stderr

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -72,6 +73,41 @@ def test_sigterm_in_a_training_ends_its_run(root: Path) -> None:
         [(status, end)] = database.execute("select status, end_time from runs").fetchall()
     assert status == "KILLED"
     assert end is not None
+
+
+CONNECTS = """
+import signal, sys, time
+from components.cluster import RaySettings, ray_session
+
+def stop(number, frame):
+    raise SystemExit(128 + number)
+
+signal.signal(signal.SIGTERM, stop)
+with ray_session(RaySettings(num_cpus=1, object_store_mib=128)):
+    time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", ["logs/gcs_server.out", "logs/python-core-driver-*.log"])
+def test_sigterm_while_ray_starts_ends_the_process(sign: str) -> None:
+    """Once in Python's part of the start, and once in the C++ part, where Ray has a handler that aborts."""
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as short:
+        process = subprocess.Popen(
+            [sys.executable, "-c", CONNECTS], env=environment(RAY_TMPDIR=short), stderr=subprocess.PIPE, text=True
+        )
+        try:
+            deadline = time.monotonic() + 300
+            while not list(Path(short).glob(f"ray/session_*/{sign}")):
+                assert process.poll() is None, process.communicate()[1]
+                assert time.monotonic() < deadline, "Ray does not start"
+                time.sleep(0.002)
+            process.terminate()
+            errors = process.communicate(timeout=120)[1]
+        finally:
+            process.kill()
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize(("workers", "cpus"), [(8, 2), (4, 1), (3, 1)])

@@ -18,8 +18,13 @@ from mlflow.tracking._tracking_service import utils as tracking_utils
 from registered_world import model_config
 from trained_world import TASK
 
+from components.adapters.card import read_card
+from components.adapters.file import load_adapter
 from components.errors import RegistryError
+from components.frames.store import FrameStore
 from components.layout import Layout
+from components.search import index as indexes
+from components.search.query import Searcher, shared_backbone
 from components.search.source import of_champion
 from components.tracking.alias import alias_holder
 from components.tracking.champion import current_champion
@@ -189,6 +194,33 @@ def test_an_alias_moved_by_hand_is_obeyed(root: Path) -> None:
     connect(root, params.tracking).delete_registered_model_alias(TASK, "champion")
     with pytest.raises(RegistryError, match=r"no version has the alias.*register\.py --task tiny"):
         current_champion(layout, params.tracking, TASK)
+
+
+def test_an_index_of_an_earlier_champion_says_so_and_its_cure_cures(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    params, layout = tiny_world.params(root), Layout(root)
+
+    def make_index(version: str, method: str) -> None:
+        adapter, store = layout.adapter(TASK, method, 0), FrameStore(layout.frames(TASK))
+        loaded = load_adapter(adapter, shared_backbone(params.backbone, root))
+        made = indexes.build(loaded, store, split="test", adapter_sha256=read_card(adapter).sha256, batch_size=8)
+        about = {"version": version, "method": method, "seed": 0, "split": "test", "store": store.fingerprint}
+        indexes.write(made, layout.index(TASK), adapter, about)
+
+    make_index("1", "vop")
+    assert Searcher.of(root, params, TASK).search("a red square", top=1)
+    assert (
+        f"made with version 1, but version 2 is the champion: run python pipelines/index.py --task {TASK}"
+        in caplog.text
+    )
+    caplog.clear()
+    make_index("2", "mv_adapter")
+    Searcher.of(root, params, TASK)
+    connect(root, params.tracking).set_registered_model_alias(TASK, "champion", "1")
+    assert "champion" not in caplog.text
+    Searcher.of(root, params, TASK)
+    assert "made with version 2, but version 1 is the champion" in caplog.text
 
 
 def test_a_registry_that_is_away_is_said(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

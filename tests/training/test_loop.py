@@ -19,12 +19,14 @@ from components.evaluation.scorecard import make_scorecard
 from components.evaluation.validation import Validation
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
+from components.layout import Layout
 from components.methods.base import MAX_SCALE, Method
 from components.methods.build import build
 from components.training.checkpoint import Checkpoints
 from components.training.job import Job
 from components.training.loop import Result, fit
 from components.training.readings import Readings
+from components.training.selection import check_selection
 from components.training.settings import ExecutionSettings, TrainingSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -332,6 +334,17 @@ def test_half_precision_keeps_float32_parameters(root: Path, tmp_path: Path) -> 
     expected = train(root, exact, tiny_world.training(root))
     assert result.curve[-1]["loss"] != expected.curve[-1]["loss"]
     assert result.curve[-1]["loss"] == pytest.approx(expected.curve[-1]["loss"], rel=0.02)
+
+
+@pytest.mark.parametrize(("select_on", "val", "failed"), [("val", 0, 0), ("test", 4, 4)])
+def test_an_epoch_is_selected_on_videos_that_are_there(
+    root: Path, tmp_path: Path, select_on: str, val: int, failed: int
+) -> None:
+    tiny_world.write_store(tmp_path, tiny_world.videos(24, val, 4), failed)
+    store = FrameStore(Layout(tmp_path).frames(tiny_world.TASK))
+    with pytest.raises(TrainingError, match=rf"no video to select an epoch on.*'{select_on}'.*select_on: last"):
+        check_selection(store, tiny_world.training(root, select_on=select_on))
+    check_selection(store, tiny_world.training(root, select_on="last"))
 
 
 def test_data_that_make_no_batch(root: Path, tmp_path: Path) -> None:
