@@ -14,8 +14,9 @@ convolution of the same attention, which counts marked patches twice, scaled to 
 
 The paper prints 7.53 M trained parameters on ViT-B/32, and no form of its release has that number. Ours has 3,940,023.
 Of these, 433,664 are DGL's, 2,507,167 make the spatial and temporal prompts (2,362,368 of them attention), and 999,192
-are next to the MLPs. The release has 393,729 more: text prompts that nothing reads (see DGL) and a bias that cancels. With ``generator:
-transformer``, it is 13,081,527. The release's script names both generators, in the halves of an unresolved merge.
+are next to the MLPs. The release has 393,729 more: text prompts that nothing reads (see DGL) and a bias that cancels.
+With ``generator: transformer``, ours has 13,081,527 and the release one more. The release's script names both
+generators, in the halves of an unresolved merge.
 
 The release with random weights gives the same embedding of one video, as a test shows. Ours differs in this:
 
@@ -50,7 +51,7 @@ from components.methods.prompts import LayerPrompts
 # The factor on pixel prompts and temporal prompts, and the margin from which a region is marked.
 SCALE, MARGIN = 0.05, 1e-5
 # The factor on what is added next to the MLPs.
-BESIDE = 0.1
+ADDED = 0.1
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -94,9 +95,9 @@ class STOP(DGL):
         self.inter = Temporal(spec.vision_width, side**2, settings.hidden, settings.frame_prompts)
         width = settings.bottleneck
         self.video = nn.ModuleList(
-            [beside(spec.vision_width, width) for _ in range(spec.vision_layers if width else 0)]
+            [bottleneck(spec.vision_width, width) for _ in range(spec.vision_layers if width else 0)]
         )
-        self.text = nn.ModuleList([beside(spec.text_width, width) for _ in range(spec.text_layers if width else 0)])
+        self.text = nn.ModuleList([bottleneck(spec.text_width, width) for _ in range(spec.text_layers if width else 0)])
 
     def vision_hooks(self) -> Hooks:
         return _Video(self)
@@ -124,7 +125,7 @@ def blank(x: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask[:, None, :, None, None], x, x.new_zeros(()))
 
 
-def beside(width: int, hidden: int) -> nn.Sequential:
+def bottleneck(width: int, hidden: int) -> nn.Sequential:
     """What is added next to an MLP: ``float[..., D] -> float[..., D]``."""
     return nn.Sequential(nn.Linear(width, hidden), nn.PReLU(), nn.Linear(hidden, width))
 
@@ -241,7 +242,7 @@ class _Video(GlobalLocal):
     def __init__(self, stop: STOP) -> None:
         super().__init__(stop.global_prompts)
         self.stop, self.shared = stop, stop.source.of_frames()
-        self.beside: list[Any] = list(stop.video)
+        self.added: list[Any] = list(stop.video)
         self.marks = self.made = torch.empty(0)
 
     def before_patches(self, frames: Tensor, flow: Flow) -> Tensor:
@@ -257,13 +258,13 @@ class _Video(GlobalLocal):
         return self.shared[i, : flow.frames] + self.made
 
     def after_mlp(self, i: int, x: Tensor, h: Tensor, m: Tensor, flow: Flow) -> Tensor:
-        return m + BESIDE * self.beside[i](x) if self.beside else m
+        return m + ADDED * self.added[i](x) if self.added else m
 
 
 class _Text(LayerPrompts):
     def __init__(self, prompts: Tensor, added: nn.ModuleList) -> None:
         super().__init__(prompts, range(len(prompts)))
-        self.beside: list[Any] = list(added)
+        self.added: list[Any] = list(added)
 
     def after_mlp(self, i: int, x: Tensor, h: Tensor, m: Tensor, flow: Flow) -> Tensor:
-        return m + BESIDE * self.beside[i](x) if self.beside else m
+        return m + ADDED * self.added[i](x) if self.added else m

@@ -2,10 +2,10 @@
 
 The arrays come from https://github.com/knightyxp/DGL, ``modules/clip.py``, class ``CLIP`` with ``args`` of
 ``text_prompt_length 8, local_each_frame_prompt_length 4, global_visual_prompt_length 4, unified_transformer_layers 3,
-visual_output_type global_prompt0``, four frames, and ``shared_latent_space`` linear or transformer. Its added parameters
-are random multiples of 1/32. ``encode_prompt, encode_image, encode_text`` on the inputs of ``case01_plain_meanp`` are
-L2-normalised. The gradients are those of both sums of all embeddings times ``linspace(-1, 1, 32)``. The release's text
-prompts after the padding have the gradient zero.
+visual_output_type global_prompt0``, four frames, and ``shared_latent_space`` linear or transformer. Its added
+parameters are random multiples of 1/32. ``encode_prompt, encode_image, encode_text`` on the inputs of
+``case01_plain_meanp`` are L2-normalised. The gradients are those of the sum of all embeddings times
+``linspace(-1, 1, 32)``. The release's text prompts after the padding have the gradient zero.
 """
 
 from __future__ import annotations
