@@ -79,6 +79,7 @@ def test_the_published_files_have_the_published_counts(english: Manifest) -> Non
     assert manifest.protocol.caption_rule == "every caption of a test video is a query"
 
 
+@pytest.mark.slow
 def test_both_languages_are_read_and_each_caption_says_which(published: Path) -> None:
     manifest = read(published, languages="en, zh")
     manifest.check()
@@ -92,6 +93,7 @@ def test_both_languages_are_read_and_each_caption_says_which(published: Path) ->
     assert manifest.protocol.caption_rule.endswith("; languages: en, zh")
 
 
+@pytest.mark.slow
 def test_lists_and_reference_captions_alone_are_enough_for_english(english: Manifest, tmp_path: Path) -> None:
     """The form of CLIP4Clip's family: three lists and a list of texts per id."""
     wanted = english

@@ -138,6 +138,7 @@ def test_zero_shot_is_exactly_at_chance(store: FrameStore, tmp_path: Path, batch
     assert "accuracy 50.0 [50.0, 50.0]" in describe(card)
 
 
+@pytest.mark.slow
 def test_a_temporal_method_tells_forward_from_backward(root: Path, store: FrameStore, tmp_path: Path) -> None:
     torch.manual_seed(0)
     method = method_of("mv_adapter", lr=1e-2)
