@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# The suite runs in two processes, and many tests start more. With a thread per core, each of them would wait for the
+# threads of the others. PyTorch reads this when it is imported, so it is set before.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The files that take longest, the longest first. They start first, so that no process waits at the end for one of them.
 LONGEST = (
