@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from empty_store import write_empty_store
 from test_runs import SETTINGS, start
 
 from components import liveness
@@ -60,6 +61,7 @@ def test_a_driver_that_beats_is_alive_whatever_its_clock_says(monkeypatch: pytes
 
 
 def test_the_same_work_is_not_begun_twice(tmp_path: Path) -> None:
+    write_empty_store(tmp_path)
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=ENV
     )
@@ -101,6 +103,7 @@ def can_unshare() -> bool:
 @pytest.mark.skipif(not can_unshare(), reason="no permission for namespaces")
 @pytest.mark.parametrize("hosts", [("same", "same"), ("pod-1", "pod-2")])
 def test_a_driver_killed_in_a_container_is_continued_in_the_next(tmp_path: Path, hosts: tuple[str, str]) -> None:
+    write_empty_store(tmp_path)
     found = []
     for host in hosts:
         command = [*CONTAINER, sys.executable, "-c", CHILD, str(tmp_path), host]
