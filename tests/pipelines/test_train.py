@@ -90,7 +90,7 @@ def test_stages_without_ray_and_evaluation(root: Path, environment: dict[str, st
         ("tony", "vop", "training.epochs=2", "unknown task; found 'tony'"),
         ("tiny", "vop", "backbone.model=ViT-B-23", "no such backbone"),
         ("tiny", "vop", "backbone.model=ViT-B-33", "ViT-B-32"),
-        ("tiny", "mv_adapter", "methods.mv_adapter.lr=fast", "methods.mv_adapter.lr: "),
+        ("tiny", "mv_adapter", "methods.mv_adapter.lr=fast", "lr: input should be a valid number, found 'fast'"),
         ("tiny", "vop", "methods.vop.video_prompts=-1", "methods.vop"),
         (
             "tiny",
