@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+# The suite runs in two processes, and many tests start more. With a thread per core, each of them would wait for the
+# threads of the others. PyTorch reads this when it is imported, so it is set before.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The files that take longest, the longest first. They start first, so that no process waits at the end for one of them.
+LONGEST = (
+    "pipelines/test_whole_way.py",
+    "pipelines/test_nodes.py",
+    "bench/test_smoke.py",
+    "pipelines/test_train.py",
+    "ingest/test_ingest_ray.py",
+    "ingest/test_ingest_cluster.py",
+    "tracking/test_registry.py",
+    "pipelines/test_tune.py",
+    "pipelines/test_processes.py",
+    "pipelines/test_own_videos.py",
+    "pipelines/test_ingest.py",
+    "test_edits.py",
+    "training/test_loop.py",
+    "training/test_kill.py",
+    "methods/test_matrix.py",
+)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips the tests marked ``gpu`` where there is no CUDA device."""
+    """Puts the longest files first, and skips the tests marked ``gpu`` where there is no CUDA device."""
+    order = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

@@ -5,6 +5,7 @@ The outputs are placeholders, since DVC compares hashes and does not look inside
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,6 +60,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
                         place.write_text("placeholder\n", encoding="utf-8")
     dvc(folder, "commit", "--quiet", "--force")
     assert stale(folder) == set()
+    assert "up to date" in dvc(folder, "status")
     return folder
 
 
@@ -71,8 +74,9 @@ def expanded(path: str) -> list[str]:
 
 
 def stale(folder: Path) -> set[str]:
-    """The stages that ``dvc status`` names."""
-    return {name for name, changes in json.loads(dvc(folder, "status", "--json")).items() if changes}
+    """The stages that ``dvc status`` names. A process of the command would import DVC again for each of them."""
+    with contextlib.chdir(folder), Repo() as project:
+        return {name for name, changes in project.status().items() if changes}
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ RUNS: dict[str, tuple[str, str]] = {
     "gpu": ("--smoke --parts loader ranks", "CPU"),
     "ingest": ("--parts decode --rounds 1 --generated 1", "check and isolation"),
     "memory": ("--videos 2 --shard 1 --cpus 1", "driver"),
-    "ranks": ("--sizes 1 50 --plain-up-to 50", "peak MiB"),
+    "ranks": ("--sizes 50 60 --plain-up-to 50", "peak MiB"),
     "recipes": ("--smoke --recipes msvd --methods vop", "vop"),
     "search_settings": ("--root ROOT --task tiny --method vop training.epochs=1", "t2v R@1"),
     "train": ("--parts evaluation --models mini --rounds 1 --videos 2", "of the limit"),

@@ -19,6 +19,7 @@ import pytest
 import raylets
 import tiny_world
 import torch
+from empty_store import write_empty_store
 from raylets import Nodes
 
 from components import storage
@@ -32,7 +33,7 @@ from components.training.job import Job, run
 
 s3, s3_server = object_store.s3, object_store.s3_server
 REPOSITORY = Path(__file__).resolve().parents[2]
-EPOCHS, STEPS = 20, 120
+EPOCHS, STEPS = 15, 90
 SETTINGS = (
     f"training.epochs={EPOCHS}",
     "training.batch_size=4",
@@ -122,6 +123,7 @@ def test_a_worker_a_node_and_drivers_are_lost(s3: str, tmp_path: Path) -> None:
     for path in (root, *node_folders):
         path.mkdir()
     tiny_world.write_project(root)
+    write_empty_store(root)
     settings = (*SETTINGS, f"execution.storage={s3}")
     job = Job.of(root, tiny_world.params(root, *settings), tiny_world.TASK, "vop", 0)
     plan = job.plan()

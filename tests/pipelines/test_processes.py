@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import raylets
 import tiny_world
+from empty_store import write_empty_store
 
 from components.training.distributed import prepare
 from components.training.job import Job
@@ -52,6 +53,7 @@ def wait_for_a_checkpoint(root: Path, process: subprocess.Popen[str]) -> None:
 @pytest.mark.slow
 def test_sigterm_in_a_training_ends_its_run(root: Path) -> None:
     """The start has its own obstacles: Ray's time is over at once, TMPDIR is long, and the root holds other code."""
+    write_empty_store(root)
     (root / "components").mkdir()
     (root / "components" / "__init__.py").write_text(PLANTED)
     long = root / ("x" * 60)
@@ -153,6 +155,7 @@ except ReelTuneError as error:
 
 @pytest.mark.slow
 def test_on_a_cluster_a_line_says_what_is_waited_for_and_other_code_is_refused(root: Path) -> None:
+    write_empty_store(root)
     node = root / "node"
     node.mkdir()
     with raylets.cluster([node], [1], environment()) as nodes:

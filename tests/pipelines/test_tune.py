@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import tiny_world
+from empty_store import write_empty_store
 from mlflow import MlflowClient
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -34,27 +35,26 @@ def finished_trials(client: MlflowClient) -> dict[str, str]:
     return {run.info.run_id: run.info.run_name for run in runs if "-trial-" in run.info.run_name}
 
 
-def first_finished_trials(root: Path, process: subprocess.Popen[str]) -> tuple[MlflowClient, dict[str, str]]:
+def first_finished_trials(client: MlflowClient, process: subprocess.Popen[str]) -> dict[str, str]:
     """Waits until a trial of a running search has ended."""
-    client, done = None, dict[str, str]()
+    done: dict[str, str] = {}
     deadline = time.monotonic() + 240
-    while client is None or not done:
+    while not done:
         assert process.poll() is None, process.stderr and process.stderr.read()
         assert time.monotonic() < deadline, "no trial has ended"
         time.sleep(0.5)
-        # Ray starts long after the database is made, so two processes never make it at the same time.
-        if (root / ".reeltune" / "tune").is_dir():
-            client = client or MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
-            done = finished_trials(client)
-    return client, done
+        done = finished_trials(client)
+    return done
 
 
 @pytest.mark.slow
 def test_a_killed_search_continues(tmp_path: Path) -> None:
     tiny_world.write_project(tmp_path)
+    write_empty_store(tmp_path)
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     first = start(tmp_path)
     try:
-        client, done = first_finished_trials(tmp_path, first)
+        done = first_finished_trials(client, first)
     finally:
         first.kill()
         first.communicate()

@@ -153,15 +153,6 @@ def test_search_prints_ranked_videos(clone: Path) -> None:
     assert all(".mp4" in row for row in rows)
 
 
-def test_the_champion_ranks_videos_in_a_fresh_process(clone: Path) -> None:
-    code = (
-        "import mlflow; mlflow.set_tracking_uri('sqlite:///mlflow.db');"
-        "m = mlflow.pyfunc.load_model('models:/shapes-clips@champion');"
-        "print(m.predict([{'text': 'a red circle moves from left to right'}], params={'top': 3}).to_string())"
-    )
-    assert "video" in call(clone, sys.executable, "-c", code)
-
-
 def test_an_experiment_with_another_setting(clone: Path) -> None:
     call(clone, "git", "add", "-A")
     call(clone, "git", "commit", "-qm", "results")
@@ -174,8 +165,6 @@ def test_an_experiment_with_another_setting(clone: Path) -> None:
     [
         (["ingest.py", "--task", "shape-clips"], "did you mean 'shapes-clips'"),
         (["ingest.py", "--task", "shapes-clips", "frames.sizes=3"], "did you mean 'size'"),
-        (["train.py", "--task", "shapes-clips", "--method", "mv_adapter", "methods.mv_adapter.lr=fast"], "lr"),
-        (["train.py", "--task", "shapes-clips", "--method", "vop", "backbone.model=ViT-B-33"], "ViT-B-32"),
         (["ingest.py", "--task", "shapes-clips", "tasks.shapes-clips.root=data/none"], "data/none"),
     ],
 )

@@ -14,6 +14,7 @@ import mlflow
 import pytest
 import tiny_world
 import trained_world
+from empty_store import write_empty_store
 from mlflow.tracking._tracking_service import utils as tracking_utils
 from registered_world import model_config
 from trained_world import TASK
@@ -68,6 +69,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("ready") / "project"
     root.mkdir()
     trained_world.write_trained(root)
+    write_empty_store(root)
     trained_world.set_metric(root, "vop", 0, 40.0)
     trained_world.set_metric(root, "mv_adapter", 0, 60.0)
     register(root, "vop", "mv_adapter")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import tiny_world
 import trained_world
+from empty_store import write_empty_store
 from registered_world import model_config
 from trained_world import TASK
 
@@ -49,9 +50,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two methods with two seeds each, and an empty store, which takes seconds to create."""
+    """Two methods with two seeds each, and an empty store."""
     root = tmp_path_factory.mktemp("trained")
-    connect(root, trained_world.write_trained(root, seeds=(0, 1)).tracking)
+    trained_world.write_trained(root, seeds=(0, 1))
+    write_empty_store(root)
     return root
 
 
@@ -122,7 +124,7 @@ def test_registering_again_changes_nothing(world: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_fresh_process_ranks_videos_before_and_after_the_index(world: Path) -> None:
+def test_a_fresh_process_and_the_search_script_rank_videos(world: Path) -> None:
     code = (
         "import json, sys, mlflow, pandas as pd\n"
         "mlflow.set_tracking_uri(sys.argv[1])\n"
@@ -130,6 +132,7 @@ def test_a_fresh_process_ranks_videos_before_and_after_the_index(world: Path) ->
         "texts = ['a red square moves right', 'a blue square moves up']\n"
         "frame = model.predict(pd.DataFrame({'text': texts}), params={'top': 3})\n"
         "assert model.predict(texts, params={'top': 3}).equals(frame)\n"
+        "assert model.predict([{'text': text} for text in texts], params={'top': 3}).equals(frame)\n"
         "print(frame.to_json(orient='records'))\n"
     )
     command = [sys.executable, "-c", code, client_of(world).tracking_uri]
@@ -150,11 +153,7 @@ def test_a_fresh_process_ranks_videos_before_and_after_the_index(world: Path) ->
     assert rows[0]["start_seconds"] == 0.0 < rows[0]["end_seconds"]
     assert [row["video_id"] for row in answers[1]] == [row["video_id"] for row in rows]
     assert [row["score"] for row in answers[1]] == pytest.approx([row["score"] for row in rows], abs=1e-6)
-
-
-@pytest.mark.slow
-def test_the_search_script_prints_a_table(world: Path) -> None:
-    run("index", world)
+    # The search script reads the same index.
     lines = run("search", world, "--top", "2", "a red square moves right").splitlines()
     assert lines[0].split() == ["rank", "score", "span", "video", "file"]
     assert [line.split()[0] for line in lines[1:]] == ["1", "2"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import trained_world
+from empty_store import write_empty_store
 from registered_world import model_config
 from servers import free_address, serving
 from trained_world import TASK
@@ -31,6 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server whose store has two models with two versions each."""
     root = tmp_path_factory.mktemp("served")
     params = trained_world.write_trained(root)
+    write_empty_store(root)
     trained_world.set_metric(root, "vop", 0, 10.0)
     trained_world.set_metric(root, "mv_adapter", 0, 90.0)
     client = connect(root, params.tracking)

@@ -21,7 +21,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tracking")
+    from empty_store import write_empty_store  # the processes below import this module, and not that folder
+
+    folder = tmp_path_factory.mktemp("tracking")
+    write_empty_store(folder)
+    return folder
 
 
 @pytest.fixture(autouse=True)

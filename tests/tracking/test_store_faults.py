@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from empty_store import write_empty_store
 from servers import answering_with, free_address, serving
 from test_runs import SETTINGS, start
 
@@ -29,6 +30,7 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a store that has one run."""
     root = tmp_path_factory.mktemp("made")
+    write_empty_store(root)
     with start(root) as run:
         run.log(1, {"loss": 1.0})
     return root
