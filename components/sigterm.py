@@ -1,4 +1,4 @@
-"""SIGTERM while Ray starts and runs. Ray sets a handler of its own, with another exit code."""
+"""SIGTERM while Ray starts and runs. Ray sets handlers of its own, with other exit codes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NO_HANDLER = {"RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1"}
 
 
 class Sigterm:
-    """The handler that is set when this object is made. It counts during Ray's start, and is set again afterwards.
+    """The handler that is set when this object is made. It waits while Ray starts, and is set again afterwards.
 
     Attributes:
         stopped: What the handler raised. Where Ray waits, it raises something else in its place.
@@ -22,32 +22,32 @@ class Sigterm:
 
     def __init__(self) -> None:
         self.stopped: BaseException | None = None
+        self._came = False
         self._handler = signal.getsignal(signal.SIGTERM)
-        self._is_ours = threading.current_thread() is threading.main_thread()
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
-        """Keeps the handler during a ``with`` block in which Ray starts."""
-        if not self._is_ours:
+        """Puts a signal off until the end of a ``with`` block in which Ray starts. Half a start crashes in its end."""
+        if threading.current_thread() is not threading.main_thread():
             yield
             return
-        signal.signal(signal.SIGTERM, self._stop)
+        from ray._private import utils
+
+        signal.signal(signal.SIGTERM, self._put_off)
+        set_by_ray, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
         try:
             yield
-        except SystemExit:
-            # Ray's handler in Python raises this.
-            self._stop(signal.SIGTERM, None)
-            raise
         finally:
+            utils.set_sigterm_handler = set_by_ray
             signal.signal(signal.SIGTERM, self._stop if callable(self._handler) else signal.SIG_DFL)
+            if self._came:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def _put_off(self, number: int, frame: FrameType | None) -> None:
+        self._came = True
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self.stopped is not None:
-            raise self.stopped
-        if not callable(self._handler):
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
+        assert callable(self._handler)
         try:
             self._handler(number, frame)
         except BaseException as stop:

@@ -83,12 +83,12 @@ def test_settings_of_the_file_for_batches_do_not_cut_or_pad(tmp_path: Path, kind
 
 
 def test_the_hash_follows_file_cleaning_and_padding(tmp_path: Path) -> None:
-    made.write(tmp_path, "siglip2")
+    made.write(tmp_path, "siglip")
     path = tmp_path / "tokenizer.json"
     hashes = [FileTokenizer(path, clean).sha256 for clean in ("canonicalize", "whitespace")]
-    (tmp_path / "tokenizer_config.json").write_text('{"pad_token": {"content": "<eos>"}}')
+    (tmp_path / "tokenizer_config.json").write_text('{"pad_token": {"content": "<pad>"}}')
     hashes.append(FileTokenizer(path).sha256)
-    path.write_text(path.read_text().replace("circle", "ring"))
+    path.write_text(path.read_text().replace("▁circle", "▁ring"))
     hashes.append(FileTokenizer(path).sha256)
     assert len(set(hashes)) == 4
 
