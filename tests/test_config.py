@@ -259,7 +259,8 @@ def test_names_in_any_script_are_taken() -> None:
 def test_a_benchmark_indexes_its_test_videos_and_any_other_collection_all() -> None:
     params = load_params(PARAMS, names=NAMES)
     for benchmark in BENCHMARKS.names():
-        task = dataclasses.replace(params.task("shapes-clips"), benchmark=benchmark, options={})
+        options: dict[str, str | int | float | bool] = {"set": "msrvtt"} if benchmark == "mmeb" else {}
+        task = dataclasses.replace(params.task("shapes-clips"), benchmark=benchmark, options=options)
         expected = "all" if benchmark == "table" else "test"
         assert params.search.split_of(is_published("some", task)) == expected
     assert load_params(PARAMS, ["search.split=val"]).search.split_of(published=False) == "val"

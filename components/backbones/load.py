@@ -66,7 +66,7 @@ def load_backbone(settings: BackboneSettings, root: Path) -> Backbone:
 
 
 def usual_preprocess(model: str) -> dict[str, Any]:
-    """What all of open_clip's pretrained tags of a model say about pixels. A file of weights says nothing about them."""
+    """What all of open_clip's pretrained tags of a model say about pixels, which a file of weights does not say."""
     keys = ("mean", "std", "interpolation", "resize_mode")
     tags = [open_clip.get_pretrained_cfg(model, tag) for tag in open_clip.list_pretrained_tags_by_model(model)]
     return {key: tags[0][key] for key in keys if tags and all(tag[key] == tags[0][key] for tag in tags)}

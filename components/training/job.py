@@ -20,6 +20,7 @@ from components.adapters.card import TrainingFacts
 from components.adapters.file import save_adapter
 from components.adapters.record import ParameterCount
 from components.backbones.clip import Backbone, parameter_total
+from components.backbones.families import FAMILIES
 from components.backbones.load import load_backbone
 from components.backbones.naming import errors_under
 from components.backbones.settings import BackboneSettings
@@ -241,7 +242,7 @@ class Job:
             "training": asdict(self.training),
             "backbone": method.spec.to_dict(),
             "store": store.fingerprint,
-            "code": code_of("train", targets(method.name)).sha256,
+            "code": code_of("train", [*targets(method.name), FAMILIES.target(method.spec.family)]).sha256,
             "torch": torch.__version__,
         }
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -31,6 +31,7 @@ def features(method: DiscoVLA, frames: Tensor) -> Tensor:
     """Features of the frames of one video: ``float[T, 3, S, S] -> float[T, E]``."""
     tower = method.backbone.vision
     patches = tower.conv1(frames).flatten(2).transpose(1, 2)
+    assert tower.class_embedding is not None
     x = torch.cat([tower.class_embedding.expand(len(frames), 1, -1), patches], dim=1) + tower.positional_embedding
     x = tower.ln_pre(x)
     for i in range(method.spec.vision_layers):

@@ -91,6 +91,7 @@ def features(method: TempMe, frames: Tensor, order: list[int]) -> Tensor:
     """Features of the places of one video: ``float[T, 3, S, S] -> float[places, E]``. ``order`` is their frames."""
     tower, settings = method.backbone.vision, method.settings
     patches = tower.conv1(frames).flatten(2).transpose(1, 2)
+    assert tower.class_embedding is not None
     x = torch.cat([tower.class_embedding.expand(len(frames), 1, -1), patches], dim=1) + tower.positional_embedding
     videos = [[Token(row) for row in tower.ln_pre(frame)] for frame in x]
     classes, groups = 1, dict(zip(method.merge_layers, settings.groups, strict=True))

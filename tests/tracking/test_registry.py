@@ -64,7 +64,7 @@ def copy(trained: Path, tmp_path: Path) -> Callable[..., Any]:
     params = tiny_world.params(tmp_path)
     code = ROOT / "components" / "search" / "pyfunc.py"
 
-    def register(*names: tuple[str, int, float], **changes: object) -> tuple[Any, dict[str, bool]]:
+    def register(*names: tuple[str, int, float], **changes: Any) -> tuple[Any, dict[str, bool]]:
         registry = ModelRegistry(connect(tmp_path, params.tracking), tmp_path, params.tracking, TASK)
         versions = []
         for method, seed, value in names:
