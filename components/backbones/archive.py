@@ -6,7 +6,6 @@ which every class is a name and every tensor points to a record of the zip file.
 
 from __future__ import annotations
 
-import math
 import pickle
 import pickletools
 import zipfile
@@ -143,7 +142,7 @@ class _Tree(pickle._Unpickler):
 
 def _tensor(flat: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> Tensor:
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-    if min((offset, *size, *stride), default=0) < 0 or (math.prod(size) and last >= flat.numel()):
+    if min((offset, *size, *stride), default=0) < 0 or (0 not in size and last >= flat.numel()):
         raise pickle.UnpicklingError(f"a tensor of shape {list(size)} reaches beyond its record")
     return flat.as_strided(size, stride, offset)
 

@@ -54,7 +54,7 @@ class TestTransformersClip:
         assert load(tmp_path, "hf/model.safetensors").spec == load(tmp_path, "hf").spec
 
     def test_the_config_says_the_activation(self, tmp_path: Path) -> None:
-        towers = {part: {**made.CLIP_CONFIG[part], "hidden_act": "gelu"} for part in ("text_config", "vision_config")}  # type: ignore[dict-item]
+        towers = {part: {**made.CLIP_CONFIG[part], "hidden_act": "gelu"} for part in ("text_config", "vision_config")}
         made.write_clip(tmp_path / "hf", {**made.CLIP_CONFIG, **towers})
         assert not load(tmp_path, "hf").spec.quick_gelu
         assert "expected null or false for" in refused(tmp_path, "hf", quick_gelu=True)
@@ -73,7 +73,7 @@ class TestTransformersClip:
 
     def test_heads_do_not_show_in_shapes(self, tmp_path: Path) -> None:
         made.write_clip(tmp_path / "hf")
-        vision = {**made.OPEN_CLIP["vision_cfg"], "head_width": 12}  # type: ignore[dict-item]
+        vision = {**made.OPEN_CLIP["vision_cfg"], "head_width": 12}
         (tmp_path / "model.json").write_text(json.dumps({**made.OPEN_CLIP, "vision_cfg": vision}))
         text = refused(tmp_path, "hf")
         assert "the vision tower differs; found {'num_attention_heads': 3, 'layer_norm_eps': 1e-05}" in text
