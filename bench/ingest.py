@@ -47,8 +47,7 @@ from components.ingest.decoders.packets import open_video, read_packets
 from components.ingest.resize import resize_frames
 from components.ingest.run import ingest, read_settings
 from components.ingest.sampling import chooser
-from components.params import Params, load_params
-from components.task import TaskSettings
+from components.params import Params, TaskEntry, load_params
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAMES, SIZE = 12, 224
@@ -150,7 +149,7 @@ def isolated(decoder: str) -> Callable[[str], None]:
 def task_params(cpus: int = 1, shard: int = 128, decoder: str = "auto") -> Params:
     """Returns the project's settings with one task of 12 frames at 224."""
     params = load_params(ROOT / "params.yaml")
-    task = TaskSettings(benchmark="table", root=f"data/{TASK}", frames=FRAMES, words=32, options={})
+    task = TaskEntry(benchmark="table", root=f"data/{TASK}", frames=FRAMES, words=32, options={})
     frames = replace(params.frames, size=SIZE, sampling="uniform", shard_videos=shard, decoder=decoder)
     ray = replace(params.ray, num_cpus=cpus)
     return replace(params, tasks={TASK: task}, frames=frames, ray=ray)
