@@ -90,7 +90,7 @@ def score(root: Path, method: Method, seed: int, task: str = TASK) -> None:
         write_scorecard(Layout(root).scorecards(task, method.name, seed), card)
 
 
-def set_metric(root: Path, method: str, seed: int, value: float, *, task: str = TASK, **changes: object) -> None:
+def set_metric(root: Path, method: str, seed: int, value: float, task: str = TASK, /, **changes: object) -> None:
     """Replaces the validation metric that decides about the alias, and fields of the card."""
     path = Layout(root).scorecards(task, method, seed) / "val.json"
     card = json.loads(path.read_text(encoding="utf-8"))

@@ -75,7 +75,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, paths: Sequence[str]) -> Pat
     """Two tasks, trained, evaluated, registered and indexed, one of them trained by what Ray's workers run."""
     root = tmp_path_factory.mktemp("two")
     tiny_world.write_project(root)
-    tiny_world.write_store(root, tiny_world.videos(24, 8, 8), task=OTHER)
+    tiny_world.write_store(root, tiny_world.videos(24, 8, 8), OTHER)
     torch.manual_seed(1)
     (root / "weights").mkdir()
     (root / SMALL["model"]).write_text(json.dumps(tiny_backbone.CONFIG))
@@ -165,7 +165,7 @@ def test_a_switch_concerns_one_task_and_its_champion_answers_until_it_is_beaten(
     trained_world.add_adapter(project, params, "vop", 0, OTHER)
     call("evaluate", project, OTHER, **METHOD)
     for value, champion in ((0.0, "small.json"), (100.0, "mini")):
-        trained_world.set_metric(project, "vop", 0, value, task=OTHER)
+        trained_world.set_metric(project, "vop", 0, value, OTHER)
         call("register", project, OTHER, retire=None)
         decision = read_registry_record(layout.champion_record(OTHER)).decisions[0].reason
         if champion == "small.json":
@@ -188,7 +188,7 @@ def test_a_champion_whose_backbone_is_gone_is_retired_by_the_cure(project: Path)
     with pytest.raises(AdapterError, match=rf"{fault}.*register\.py --task other --retire 'another backbone'"):
         Searcher.open(project, OTHER)
     trained_world.add_adapter(project, load_params(layout.params), "vop", 0, OTHER)
-    trained_world.set_metric(project, "vop", 0, 0.0, task=OTHER)
+    trained_world.set_metric(project, "vop", 0, 0.0, OTHER)
     call("register", project, OTHER, retire="another backbone")
     call("index", project, OTHER, adapter=None)
     assert Searcher.open(project, OTHER).method.spec.model == "mini"
