@@ -25,6 +25,7 @@ from components.backbones.hub import PREFIX, Repository
 from components.backbones.scope import unsupported
 from components.backbones.settings import BackboneSettings
 from components.backbones.sources import OPEN_CLIP_CONFIG, Source, find_source, find_tokenizer
+from components.backbones.texts import text_tower
 from components.backbones.tokenizers import load_tokenizer, odd_options
 from components.backbones.transformers_layout import check_towers
 from components.backbones.weights import load_weights
@@ -51,7 +52,7 @@ def load_backbone(settings: BackboneSettings, root: Path) -> Backbone:
             or do not fit, or a setting contradicts the weights.
     """
     raw, make_tokenizer = model_config(settings.model, root)
-    _check_memory(settings.model, raw)  # refuses other towers too, before anything is fetched
+    _check_size_and_scope(settings.model, raw)
     source = find_source(settings, raw, root)
     if source.model is not None:
         _check_same_model(settings, raw, source)
@@ -137,10 +138,13 @@ def _filled(cls: type, given: dict[str, Any]) -> dict[str, Any]:
     return {**asdict(cls()), **{name: value for name, value in given.items() if name in known}}
 
 
-def _check_memory(model: str, raw: dict[str, Any]) -> None:
-    """Refuses a model whose weights are larger than the machine's memory, before anything of this size is made."""
+def _check_size_and_scope(model: str, raw: dict[str, Any]) -> None:
+    """Refuses other towers, and a model larger than the machine's memory, before anything is fetched or made."""
     with torch.device("meta"):
-        needed = 4 * sum(value.numel() for value in create(model, raw).parameters())
+        clip = create(model, raw)
+        FAMILIES.get(family_of(raw) or "")(clip.visual, model)
+        text_tower(clip, model, starts=True)
+    needed = 4 * sum(value.numel() for value in clip.parameters())
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > memory:
         raise BackboneError(

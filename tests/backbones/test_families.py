@@ -175,8 +175,8 @@ def test_prompts_are_not_pooled(name: str) -> None:
     backbone = family_backbone(name)
     frames = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
-        one = backbone.vision(frames, _Prompted(torch.zeros(3, 32)))
-        other = backbone.vision(frames, _Prompted(torch.ones(3, 32)))
+        one = backbone.vision(frames, _Prompted(torch.randn(3, 32)))
+        other = backbone.vision(frames, _Prompted(torch.randn(3, 32)))
     assert one.shape == other.shape == backbone.vision(frames).shape
     assert apart(one, other) > 1e-4
 
