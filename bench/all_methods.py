@@ -23,17 +23,21 @@ import torch
 from components.adapters.file import load_adapter, read_card
 from components.backbones.load import load_backbone
 from components.evaluation.evaluate import evaluate
-from components.params import load_params
+from components.params import Params, load_params
 from components.records import make_record
 from components.report import tables
 from components.report.results import AdapterResult
 from components.training.job import Job, run
 
+# What a line of the file has besides the fields of a result.
+UNSHOWN = ("intervals", "training_key")
 
-def one(root: Path, task: str, method: str, seed: int, done: dict[str, dict[str, Any]]) -> dict[str, Any]:
+
+def one(
+    root: Path, params: Params, task: str, method: str, seed: int, done: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
     """The record of one adapter. ``done`` holds the records of earlier runs by training key."""
     torch.set_num_threads(1)
-    params = load_params(root / "params.yaml")
     job = Job.of(root, params, task, method, seed)
     plan = job.plan()
     if plan.key in done:
@@ -50,6 +54,7 @@ def one(root: Path, task: str, method: str, seed: int, done: dict[str, dict[str,
         "method": method,
         "seed": seed,
         "metrics": scorecard.card.metrics,
+        "intervals": scorecard.card.intervals,
         "trainable_parameters": card.trainable,
         "backbone_share": card.share,
         "artifact_bytes": sum(file.stat().st_size for file in (work / "adapter").iterdir()),
@@ -80,7 +85,7 @@ def main() -> None:
     records: dict[tuple[str, str, int], dict[str, Any]] = {}
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.jobs, mp_context=spawn) as pool:
-        running = {pool.submit(one, root, *key, done): key for key in wanted}
+        running = {pool.submit(one, root, params, *key, done): key for key in wanted}
         for future in as_completed(running):
             key, record = running[future], future.result()
             records[key] = record
@@ -90,7 +95,7 @@ def main() -> None:
             metrics = record["metrics"]["all"]
             recalls = f"t2v {metrics['t2v']['R@1']}, v2t {metrics['v2t']['R@1']}"
             print(f"{len(records)}/{len(wanted)} {key}: R@1 {recalls}", flush=True)
-    fields = [{name: value for name, value in records[key].items() if name != "training_key"} for key in wanted]
+    fields = [{name: value for name, value in records[key].items() if name not in UNSHOWN} for key in wanted]
     print(tables.markdown_all([make_record(tree, AdapterResult, path) for tree in fields]), end="")
 
 

@@ -10,12 +10,13 @@ import pytest
 import timm
 import torch
 from families import CONFIGS, apart, family_backbone, open_clip_model, randomised, tokenizer_of
+from PIL import Image
 from torch import nn
 
 from components.backbones.clip import Backbone
 from components.backbones.families import FAMILIES, family_of
 from components.backbones.hooks import Flow, Hooks
-from components.backbones.load import create
+from components.backbones.load import create, usual_preprocess
 from components.errors import BackboneError
 
 TEXTS = ["a red circle moves to the left", "it turns", "two green triangles appear and grow"]
@@ -203,3 +204,28 @@ def test_other_towers_are_refused_with_the_reason() -> None:
 
 def test_every_registered_family_is_covered() -> None:
     assert {family_of(config) for config in CONFIGS.values()} == set(FAMILIES)
+
+
+class TestFrames:
+    def test_squash_keeps_what_a_crop_of_the_centre_loses(self) -> None:
+        model = open_clip_model("siglip")
+        pixels = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+        squash = Backbone(model, "siglip", tokenizer_of("siglip"), pixels, "timm_vit")
+        rows, columns = torch.meshgrid(torch.arange(40), torch.arange(60), indexing="ij")
+        picture = torch.stack([rows * 6, columns * 4, (rows + columns) * 2]).clamp(max=255).to(torch.uint8)
+        theirs = open_clip.image_transform(16, is_train=False, **pixels)(
+            Image.fromarray(picture.permute(1, 2, 0).numpy())
+        )
+        ours = squash.preprocess(picture[None])[0]
+        # One step of 255 is 0.008 after normalisation, and the two resizers round differently.
+        assert float((ours - theirs).abs().max()) < 0.02
+        assert squash.spec.differences(family_backbone("siglip").spec) == ["mean", "std", "resize"]
+
+    def test_files_get_what_all_tags_of_the_model_say(self) -> None:
+        siglip, clip = usual_preprocess("ViT-B-16-SigLIP2"), usual_preprocess("ViT-B-32")
+        assert (siglip["resize_mode"], siglip["mean"]) == ("squash", (0.5, 0.5, 0.5))
+        assert (clip["resize_mode"], clip["mean"]) == ("shortest", open_clip.OPENAI_DATASET_MEAN)
+        assert usual_preprocess("PE-Core-B-16")["interpolation"] == "bilinear"
+        # Tags of ViT-H-14 disagree on it, so a file gets CLIP's crop.
+        assert "resize_mode" not in usual_preprocess("ViT-H-14")
+        assert usual_preprocess("mini") == {}

@@ -21,6 +21,8 @@ LIBRARIES = {"activations", "interleaved", "measure", "models", "synthetic"}
 RUNS: dict[str, tuple[str, str]] = {
     "adaptive_sampling": ("--data DATA --videos 1", "segment_center"),
     "all_methods": ("--root ROOT --tasks tiny --methods zero_shot", "1/1"),
+    "backbones": ("--root ROOT --task tiny --methods zero_shot --forms", "siglip"),
+    "encode": ("--methods tempme --rounds 1 --videos 1", "of lora"),
     "gpu": ("--smoke --parts loader ranks", "CPU"),
     "ingest": ("--parts decode --rounds 1 --generated 1", "check and isolation"),
     "memory": ("--videos 2 --shard 1 --cpus 1", "driver"),
