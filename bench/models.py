@@ -37,6 +37,12 @@ def vocabulary_of(model: str) -> int:
     return int(model_config(model, ROOT)[0]["text_cfg"]["vocab_size"])
 
 
+def words_of(model: str) -> int:
+    """Columns of a backbone's texts: the whole context where the text tower attends to padding."""
+    text = model_config(model, ROOT)[0]["text_cfg"]
+    return int(text["context_length"]) if text.get("no_causal_mask") else WORDS
+
+
 def tokens(vocabulary: int, count: int, words: int = WORDS) -> Tensor:
     """Texts of the full length, int64[count, words], with the largest id at the end."""
     texts = torch.randint(1, vocabulary - 2, (count, words), generator=torch.Generator().manual_seed(0))
@@ -74,7 +80,7 @@ def batch_of(frames: Tensor, texts: Tensor, micro_batches: int = 1) -> Batch:
 
 def random_batch(model: str, videos: int, captions: int = 1) -> Batch:
     """A batch of random frames and full texts in one micro-batch."""
-    return batch_of(pictures(side_of(model), videos), tokens(vocabulary_of(model), videos * captions))
+    return batch_of(pictures(side_of(model), videos), tokens(vocabulary_of(model), videos * captions, words_of(model)))
 
 
 def method_on(model: str, name: str, **settings: Any) -> Method:
@@ -101,14 +107,19 @@ class Limit(nn.Module):
 
     def __init__(self, model: str) -> None:
         super().__init__()
-        self.clip = clip(model).requires_grad_(False)
-        # Texts of 32 tokens, as for the methods. open_clip itself only takes full contexts.
-        self.clip.positional_embedding = nn.Parameter(self.clip.positional_embedding[:WORDS].detach(), False)
-        self.clip.attn_mask = self.clip.attn_mask[:WORDS, :WORDS]
-        towers = self.clip.visual.transformer, self.clip.transformer
-        self.vectors = nn.ParameterList(nn.Parameter(torch.zeros(tower.width)) for tower in towers)
-        for tower, vector in zip(towers, self.vectors, strict=True):
-            tower.resblocks[0].register_forward_hook(lambda module, inputs, out, vector=vector: out + vector)
+        self.clip = clip(model).requires_grad_(False).eval()
+        # Texts as long as for the methods. open_clip itself only takes full contexts.
+        words = words_of(model)
+        self.clip.positional_embedding = nn.Parameter(self.clip.positional_embedding[:words].detach(), False)
+        if self.clip.attn_mask is not None:
+            self.clip.attn_mask = self.clip.attn_mask[:words, :words]
+        visual = self.clip.visual
+        blocks = visual.trunk.blocks if hasattr(visual, "trunk") else visual.transformer.resblocks
+        width = visual.trunk.embed_dim if hasattr(visual, "trunk") else visual.transformer.width
+        widths = width, self.clip.token_embedding.embedding_dim
+        self.vectors = nn.ParameterList(nn.Parameter(torch.zeros(size)) for size in widths)
+        for block, vector in zip((blocks[0], self.clip.transformer.resblocks[0]), self.vectors, strict=True):
+            block.register_forward_hook(lambda module, inputs, out, vector=vector: out + vector)
 
     def forward(self, frames: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
         """Encodes both sides.

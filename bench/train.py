@@ -1,6 +1,7 @@
 """The cost of a training step compared with the limit: open_clip's frozen towers with one trainable vector in each.
 
     python bench/train.py [--parts step captions evaluation] [--rounds 5] [--videos 64]
+    python bench/train.py --parts step --models ViT-B-16-SigLIP PE-Core-B-16 MobileCLIP2-B
 
 The limit does a forward pass with fused attention, and a backward pass through the activations only, from the loss to
 the vector after the first block of each tower. No method that acts in every layer can do less. Each candidate runs in a
@@ -37,16 +38,28 @@ from components.params import load_params
 from components.training.loss import info_nce
 from components.training.optimiser import build_optimiser
 from components.training.step import StepGradients
-from models import B32, FRAMES, ROOT, WORDS, Limit, method_on, pictures, random_batch, side_of, tokens, vocabulary_of
+from models import (
+    B32,
+    FRAMES,
+    ROOT,
+    Limit,
+    method_on,
+    pictures,
+    random_batch,
+    side_of,
+    tokens,
+    vocabulary_of,
+    words_of,
+)  # fmt: skip
 
-# Videos per batch.
+# Videos per batch, where it is not 2.
 BATCH = {B32: 4, mini.NAME: 16}
 
 
 def limit_step(model: str) -> Callable[[], object]:
     """The limit's forward and backward pass."""
-    limit, count = Limit(model), BATCH[model]
-    frames, texts = pictures(side_of(model), count), tokens(vocabulary_of(model), count)
+    limit, count = Limit(model), BATCH.get(model, 2)
+    frames, texts = pictures(side_of(model), count), tokens(vocabulary_of(model), count, words_of(model))
     scale = torch.tensor(100.0)
 
     def turn() -> None:
@@ -64,7 +77,7 @@ def method_step(model: str, name: str, captions: int, **changes: Any) -> Callabl
     optimiser = build_optimiser(trained.trainable(), trained.learning_rates(), settings.weight_decay, settings.decay)
     gradients = StepGradients(trained, settings, seed=0)
     trained.train()
-    batch = random_batch(model, BATCH[model], captions)
+    batch = random_batch(model, BATCH.get(model, 2), captions)
 
     def turn() -> None:
         gradients.backward(batch, step=0)
@@ -77,7 +90,7 @@ def method_step(model: str, name: str, captions: int, **changes: Any) -> Callabl
 def limit_forward(model: str, videos: int) -> Callable[[], object]:
     """The limit's forward pass over the pictures and texts of a split, 16 videos at a time."""
     limit = Limit(model)
-    frames, texts = pictures(side_of(model), 16), tokens(vocabulary_of(model), videos)
+    frames, texts = pictures(side_of(model), 16), tokens(vocabulary_of(model), videos, words_of(model))
 
     def turn() -> None:
         with torch.no_grad():
@@ -112,7 +125,7 @@ def step(model: str, rounds: int) -> None:
     """Prints time and memory of a step."""
     names = ["limit", "mv_adapter", "mv_adapter checkpointed", "vop", "vop checkpointed"]
     times = interleaved.measure(__file__, names, rounds, {"part": "step", "model": model})
-    print(f"\nstep, {model}, {BATCH[model]} videos x {FRAMES} frames, {WORDS} words")
+    print(f"\nstep, {model}, {BATCH.get(model, 2)} videos x {FRAMES} frames, {words_of(model)} words")
     print(f"{'':28}{'s':>8}{'of limit':>10}{'MiB':>9}{'of limit':>10}{'tensors':>9}{'of limit':>10}", flush=True)
     arguments, limit = {"part": "step", "model": model}, times["limit"]
     of_limit = activations.peak_mib(prepare("limit", arguments))
@@ -129,13 +142,13 @@ def captions(model: str, rounds: int) -> None:
     times = interleaved.measure(__file__, names, rounds, {"part": "captions", "model": model})
     print(f"\ncaptions, {model}: seconds per caption, the video encoded once per caption and once for five")
     for name in ("mv_adapter", "vop"):
-        one, five = (taken.seconds / BATCH[model] for taken in (times[name], times[f"{name} captions"]))
+        one, five = (taken.seconds / BATCH.get(model, 2) for taken in (times[name], times[f"{name} captions"]))
         print(f"{name:28}{one:>8.3f}{five / 5:>8.3f}{one / (five / 5):>8.1f} times less")
 
 
 def evaluation(model: str, rounds: int, videos: int) -> None:
     """Prints the time of encoding a split."""
-    side = {B32: 224, mini.NAME: 96}[model]
+    side = 96 if model == mini.NAME else side_of(model)
     with tempfile.TemporaryDirectory() as folder:
         synthetic.write_store(Path(folder), videos, synthetic.smooth(FRAMES, side))
         arguments = {"part": "evaluation", "model": model, "store": folder, "videos": videos}
@@ -155,7 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = ["step", "captions", "evaluation"]
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
-    parser.add_argument("--models", nargs="+", choices=list(BATCH), default=list(BATCH))
+    parser.add_argument("--models", nargs="+", default=list(BATCH), help="open_clip models of any family, or mini")
     parser.add_argument("--rounds", type=int, default=5, help="counted turns of each candidate")
     parser.add_argument("--videos", type=int, default=64, help="videos in the evaluated split")
     args = interleaved.arguments(parser, prepare)
