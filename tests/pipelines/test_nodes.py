@@ -90,7 +90,7 @@ def gone(workers: dict[int, psutil.Process]) -> bool:
 
 def kill_a_worker_and_a_node_and_stop_a_worker(world: World) -> None:
     """The first driver survives the two losses. The stopped worker leads to an error that names it."""
-    driver = world.train("execution.timeout_seconds=10")
+    driver = world.train("execution.timeout_seconds=20")
     workers = world.workers_after_some_steps(driver)
     workers[world.draw.choice(sorted(workers))].kill()
 
@@ -103,7 +103,7 @@ def kill_a_worker_and_a_node_and_stop_a_worker(world: World) -> None:
     assert driver.returncode == 1, errors
     [line] = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert " did not finish step " in line
-    assert " within 10 s and does not answer" in line
+    assert " within 20 s and does not answer" in line
     assert gone(workers)
 
 
