@@ -1,1 +1,1 @@
-"""The frozen CLIP: any ViT of open_clip, or the embedded mini model."""
+"""The frozen backbone: the two towers of a CLIP or of a model like it, in families, or the embedded mini model."""

@@ -9,7 +9,7 @@ from components.config import STRICT
 
 @dataclass(frozen=True, config=STRICT)
 class BackboneSettings:
-    """The frozen CLIP.
+    """The frozen backbone.
 
     Attributes:
         model: A model name of open_clip, ``mini``, the path of a model config (.json), or ``hf-hub:owner/name`` for the
