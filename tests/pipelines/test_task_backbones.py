@@ -75,7 +75,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, paths: Sequence[str]) -> Pat
     """Two tasks, trained, evaluated, registered and indexed, one of them trained by what Ray's workers run."""
     root = tmp_path_factory.mktemp("two")
     tiny_world.write_project(root)
-    tiny_world.write_store(root, tiny_world.videos(24, 8, 8), OTHER)
+    tiny_world.write_store(root, tiny_world.videos(24, 8, 8), task=OTHER)
     torch.manual_seed(1)
     (root / "weights").mkdir()
     (root / SMALL["model"]).write_text(json.dumps(tiny_backbone.CONFIG))
