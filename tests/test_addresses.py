@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -90,9 +91,11 @@ ALONE = ["unshare", "--pid", "--fork", "--mount-proc"]
     shutil.which("unshare") is None or subprocess.run([*ALONE, "true"], capture_output=True).returncode != 0,
     reason="cannot hide the clusters that run on this machine",
 )
-def test_auto_where_no_cluster_runs() -> None:
+def test_auto_where_no_cluster_runs(tmp_path: Path) -> None:
     code = "from components.addresses import cluster_address; cluster_address()"
     environment = {**os.environ, "RAY_ADDRESS": "auto", "PYTHONPATH": os.pathsep.join(sys.path)}
+    # Ray notes the address of the last cluster there, which may be one of another test.
+    environment["RAY_TMPDIR"] = str(tmp_path)
     done = subprocess.run(
         [*ALONE, sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=60
     )

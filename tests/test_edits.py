@@ -210,7 +210,7 @@ def test_the_backbone_of_one_task_reruns_its_stages_and_no_others(edited: Path) 
 
 
 def test_a_block_that_repeats_the_projects_backbone_reruns_nothing(edited: Path) -> None:
-    same = {"model": "mini", "pretrained": "models/mini.safetensors", "quick_gelu": False}
+    same = {"model": "mini", "pretrained": "models/mini.safetensors"}
     change(edited, "tasks.shapes-stories", backbone=same)
     refresh(edited)
     assert stale(edited) == set()

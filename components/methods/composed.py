@@ -112,7 +112,11 @@ class Composed(Method[ComposedSettings]):
     def _check_readout(self, hooks: list[Hooks]) -> None:
         """Refuses a part that trains what no other part reads."""
         reading = [part.name for part, found in zip(self.members(), hooks, strict=True) if found.reads_prompt]
-        whole = [part.name for part, found in zip(self.members(), hooks, strict=True) if found.whole_last_layer]
+        whole = [
+            part.name
+            for part, found in zip(self.members(), hooks, strict=True)
+            if not found.reads_prompt and (found.whole_last_layer or part.needs_class_token)
+        ]
         if reading and whole:
             raise ConfigError(
                 "one part reads a prompt out of the vision tower, and the other trains the class tokens after its last "

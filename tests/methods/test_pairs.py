@@ -146,7 +146,7 @@ def refusal(first: str, second: str) -> str:
         return "two parts replace the pooling of frames"
     if any(name == "vpt" or name.startswith("vop") for name in both):
         return "and one must be alone there: its global prompts attend to all frames"
-    return "reads a prompt out of the vision tower" if "mv_adapter" in both else ""
+    return "reads a prompt out of the vision tower" if both & {"mv_adapter", "discovla"} else ""
 
 
 @pytest.mark.slow

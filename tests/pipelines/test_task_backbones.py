@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import logging
 import shutil
 from collections.abc import Sequence
@@ -112,8 +113,16 @@ def test_every_artefact_of_a_task_is_of_its_backbone(world: Path, task: str) -> 
     assert scorecard == card.backbone == read_index_card(layout.index(task)).backbone
     searcher = Searcher.open(world, task)
     assert searcher.method.spec.model == name
-    mlflow.set_tracking_uri(f"sqlite:///{layout.tracking_database}")
-    model = mlflow.pyfunc.load_model(f"models:/{task}@champion")
+    uri = f"sqlite:///{layout.tracking_database}"
+    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)  # it no longer follows once an earlier call has set it
+    try:
+        model = mlflow.pyfunc.load_model(f"models:/{task}@champion")
+    finally:
+        mlflow.set_tracking_uri(before[0])
+        mlflow.set_registry_uri(before[1])
+        os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow sets it, for processes that it starts
     found = model.predict([{"text": "a red square moves left"}], params={"top": 4})
     assert list(found["video_id"]) == [hit.video_id for hit in searcher.search("a red square moves left", top=4)]
     assert model.unwrap_python_model().searcher.method.spec == searcher.method.spec

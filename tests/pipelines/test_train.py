@@ -169,6 +169,7 @@ TRAINING = {
     "weight_decay": "0.2",
     "decay": "all",
     "equal_captions": "positives",
+    "loss": "softmax",
     "max_grad_norm": "2.0",
     "validation_every": "2",
     "select_on": "val",
