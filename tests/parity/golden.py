@@ -83,6 +83,23 @@ def close_gradient(name: str, ours: Tensor | None, theirs: Tensor) -> None:
     close(name, ours, theirs, GRAD_ATOL + GRAD_RTOL * float(theirs.abs().max()))
 
 
+def take_weights(method: Method, case: dict[str, Tensor]) -> dict[str, nn.Parameter]:
+    """Gives a method the trained weights of a case that names them as the method does, and returns them."""
+    trained = method.trainable()
+    assert {key for key in case if not key.startswith(("out.", "grad."))} == set(trained)
+    with torch.no_grad():
+        for key, parameter in trained.items():
+            parameter.copy_(case[key])
+    return trained
+
+
+def check_weighted_sum(found: dict[str, Tensor], case: dict[str, Tensor], atol: float) -> None:
+    """Compares embeddings by name, and sends back the sum of all of them times ``linspace(-1, 1, E)``."""
+    for name, embeddings in found.items():
+        close(name, embeddings, case[f"out.{name}"], atol)
+    torch.stack([(rows * torch.linspace(-1, 1, rows.shape[-1])).sum() for rows in found.values()]).sum().backward()
+
+
 def check_outputs(method: Method, case: dict[str, Tensor]) -> Tensor:
     """Compares all outputs of a case that pools by masked mean. Returns the loss."""
     frames, mask = case["in.video"], case["in.video_mask"].bool()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from golden import MAX_FRAMES, WORDS, arrays, close, golden_backbone
+from golden import MAX_FRAMES, WORDS, arrays, check_weighted_sum, close, golden_backbone, take_weights
 from torch.nn import functional as F
 
 from components.methods.base import Method
@@ -15,18 +15,11 @@ ATOL = 1e-6
 
 def check(method: Method, name: str) -> None:
     case, inputs = arrays(name), arrays("case01_plain_meanp")
-    trained = method.trainable()
-    assert {key for key in case if not key.startswith(("out.", "grad."))} == set(trained)
-    with torch.no_grad():
-        for key, parameter in trained.items():
-            parameter.copy_(case[key])
+    trained = take_weights(method, case)
     frames, mask = inputs["in.video"], torch.ones(4, 4, dtype=torch.bool)
     ours = F.normalize(method.frame_features(frames, mask).flatten(0, 1), dim=-1)
     text = method.encode_text(inputs["in.text"])
-    close("frames", ours, case["out.frames"], ATOL)
-    close("text", text, case["out.text"], ATOL)
-    weight = torch.linspace(-1, 1, 32)
-    ((ours * weight).sum() + (text * weight).sum()).backward()
+    check_weighted_sum({"frames": ours, "text": text}, case, ATOL)
     for key, parameter in trained.items():
         assert parameter.grad is not None, key
         assert parameter.grad.abs().max() > 0, key

@@ -11,7 +11,7 @@ since the release scales the weights of frames over the batch. The bias of that 
 from __future__ import annotations
 
 import torch
-from golden import GRAD_ATOL, GRAD_RTOL, WORDS, arrays, close, golden_backbone
+from golden import WORDS, arrays, check_weighted_sum, close_gradient, golden_backbone, take_weights
 
 from components.methods.build import build
 
@@ -20,22 +20,12 @@ def test_outputs_and_gradients() -> None:
     case, inputs = arrays("stop_linear"), arrays("case01_plain_meanp")
     raw = {"lr": 1e-3, "grid": "released"}
     method = build("stop", raw, golden_backbone(), frames=4, words=WORDS).eval()
-    trained = method.trainable()
-    assert {key for key in case if not key.startswith(("out.", "grad."))} == set(trained)
-    with torch.no_grad():
-        for key, parameter in trained.items():
-            parameter.copy_(case[key])
+    trained = take_weights(method, case)
     video, text = method(inputs["in.video"], torch.ones(4, 4, dtype=torch.bool), inputs["in.text"])
-    close("video", video, case["out.video"], 2e-6)
-    close("text", text, case["out.text"], 2e-6)
-    weight = torch.linspace(-1, 1, 32)
-    ((video * weight).sum() + (text * weight).sum()).backward()
+    check_weighted_sum({"video": video, "text": text}, case, 2e-6)
     compared = {key.removeprefix("grad.") for key in case if key.startswith("grad.")}
     assert len(compared) >= 20
     for key in compared:
         # A mark has the gradient of a sigmoid, which the release does not have. It reaches that convolution only.
         assert not key.startswith("spatial.variation")
-        expected = case[f"grad.{key}"]
-        gradient = trained[key].grad
-        assert gradient is not None, key
-        close(key, gradient, expected, GRAD_ATOL + GRAD_RTOL * float(expected.abs().max()))
+        close_gradient(key, trained[key].grad, case[f"grad.{key}"])
