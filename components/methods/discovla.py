@@ -89,7 +89,7 @@ class _Fusion(Updates):
     token_wise = False
 
     def __init__(self, method: DiscoVLA) -> None:
-        super().__init__(method.video, method.factor)
+        super().__init__(method.video, method.settings.factor)
         self.adapters = {int(name): adapter for name, adapter in method.fusion.items()}
         self.blocks: list[Any] = list(method.backbone.vision.layers.blocks)
         self.heads = method.spec.vision_heads

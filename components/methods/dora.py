@@ -53,16 +53,11 @@ class DoRA(Method[DoRASettings]):
             }
         )
 
-    @property
-    def factor(self) -> float:
-        """alpha / r."""
-        return 1.0 if self.settings.alpha is None else self.settings.alpha / self.settings.rank
-
     def vision_hooks(self) -> Hooks:
-        return _Directions(self.video, self.backbone.vision, self.factor)
+        return _Directions(self.video, self.backbone.vision, self.settings.factor)
 
     def text_hooks(self) -> Hooks:
-        return _Directions(self.text, self.backbone.text, self.factor)
+        return _Directions(self.text, self.backbone.text, self.settings.factor)
 
 
 def linear_map(block: Any, part: Part) -> tuple[Tensor, Tensor | None]:

@@ -47,6 +47,11 @@ class LoRASettings(TrainedSettings):
         if not self.targets:
             raise ValueError("targets is empty: nothing would train")
 
+    @property
+    def factor(self) -> float:
+        """alpha / r."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
 
 class LoRA(Method[LoRASettings]):
     """Low-rank updates by layer and target."""
@@ -68,16 +73,11 @@ class LoRA(Method[LoRASettings]):
             {str(i): nn.ModuleDict({part: Update(*sizes[part], rank) for part in targets}) for i in layers}
         )
 
-    @property
-    def factor(self) -> float:
-        """alpha / r."""
-        return 1.0 if self.settings.alpha is None else self.settings.alpha / self.settings.rank
-
     def vision_hooks(self) -> Hooks:
-        return Updates(self.video, self.factor)
+        return Updates(self.video, self.settings.factor)
 
     def text_hooks(self) -> Hooks:
-        return Updates(self.text, self.factor)
+        return Updates(self.text, self.settings.factor)
 
 
 class Update(nn.Module):

@@ -121,7 +121,7 @@ class _Merging(Updates):
     merges_tokens = True
 
     def __init__(self, method: TempMe) -> None:
-        super().__init__(method.video, method.factor)
+        super().__init__(method.video, method.settings.factor)
         self.settings, self.positions = method.settings, list(method.positions)
         self.joint = {layer: number for number, layer in enumerate(method.merge_layers)}
         self.places, self.clips = method.places, method.clips

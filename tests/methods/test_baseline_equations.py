@@ -190,7 +190,7 @@ def test_lora_equals_merged_weights(name: str) -> None:
                     "fc": block.mlp.c_fc.weight, "proj": block.mlp.c_proj.weight,
                 }  # fmt: skip
                 for part, update in layers[str(i)].items():
-                    weights[part] += method.factor * update.b @ update.a
+                    weights[part] += method.settings.factor * update.b @ update.a
     plain = build("zero_shot", {}, merged, frames=5, words=WORDS)
     inputs = (*clips(BACKBONE), BACKBONE.tokenize(TEXTS, WORDS))
     for ours, theirs in zip(method(*inputs), plain(*inputs), strict=True):

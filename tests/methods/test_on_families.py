@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from families import CONFIGS, family_backbone
 from tiny_backbone import FRAMES, TEXTS, WORDS, clips
 from torch.nn import functional as F
+from variants import NEEDED
 
 from components.backbones.clip import Backbone
 from components.errors import ConfigError
@@ -16,26 +15,6 @@ from components.methods import METHODS
 from components.methods.base import Method, mean_pool
 from components.methods.build import build
 
-# Settings that fit the small towers.
-SIZES: dict[str, dict[str, Any]] = {
-    "adapter_attn": {"bottleneck": 4},
-    "adapter_ffn": {"bottleneck": 4},
-    "adaptformer_par": {"bottleneck": 4},
-    "adaptformer_seq": {"bottleneck": 4},
-    "cm_adapter": {"bottleneck": 4, "shared": 8},
-    "convpass": {"bottleneck": 4},
-    "dgl": {"frame_prompts": 2, "global_prompts": 2},
-    "discovla": {"fusion_layers": 2, "bottleneck": 2},
-    "stop": {"frame_prompts": 2, "global_prompts": 2, "regions": 2, "hidden": 2, "bottleneck": 4, "dropout": 0.0},
-    "tempme": {"groups": [2, 3]},
-    "coop": {"prompts": 4},
-    "mv_adapter": {"bottleneck": 8, "factor": 4, "heads": 2, "tied_layers": 2},
-    "partial": {"layers": 1},
-    "seq_transf": {"layers": 1, "heads": 2, "start": "random"},
-    "st_adapter": {"bottleneck": 8, "text_bottleneck": 4},
-    "vpt": {"prompts": 3},
-}
-VOP = {"video_prompts": 4, "text_prompts": 4}
 # What a family cannot take, and why.
 REFUSED = {("coop", family): "do not fit" for family in ("siglip", "mobileclip")} | {
     (method, family): "acts on the class token that is read out"
@@ -53,10 +32,9 @@ def backbone_of(family: str) -> Backbone:
 
 
 def make(name: str, family: str) -> Method:
-    sizes = VOP if name.startswith("vop") else SIZES.get(name, {})
     lr = {} if name == "zero_shot" else {"lr": 1e-2}
     torch.manual_seed(4)
-    return build(name, {**lr, **sizes}, backbone_of(family), frames=FRAMES, words=WORDS)
+    return build(name, {**lr, **NEEDED.get(name, {})}, backbone_of(family), frames=FRAMES, words=WORDS)
 
 
 def embed(method: Method) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,7 +111,7 @@ def test_order_of_frames_matters_without_a_class_token(family: str) -> None:
 def test_a_tie_on_class_tokens_is_refused_where_there_are_none() -> None:
     with pytest.raises(ConfigError, match="the tie acts on class tokens"):
         build(
-            "mv_adapter", {"lr": 1e-2, **SIZES["mv_adapter"], "tie": "down_in_class"}, backbone_of("siglip"),
+            "mv_adapter", {"lr": 1e-2, "tie": "down_in_class"}, backbone_of("siglip"),
             frames=FRAMES, words=WORDS,
         )  # fmt: skip
 

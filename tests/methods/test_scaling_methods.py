@@ -62,7 +62,7 @@ def merge(part: Any, layer: Any, ours: dict[str, Any], original: dict[str, Any])
     for target, update in layer.items() if part.name in ("lora", "dora") else ():
         weight, bias = ours[target]
         low_rank = update.update if part.name == "dora" else update
-        delta = part.factor * low_rank.b @ low_rank.a
+        delta = part.settings.factor * low_rank.b @ low_rank.a
         weight.add_(delta)
         if part.name == "dora":
             scale = update.magnitude / (original[target][0] + delta).norm(dim=1)
