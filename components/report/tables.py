@@ -71,17 +71,13 @@ def _binary_tables(results: Sequence[AdapterResult], task: str) -> list[Table]:
         return []
     methods = list(dict.fromkeys(result.method for result in results))
     values = [[_over_seeds(results, method, _accuracy(direction)) for direction in DIRECTIONS] for method in methods]
-    top = [max(round(mean(line[column]), 1) for line in values) for column in range(len(DIRECTIONS))]
-    best = [
-        [round(mean(v), 1) == most and len(methods) > 1 for v, most in zip(line, top, strict=True)] for line in values
-    ]
     return [
         Table(
             f"{task}: forward or backward, accuracy in percent (chance is 50){_spread(results)}",
             [("", 1), ("", len(DIRECTIONS))],
             ["method", *DIRECTIONS.values()],
             [[method, *map(_cell, line)] for method, line in zip(methods, values, strict=True)],
-            [[False, *marks] for marks in best],
+            [[False, *marks] for marks in _best(values, [True] * len(DIRECTIONS))],
             _warnings(results),
         )
     ]
@@ -113,7 +109,8 @@ def _table(results: Sequence[AdapterResult], task: str, part: str) -> Table:
         groups.append((text, len(METRICS)))
         head += METRICS
     rows = [[method, *map(_cell, line)] for method, line in zip(methods, values, strict=True)]
-    best = [[False, *marks] for marks in _best(values)]
+    higher = [name.startswith("R@") for name in METRICS] * len(DIRECTIONS)
+    best = [[False, *marks] for marks in _best(values, higher)]
     if part == WHOLE:
         groups.append(("adapter", len(SIZES)))
         head += SIZES
@@ -130,12 +127,17 @@ def _values(results: Sequence[AdapterResult], method: str, part: str) -> list[li
     ]
 
 
-def _best(values: Sequence[Sequence[Sequence[float]]]) -> list[list[bool]]:
-    """For each method and column, whether its mean is the best one as shown. One method alone has no best."""
+def _best(values: Sequence[Sequence[Sequence[float]]], higher: Sequence[bool]) -> list[list[bool]]:
+    """For each method and column, whether its mean is the best one as shown. One method alone has no best.
+
+    Args:
+        values: By method and column, one value per seed.
+        higher: For each column, whether a higher value is better.
+    """
     marks: list[list[bool]] = [[] for _ in values]
-    for column, name in enumerate(METRICS * len(DIRECTIONS)):
+    for column, is_higher in enumerate(higher):
         numbers = [round(mean(line[column]), 1) for line in values]
-        target = max(numbers) if name.startswith("R@") else min(numbers)
+        target = max(numbers) if is_higher else min(numbers)
         for row, number in zip(marks, numbers, strict=True):
             row.append(number == target and len(values) > 1)
     return marks
