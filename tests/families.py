@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from components.backbones.clip import Backbone
-from components.backbones.families import family_of
-from components.backbones.load import create
+from components.backbones.load import create, vision_family
 
 _TEXT = {"context_length": 20, "vocab_size": 49408, "layers": 3, "width": 16, "heads": 2}
 _SIZES = {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
@@ -92,7 +91,7 @@ def open_clip_model(name: str) -> nn.Module:
 
 def family_backbone(name: str) -> Backbone:
     """The backbone over :func:`open_clip_model`'s weights."""
-    return Backbone(open_clip_model(name), name, tokenizer_of(name), None, family_of(CONFIGS[name]) or "")
+    return Backbone(open_clip_model(name), name, tokenizer_of(name), None, vision_family(name, CONFIGS[name]))
 
 
 def apart(ours: Tensor, theirs: Tensor) -> float:

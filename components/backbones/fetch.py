@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
-import torch
 
 from components import storage
 from components.backbones.hub import PREFIX, Repository
-from components.backbones.load import create, model_config
+from components.backbones.load import check_scope, model_config
 from components.backbones.sources import (
     OPEN_CLIP_CONFIG,
     OPEN_CLIP_WEIGHTS,
+    PIXELS,
     PREPROCESSOR,
     Source,
-    fetch_tag,
     find_tokenizer,
     in_files,
+    of_tag,
 )
 from components.backbones.tokenizers import TOKENIZER, TOKENIZER_CONFIG
 from components.backbones.weights import INDEX_SUFFIX, weight_map
@@ -47,13 +47,11 @@ def fetch_model(model: str, source: str, root: Path, to: Path) -> Path:
         BackboneError: The model is not supported, there is no such tag or repository, or a file cannot be fetched.
     """
     raw, _ = model_config(model, root)
-    with torch.device("meta"):
-        create(model, raw)  # refuses a model that cannot be used before anything is fetched
-    tag = open_clip.get_pretrained_cfg(model, source)
+    check_scope(model, raw)
+    tagged = of_tag(model, source, raw)
     repository = Repository.parse(source)
-    if tag:
-        quick_gelu = bool(tag.get("quick_gelu") or raw.get("quick_gelu"))
-        found = Source(fetch_tag(tag), quick_gelu=quick_gelu, preprocess=tag)
+    if tagged is not None:
+        found = tagged
     elif repository is not None:
         found = in_files(repository, f"{PREFIX}{repository}")
     else:
@@ -62,7 +60,7 @@ def fetch_model(model: str, source: str, root: Path, to: Path) -> Path:
             "no such weights", where=model, found=source, expected=f"one of {tags}, or a repository (owner/name)"
         )
     folder = to / _folder_name(model, source)
-    _copy(found.weights, folder / _weights_name(found.weights, bool(tag)))
+    _copy(found.weights, folder / _weights_name(found.weights, tagged is not None))
     if found.weights.name.endswith(INDEX_SUFFIX):
         for name in sorted(set(weight_map(found.weights).values())):
             _copy(found.weights.parent / name, folder / name)
@@ -121,6 +119,6 @@ def _copy(source: Path, target: Path) -> None:
 
 def _write_config(path: Path, raw: dict[str, Any], found: Source) -> None:
     told = found.preprocess or {}
-    images = {name: told[name] for name in ("mean", "std", "interpolation", "resize_mode") if name in told}
+    images = {name: told[name] for name in PIXELS if name in told}
     content = {"model_cfg": {**raw, "quick_gelu": bool(found.quick_gelu)}, "preprocess_cfg": images}
     storage.write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())

@@ -24,7 +24,7 @@ from components.backbones.families import FAMILIES, TIMM_VISUAL, family_of
 from components.backbones.hub import PREFIX, Repository
 from components.backbones.scope import unsupported
 from components.backbones.settings import BackboneSettings
-from components.backbones.sources import OPEN_CLIP_CONFIG, Source, find_source, find_tokenizer
+from components.backbones.sources import OPEN_CLIP_CONFIG, PIXELS, Source, find_source, find_tokenizer
 from components.backbones.texts import text_tower
 from components.backbones.tokenizers import load_tokenizer, odd_options
 from components.backbones.transformers_layout import check_towers
@@ -52,7 +52,7 @@ def load_backbone(settings: BackboneSettings, root: Path) -> Backbone:
             or do not fit, or a setting contradicts the weights.
     """
     raw, make_tokenizer = model_config(settings.model, root)
-    _check_size_and_scope(settings.model, raw)
+    _check_size(settings.model, check_scope(settings.model, raw))
     source = find_source(settings, raw, root)
     if source.model is not None:
         _check_same_model(settings, raw, source)
@@ -63,14 +63,13 @@ def load_backbone(settings: BackboneSettings, root: Path) -> Backbone:
         check_towers(clip, source.transformers, source.config or source.weights)
     load_weights(clip, state, source.weights)
     preprocess = source.preprocess or usual_preprocess(settings.model)
-    return Backbone(clip, _short_name(settings.model), tokenizer, preprocess, family_of(raw) or "")
+    return Backbone(clip, _short_name(settings.model), tokenizer, preprocess, vision_family(settings.model, raw))
 
 
 def usual_preprocess(model: str) -> dict[str, Any]:
     """What all of open_clip's pretrained tags of a model say about pixels, which a file of weights does not say."""
-    keys = ("mean", "std", "interpolation", "resize_mode")
     tags = [open_clip.get_pretrained_cfg(model, tag) for tag in open_clip.list_pretrained_tags_by_model(model)]
-    return {key: tags[0][key] for key in keys if tags and all(tag[key] == tags[0][key] for tag in tags)}
+    return {key: tags[0][key] for key in PIXELS if tags and all(tag[key] == tags[0][key] for tag in tags)}
 
 
 def activation(settings: BackboneSettings, raw: dict[str, Any], source: Source) -> bool:
@@ -138,12 +137,21 @@ def _filled(cls: type, given: dict[str, Any]) -> dict[str, Any]:
     return {**asdict(cls()), **{name: value for name, value in given.items() if name in known}}
 
 
-def _check_size_and_scope(model: str, raw: dict[str, Any]) -> None:
-    """Refuses other towers, and a model larger than the machine's memory, before anything is fetched or made."""
+def check_scope(model: str, raw: dict[str, Any]) -> open_clip.CLIP:
+    """Refuses a model that cannot be used, before anything is fetched or made. Returns it on the meta device.
+
+    Raises:
+        BackboneError: One of its towers is of no family.
+    """
     with torch.device("meta"):
         clip = create(model, raw)
-        FAMILIES.get(family_of(raw) or "")(clip.visual, model)
+        FAMILIES.get(vision_family(model, raw))(clip.visual, model)
         text_tower(clip, model, starts=True)
+    return clip
+
+
+def _check_size(model: str, clip: open_clip.CLIP) -> None:
+    """Refuses a model that is larger than the machine's memory."""
     needed = 4 * sum(value.numel() for value in clip.parameters())
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > memory:
@@ -213,7 +221,7 @@ def untrained(model: str, root: Path, quick_gelu: bool = False) -> Backbone:
     text = raw.get("text_cfg", {})
     tokenizer = _NoTokenizer(model, text) if "hf_tokenizer_name" in text else make_tokenizer()
     quick_gelu = quick_gelu or bool(raw.get("quick_gelu"))
-    return Backbone(create(model, raw, quick_gelu), model, tokenizer, None, family_of(raw) or "")
+    return Backbone(create(model, raw, quick_gelu), model, tokenizer, None, vision_family(model, raw))
 
 
 def model_config(model: str, root: Path) -> tuple[dict[str, Any], Callable[[], Tokenizer]]:
@@ -257,6 +265,19 @@ def _read_config(path: Path) -> dict[str, Any]:
         ) from None
 
 
+def vision_family(model: str, raw: Mapping[str, Any]) -> str:
+    """The family of a config's vision tower.
+
+    Raises:
+        BackboneError: It is of no family.
+    """
+    family = family_of(raw)
+    if family is None:
+        name = raw.get("vision_cfg", {}).get("timm_model_name")
+        raise unsupported(model, f"its vision tower is timm's {name}" if name else "its vision tower is a ResNet")
+    return family
+
+
 def create(model: str, raw: dict[str, Any], quick_gelu: bool = False) -> open_clip.CLIP:
     """Makes an open_clip ``CLIP`` from a config, with random weights.
 
@@ -269,10 +290,8 @@ def create(model: str, raw: dict[str, Any], quick_gelu: bool = False) -> open_cl
         BackboneError: A tower is not a plain transformer.
     """
     vision, text = raw.get("vision_cfg", {}), raw.get("text_cfg", {})
+    vision_family(model, raw)  # refuses other towers
     reasons = {
-        f"its vision tower is timm's {vision.get('timm_model_name')}": family_of(raw) is None
-        and vision.get("timm_model_name"),
-        "its vision tower is a ResNet": family_of(raw) is None,
         f"its text tower is Hugging Face's {text.get('hf_model_name')}": text.get("hf_model_name"),
         f"its tokenizer has the options {odd_options(text)}": odd_options(text),
         "it is a captioning model (CoCa)": "multimodal_cfg" in raw,

@@ -33,6 +33,8 @@ TRANSFORMERS_WEIGHTS = (
     "pytorch_model.bin",
     f"pytorch_model.bin{INDEX_SUFFIX}",
 )
+# What a tag or a config says about pixels.
+PIXELS = ("mean", "std", "interpolation", "resize_mode")
 _FILE = re.compile(r".*\.(safetensors|bin|pt|pth|json)")
 
 
@@ -118,14 +120,30 @@ def find_source(settings: BackboneSettings, raw: dict[str, Any], root: Path) -> 
         if config is not None and (path.parent / config).is_file():
             return in_files(Folder(path.parent), str(path.parent), weights=path)
         return Source(path, tokenizer=path.parent)
-    tag = open_clip.get_pretrained_cfg(settings.model, settings.pretrained)
-    if tag:
-        says = bool(tag.get("quick_gelu") or raw.get("quick_gelu"))
-        return Source(fetch_tag(tag), quick_gelu=says, preprocess=tag)
+    if (tagged := of_tag(settings.model, settings.pretrained, raw)) is not None:
+        return tagged
     repository = repository_of(settings.pretrained, root)
     if repository is None:
         raise _no_weights(settings, path)
     return in_files(repository, f"{PREFIX}{repository}")
+
+
+def of_tag(model: str, name: str, raw: dict[str, Any]) -> Source | None:
+    """The weights of a pretrained tag of open_clip, which are fetched. None if the model has no such tag.
+
+    Args:
+        model: The model's name.
+        name: The tag.
+        raw: The model's config.
+
+    Raises:
+        BackboneError: They cannot be fetched.
+    """
+    tag = open_clip.get_pretrained_cfg(model, name)
+    if not tag:
+        return None
+    says = bool(tag.get("quick_gelu") or raw.get("quick_gelu"))
+    return Source(_fetch_tag(tag), quick_gelu=says, preprocess=tag)
 
 
 def repository_of(text: str, root: Path) -> Repository | None:
@@ -178,7 +196,7 @@ def in_files(files: Files, where: str, weights: Path | None = None) -> Source:
     return Source(**known, transformers=parsed, quick_gelu=parsed.quick_gelu, preprocess=preprocess)
 
 
-def fetch_tag(tag: dict[str, Any]) -> Path:
+def _fetch_tag(tag: dict[str, Any]) -> Path:
     """The local copy of the weights of an open_clip tag: from its repository, or else from its address.
 
     Args:

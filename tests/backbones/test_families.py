@@ -16,7 +16,7 @@ from torch import nn
 from components.backbones.clip import Backbone
 from components.backbones.families import FAMILIES, family_of
 from components.backbones.hooks import Flow, Hooks
-from components.backbones.load import create, usual_preprocess
+from components.backbones.load import create, usual_preprocess, vision_family
 from components.errors import BackboneError
 
 TEXTS = ["a red circle moves to the left", "it turns", "two green triangles appear and grow"]
@@ -69,7 +69,7 @@ def shallow(name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, dict
 
 def check_published(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, raw = shallow(name, monkeypatch)
-    backbone = Backbone(model, name, tokenizer_of(name), None, family_of(raw) or "")
+    backbone = Backbone(model, name, tokenizer_of(name), None, vision_family(name, raw))
     image, text = compare(model, backbone)
     assert image <= 1e-5
     assert text <= 1e-5
@@ -99,7 +99,7 @@ def test_counts_by_name_on_the_meta_device(name: str, millions: float) -> None:
     assert raw is not None
     with torch.device("meta"):
         model = create(name, raw, False)
-        backbone = Backbone(model, name, tokenizer_of(name), None, family_of(raw) or "")
+        backbone = Backbone(model, name, tokenizer_of(name), None, vision_family(name, raw))
     total = sum(parameter.numel() for parameter in backbone.parameters())
     assert total == sum(parameter.numel() for parameter in model.parameters())
     assert total / 1e6 == pytest.approx(millions, rel=0.01)
@@ -199,7 +199,7 @@ def test_other_towers_are_refused_with_the_reason() -> None:
         vision = {**raw["vision_cfg"], "timm_model_name": name, "timm_pool": "token", "timm_kwargs": sizes}
         config = {**raw, "vision_cfg": vision}
         with pytest.raises(BackboneError, match=reason):
-            Backbone(create(name, config), name, tokenizer_of(name), None, family_of(config) or "")
+            Backbone(create(name, config), name, tokenizer_of(name), None, vision_family(name, config))
 
 
 def test_every_registered_family_is_covered() -> None:

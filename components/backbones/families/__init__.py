@@ -13,7 +13,7 @@ from typing import Any
 
 from components.plugins import Registry
 
-FAMILIES: Registry[Callable[..., Any]] = Registry("backbone family")
+FAMILIES: Registry[Callable[..., Any]] = Registry("backbone")
 FAMILIES.register("clip", "components.backbones.families.clip:vision_tower")
 FAMILIES.register("timm_vit", "components.backbones.families.timm_vit:vision_tower")
 FAMILIES.register("timm_eva", "components.backbones.families.timm_eva:vision_tower")
