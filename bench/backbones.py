@@ -14,26 +14,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from all_methods import one
+from measure import Bench
 
 from components.backbones.clip import Backbone
 from components.backbones.load import load_backbone, untrained
 from components.backbones.settings import BackboneSettings
 from components.methods.build import build
-from components.methods.entries import canonical
 from components.params import Params, load_params
-from components.report.count import count, parameter_total
+from components.report.count import count, meta_backbone
+from components.report.tables import Table, markdown
+from models import pictures
 
 RANDOM = "random"
 FORMS = Path(__file__).with_name("forms")
-VIDEOS, ROUNDS = 8, 5
+VIDEOS = 8
 
 
 def parse(text: str) -> BackboneSettings:
@@ -45,27 +45,20 @@ def parse(text: str) -> BackboneSettings:
 def costs(params: Params, task: str, method: str, settings: BackboneSettings, root: Path) -> dict[str, float]:
     """Trained parameters, multiply-adds of a video, bytes of the adapter and videos per second of this process."""
     collection, raw = params.task(task), params.method(method)
-    with torch.device("meta"):
-        clip = untrained(settings.model, root)
-        counted = count(method, raw, clip, frames=collection.frames, words=collection.words)
+    counted = count(method, raw, meta_backbone(settings.model, root), frames=collection.frames, words=collection.words)
     backbone = loaded(settings, root)
-    label, own = canonical(method, raw)
-    model = build(label, own, backbone, frames=collection.frames, words=collection.words).eval()
+    model = build(method, raw, backbone, frames=collection.frames, words=collection.words).eval()
     side = backbone.spec.image_size
-    frames = backbone.normalize(torch.randint(0, 256, (VIDEOS, collection.frames, 3, side, side), dtype=torch.uint8))
+    frames = backbone.normalize(pictures(side, VIDEOS, collection.frames))
     mask = torch.ones(VIDEOS, collection.frames, dtype=torch.bool)
-    times = []
     with torch.inference_mode():
-        for _ in range(ROUNDS + 1):
-            started = time.perf_counter()
-            model.encode_video(frames, mask)
-            times.append(time.perf_counter() - started)
+        seconds = Bench(smoke=False).seconds(lambda: model.encode_video(frames, mask), warm=1)
     return {
         "trained": counted.trainable,
-        "backbone_parameters": parameter_total(backbone),
+        "backbone_parameters": counted.total,
         "video_macs": counted.video_macs_run,
         "adapter_bytes": counted.artifact_bytes if counted.trainable else 0,
-        "videos_per_second": VIDEOS / statistics.median(times[1:]),
+        "videos_per_second": VIDEOS / seconds,
     }
 
 
@@ -92,12 +85,6 @@ def row(record: dict[str, Any]) -> list[str]:
         f"{record['adapter_bytes'] / 1e6:.2f}",
         f"{record['backbone_parameters'] / 1e6:.1f}",
     ]
-
-
-def markdown(rows: list[list[str]]) -> str:
-    """The table in Markdown."""
-    lines = [HEAD, ["---", "---", *["---:"] * (len(HEAD) - 2)], *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 HEAD = ["backbone", "method", "t2v R@1", "v2t R@1", "trained", "GMACs", "videos/s", "adapter MB", "backbone M"]
@@ -138,7 +125,8 @@ def main() -> None:
                 stream.write(json.dumps(record) + "\n")
             rows.append(row(record))
             print("  ".join(rows[-1]), flush=True)
-    print(f"\n{args.task}, one thread, test split\n\n{markdown(rows)}", end="")
+    title = f"{args.task}, one thread, test split"
+    print("\n" + markdown(Table(title, [("", len(HEAD))], HEAD, rows, [[False] * len(HEAD) for _ in rows])))
 
 
 if __name__ == "__main__":

@@ -56,9 +56,14 @@ from models import (
 BATCH = {B32: 4, mini.NAME: 16}
 
 
+def batch_size(model: str) -> int:
+    """Videos per batch."""
+    return BATCH.get(model, 2)
+
+
 def limit_step(model: str) -> Callable[[], object]:
     """The limit's forward and backward pass."""
-    limit, count = Limit(model), BATCH.get(model, 2)
+    limit, count = Limit(model), batch_size(model)
     frames, texts = pictures(side_of(model), count), tokens(vocabulary_of(model), count, words_of(model))
     scale = torch.tensor(100.0)
 
@@ -77,7 +82,7 @@ def method_step(model: str, name: str, captions: int, **changes: Any) -> Callabl
     optimiser = build_optimiser(trained.trainable(), trained.learning_rates(), settings.weight_decay, settings.decay)
     gradients = StepGradients(trained, settings, seed=0)
     trained.train()
-    batch = random_batch(model, BATCH.get(model, 2), captions)
+    batch = random_batch(model, batch_size(model), captions)
 
     def turn() -> None:
         gradients.backward(batch, step=0)
@@ -125,7 +130,7 @@ def step(model: str, rounds: int) -> None:
     """Prints time and memory of a step."""
     names = ["limit", "mv_adapter", "mv_adapter checkpointed", "vop", "vop checkpointed"]
     times = interleaved.measure(__file__, names, rounds, {"part": "step", "model": model})
-    print(f"\nstep, {model}, {BATCH.get(model, 2)} videos x {FRAMES} frames, {words_of(model)} words")
+    print(f"\nstep, {model}, {batch_size(model)} videos x {FRAMES} frames, {words_of(model)} words")
     print(f"{'':28}{'s':>8}{'of limit':>10}{'MiB':>9}{'of limit':>10}{'tensors':>9}{'of limit':>10}", flush=True)
     arguments, limit = {"part": "step", "model": model}, times["limit"]
     of_limit = activations.peak_mib(prepare("limit", arguments))
@@ -142,7 +147,7 @@ def captions(model: str, rounds: int) -> None:
     times = interleaved.measure(__file__, names, rounds, {"part": "captions", "model": model})
     print(f"\ncaptions, {model}: seconds per caption, the video encoded once per caption and once for five")
     for name in ("mv_adapter", "vop"):
-        one, five = (taken.seconds / BATCH.get(model, 2) for taken in (times[name], times[f"{name} captions"]))
+        one, five = (taken.seconds / batch_size(model) for taken in (times[name], times[f"{name} captions"]))
         print(f"{name:28}{one:>8.3f}{five / 5:>8.3f}{one / (five / 5):>8.1f} times less")
 
 

@@ -61,17 +61,18 @@ class Count:
         return self.trainable / self.paper_total
 
 
-def meta_backbone(model: str) -> Backbone:
+def meta_backbone(model: str, root: Path = Path()) -> Backbone:
     """A backbone without weights, on the meta device.
 
     Args:
-        model: A model name of open_clip, or ``mini``.
+        model: As ``backbone.model``.
+        root: The folder that relative paths start from.
 
     Raises:
         BackboneError: The model is unknown or unsupported.
     """
     with torch.device("meta"):
-        return untrained(model, Path())
+        return untrained(model, root)
 
 
 def count(
