@@ -11,6 +11,7 @@ import csv
 import io
 import logging
 import os
+import pickle
 import shutil
 import time
 from typing import Any
@@ -181,9 +182,12 @@ def _fit(job: Job, plan: Plan, validate: Validate, mailbox: Any) -> tuple[Outcom
     if workers < settings.workers:
         logger.warning("%d GPUs for %d workers: training with %d", gpus, settings.workers, workers)
     logger.info("%s: starting %d worker(s)", job.name, workers)
+    # Ray's controller opens the settings and the result. The classes in them would make it import the towers, so the
+    # settings are a reference and the result is bytes.
+    work = ray.put((job, plan, validate))
     trainer = TorchTrainer(
         on_worker(_worker),  # type: ignore[arg-type]  # Ray's annotation has no return value, but its Result has
-        train_loop_config={"job": job, "plan": plan, "validate": validate, "mailbox": mailbox},
+        train_loop_config={"work": work, "mailbox": mailbox},
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=gpus > 0,
@@ -212,11 +216,12 @@ def _fit(job: Job, plan: Plan, validate: Validate, mailbox: Any) -> tuple[Outcom
         ) from error
     finally:
         storage.delete_folder(discarded)
-    return result.return_value, workers
+    outcome: Outcome = pickle.loads(result.return_value)  # nosec B301  # by this run's worker
+    return outcome, workers
 
 
-def _worker(settings: dict[str, Any]) -> Outcome:
-    """What Ray runs in each worker."""
+def _worker(settings: dict[str, Any]) -> bytes:
+    """What Ray runs in each worker. Returns the pickled outcome."""
     import ray
     import ray.train.torch
 
@@ -224,9 +229,10 @@ def _worker(settings: dict[str, Any]) -> Outcome:
     if fault := ray.get(mailbox.fault.remote()):
         # A fault of the data or the settings would only occur again.
         raise TrainingError(fault)
+    job, plan, validate = ray.get(settings["work"])
     context = ray.train.get_context()
     # Not the number of cores: how threads split a matrix product decides its rounding.
-    torch.set_num_threads(settings["job"].training.threads)
+    torch.set_num_threads(job.training.threads)
     log = None
     if context.get_world_rank() == 0:
         writer = MailboxWriter(mailbox.post.remote)
@@ -242,7 +248,7 @@ def _worker(settings: dict[str, Any]) -> Outcome:
         device = ray.train.torch.get_device()
         if device.type == "cuda":
             check_gpu(f"the GPU that Ray gave to rank {context.get_world_rank()}")
-        return run(settings["job"], settings["plan"], device, settings["validate"], log, report, ray.train.report)
+        return pickle.dumps(run(job, plan, device, validate, log, report, ray.train.report))
     except ReelTuneError as error:
         report(str(error))
         raise

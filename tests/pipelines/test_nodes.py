@@ -72,7 +72,7 @@ class World:
             if driver.poll() is not None:
                 pytest.fail(f"the driver ended with {driver.returncode}: {driver.communicate()[1]}")
             assert time.monotonic() < deadline, f"step {goal} was not reached, only {self.checkpoints.steps()}"
-            time.sleep(0.01)
+            time.sleep(0.2)  # each look is a request to the storage, which shares the processors
         found = {node: self.nodes.processes(node, "TrainWorker") for node in range(len(self.nodes.raylets))}
         workers = {node: processes[0] for node, processes in found.items() if processes}
         assert len(workers) == 2, f"workers on nodes {list(workers)}"
