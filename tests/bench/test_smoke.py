@@ -24,6 +24,7 @@ RUNS: dict[str, tuple[str, str]] = {
     "backbones": ("--root ROOT --task tiny --methods zero_shot --forms", "siglip"),
     "encode": ("--methods tempme --rounds 1 --videos 1", "of lora"),
     "gpu": ("--smoke --parts loader ranks", "CPU"),
+    "graphs": ("--smoke --methods vop --backend eager", "compiled"),
     "ingest": ("--parts decode --rounds 1 --generated 1", "check and isolation"),
     "memory": ("--videos 2 --shard 1 --cpus 1", "driver"),
     "ranks": ("--sizes 50 60 --plain-up-to 50", "peak MiB"),
