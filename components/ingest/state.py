@@ -61,7 +61,8 @@ class WorkingState:
 
     def __init__(self, root: Path, manifest: Manifest, settings: Settings) -> None:
         self._rows = _hash([schema.FORMAT, ROWS, settings.row_key(), library_versions()])
-        whole = _hash([schema.FORMAT, ROWS, manifest.fingerprint(), asdict(settings), library_versions()])
+        decides = {**asdict(settings), "recipe": settings.recipe.to_dict()}
+        whole = _hash([schema.FORMAT, ROWS, manifest.fingerprint(), decides, library_versions()])
         self.root = root
         self.task_folder = Layout(root).ingest_work(manifest.task)
         self.folder = self.task_folder / f"{self._rows}-{whole}"
