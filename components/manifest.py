@@ -92,8 +92,8 @@ class Video:
         languages: The language of each caption, such as ``en``. Empty if the captions are in one language.
         reverse_of: The id of the video whose frames this one shows backwards, or None. That video is decoded and stored
             once. Both are in the same split and name the same part of the same file.
-        window_of: The id of the video of which this one is a window, or None. Windows are searched. They have no captions,
-            and are neither trained nor tested. Ingest adds them.
+        window_of: The id of the video of which this one is a window, or None. Windows have no captions. They are
+            searched, and neither trained nor tested. Ingest adds them.
         facts: Further columns of a person's table, for filters. A window has those of its video.
     """
 

@@ -120,14 +120,14 @@ def _check_windows(ledger: pa.Table, where: str) -> None:
     rows = list(zip(*columns.values(), strict=True))
     videos = {video_id: (split, status) for video_id, split, status, source in rows if source is None}
     for video_id, split, status, source in rows:
-        if source is not None and not status == schema.DECODED == videos.get(source, ("", ""))[1]:
-            expected = f"it and {source} decoded"
+        if source is not None and not (status == schema.DECODED and videos.get(source) == (split, status)):
             raise DataError(
-                "a window is not of a decoded video", where=where, found=video_id, expected=expected, cure=CURE
+                "a window is not of a decoded video of its split",
+                where=where,
+                found=video_id,
+                expected=f"it and {source} decoded, in one split",
+                cure=CURE,
             )
-        if source is not None and split != videos[source][0]:
-            expected = f"{videos[source][0]}, the split of {source}"
-            raise DataError("a window is in another split", where=where, found=video_id, expected=expected, cure=CURE)
 
 
 def _without_reversals(ledger: pa.Table, where: str) -> pa.Table:

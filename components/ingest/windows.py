@@ -1,8 +1,8 @@
 """Windows of long files: where they begin and end, and how their frames are kept in one pass over the file.
 
 A decoder shows each wanted frame once, in the order of the file. The frame becomes a JPEG at once, which all windows
-that have the frame share. A window is given away when its last frame is there. So memory holds the frames of the windows
-that are open, and of the whole file only the few of its own row.
+that have the frame share. A window is given away when its last frame is there. So memory holds the frames of the open
+windows, and the few of the file's own row.
 """
 
 from __future__ import annotations
@@ -194,7 +194,8 @@ class WindowPlan:
 
     def _look_at(self, index: int, jpeg: bytes, look: NDArray[np.uint8]) -> None:
         """Adds a frame to the shot, or ends the shot before it."""
-        assert self._shot is not None and self._shot.span is not None
+        assert self._shot is not None
+        assert self._shot.span is not None
         picture, (start, end), time = look.astype(np.float32), self._shot.span, self._times[index]
         changed = self._before is not None and _change(self._before, picture) > self._cut["change"]
         self._before = picture
@@ -208,7 +209,8 @@ class WindowPlan:
 
     def _end_shot(self, end: float) -> None:
         row = self._shot
-        assert row is not None and row.span is not None
+        assert row is not None
+        assert row.span is not None
         row.span = (row.span[0], end)
         if self._settings["sampling"] != sampling.ADAPTIVE:
             rule = sampling.RULES[self._settings["sampling"]]
