@@ -52,7 +52,7 @@ def write_store(
         task=manifest.task,
         benchmark=manifest.protocol.benchmark,
         fingerprint=hashlib.sha256(content.encode()).hexdigest(),
-        settings=StoreSettings(**settings.to_dict()),
+        settings=StoreSettings(**{**settings.to_dict(), "windows": settings.recipe.windows}),
         frames="JPEG, RGB, PIL bicubic to the short side, uncropped, long side cut to whole pixels",
         videos=videos,
         failed={reason: len(ids) for reason, ids in failures(ledger).items()},

@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from counted import number_of, write_counted
+from counted import HEIGHT, WIDTH, number_of, write_counted
 from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
@@ -185,24 +185,31 @@ def test_a_file_is_decoded_once_however_many_windows_it_has(long: Path, monkeypa
     assert len(packets) <= 1.05 * 25 * SECONDS, "a window is not a pass of its own"
 
 
-def held_by_child(path: Path) -> tuple[float, int]:
-    """Returns the highest memory of a decoding process in MiB, and the bytes of the frames that it gave away."""
-    made = replace(recipe(WindowSettings(seconds=12, overlap=0.5), "pyav"), frames=12, size=320)
+def write_noise(path: Path, minutes: int) -> Path:
+    """Writes noise, of which even small JPEGs are large: a picture every two seconds."""
+    random = np.random.default_rng(0)
+    pictures = (random.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8) for _ in range(30 * minutes))
+    return write_counted(path, pictures=pictures, times=lambda number: 2000 * number)
+
+
+def held_by_child(path: Path) -> tuple[float, float]:
+    """Returns the highest memory of a decoding process, and the size of all windows that it gave away, in MiB."""
+    made = replace(recipe(WindowSettings(seconds=24, overlap=0.5), "pyav"), frames=12)
     with DecodeProcess(made, 60) as process, Spool(path.parent) as spool:
         outcome = process.decode(str(path), None, None, spool)
         assert outcome.reason is None
         assert process._child is not None
         status = Path(f"/proc/{process._child.pid}/status").read_text()
-        sizes = sum(len(jpeg) for window in outcome.windows for jpeg in window.row["frames"])
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024, sizes
+        size = sum(len(jpeg) for window in outcome.windows for jpeg in window.row["frames"])
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024, size / 2**20
 
 
 def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path: Path) -> None:
-    short, few = held_by_child(write_counted(tmp_path / "short.mp4", frames=2 * 60, fps=1))
-    long, many = held_by_child(write_counted(tmp_path / "long.mp4", frames=20 * 60, fps=1))
-    assert many > 9 * few
-    assert many / 2 > 20 * 2**20  # two windows have each frame
-    assert long - short < 10
+    short, few = held_by_child(write_noise(tmp_path / "short.mp4", minutes=20))
+    long, many = held_by_child(write_noise(tmp_path / "long.mp4", minutes=45))
+    more = (many - few) / 2  # two windows have each frame
+    assert more > 15
+    assert long - short < more / 4
 
 
 def scenes(lengths: list[int]) -> Iterator[NDArray[np.uint8]]:
