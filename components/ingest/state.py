@@ -88,7 +88,10 @@ class WorkingState:
 
     def finish(self, done: DoneShard) -> None:
         """Records that a shard is complete and in its place."""
-        storage.write_bytes(_record(self.folder, done.number), json.dumps(asdict(done)).encode())
+        content = asdict(done)
+        if not done.windows:
+            del content["windows"]
+        storage.write_bytes(_record(self.folder, done.number), json.dumps(content).encode())
 
     def done(self, shard: Shard, identities: Mapping[str, Identity | None] | None = None) -> DoneShard | None:
         """Reads the record of a finished shard.

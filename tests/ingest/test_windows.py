@@ -189,7 +189,7 @@ def write_noise(path: Path, minutes: int) -> Path:
     """Writes noise, of which even small JPEGs are large: a picture every two seconds."""
     random = np.random.default_rng(0)
     pictures = (random.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8) for _ in range(30 * minutes))
-    return write_counted(path, pictures=pictures, times=lambda number: 2000 * number)
+    return write_counted(path, pictures=pictures, times=lambda number: 2000 * number, options={"crf": "28"})
 
 
 def held_by_child(path: Path) -> tuple[float, float]:
