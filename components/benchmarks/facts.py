@@ -91,9 +91,10 @@ def _kind(values: Sequence[object]) -> Callable[[object], Fact]:
         raise _NoFactError("their values are of several kinds")
     if any(type(value) is int and abs(value) > LARGEST for value in values):
         raise _NoFactError("a number is too large")
-    return float if kinds == {int, float} else _as_it_is
+    are_numbers = kinds == {int, float}
 
+    def convert(value: object) -> Fact:
+        assert isinstance(value, Fact)
+        return float(value) if are_numbers else value
 
-def _as_it_is(value: object) -> Fact:
-    assert isinstance(value, Fact)
-    return value
+    return convert
