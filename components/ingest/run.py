@@ -87,7 +87,7 @@ class Summary:
         if self.backwards:
             lines.append(f"  {self.backwards} videos are others played backwards, and share their frames")
         if self.windows:
-            lines.append(f"  {self.cut} videos are longer than a window, and have {self.windows} windows")
+            lines.append(f"  videos longer than a window: {self.cut}, with {self.windows} windows")
         return "\n".join([*lines, *failure_lines(self.failed)])
 
 
