@@ -130,8 +130,11 @@ class Collector:
         if len(self.refused) > MAX_DAMAGED_SHARE * self.packets:
             raise DecodeError("damaged", f"the decoder refuses {len(self.refused)} of {self.packets} packets")
         keys = sorted(self.found)
-        places = {pts: index for index, pts in enumerate(timeline.pts)} if timeline.pts is not None else None
-        indices = keys if places is None else [places[key] for key in keys]
+        if timeline.pts is None:
+            indices = keys
+        else:
+            places = self.numbers or {pts: index for index, pts in enumerate(timeline.pts)}
+            indices = [places[key] for key in keys]
         pictures = [self.found[key] for key in keys]
         corrupt = len(self.flagged) + sum(pts not in self.flagged for pts, _, _ in self.refused)
         return timeline.decoded(pictures, indices, VERSION, corrupt, self._damaged())

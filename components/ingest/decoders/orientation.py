@@ -24,7 +24,7 @@ def linear_part(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
 
 def _matrix(frame: av.VideoFrame) -> SideData | None:
     # `frame.side_data` and the frame would refer to each other, and keep its pixels until Python looks for such cycles.
-    return SideDataContainer(frame).get("DISPLAYMATRIX")
+    return SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
 
 
 def is_upright_or_turned(frame: av.VideoFrame) -> bool:
