@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +35,47 @@ SCHEMA = pa.schema(
 RARE: dict[str, tuple[pa.Field, object]] = {
     "languages": (pa.field("languages", pa.list_(pa.string()), nullable=False), ()),
     "reverse_of": (pa.field("reverse_of", pa.string()), None),
+    "window_of": (pa.field("window_of", pa.string()), None),
+    "facts": (pa.field("facts", pa.string()), None),
 }
+
+Fact = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Facts(Mapping[str, Fact]):
+    """What a person's table says of a video besides its captions, by the name of the column.
+
+    Args:
+        pairs: The names and values, in the order of the table's columns.
+    """
+
+    pairs: tuple[tuple[str, Fact], ...] = ()
+
+    def __getitem__(self, name: str) -> Fact:
+        return dict(self.pairs)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(name for name, _ in self.pairs)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def to_text(self) -> str | None:
+        """The facts as a JSON object, or None without any."""
+        return json.dumps(dict(self.pairs), ensure_ascii=False) if self.pairs else None
+
+    @classmethod
+    def from_text(cls, text: str | None) -> Facts:
+        """The inverse of :meth:`to_text`.
+
+        Raises:
+            ValueError: The text is not the JSON of an object of scalars.
+        """
+        content = {} if text is None else json.loads(text)
+        if not isinstance(content, dict) or not all(isinstance(value, Fact) for value in content.values()):
+            raise ValueError("facts are not an object of scalars")
+        return cls(tuple(content.items()))
 
 
 @dataclass(frozen=True)
@@ -52,6 +92,9 @@ class Video:
         languages: The language of each caption, such as ``en``. Empty if the captions are in one language.
         reverse_of: The id of the video whose frames this one shows backwards, or None. That video is decoded and stored
             once. Both are in the same split and name the same part of the same file.
+        window_of: The id of the video of which this one is a window, or None. Windows have no captions. They are
+            searched, and neither trained nor tested. Ingest adds them.
+        facts: Further columns of a person's table, for filters. A window has those of its video.
     """
 
     video_id: str
@@ -63,10 +106,12 @@ class Video:
     subsets: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
     reverse_of: str | None = None
+    window_of: str | None = None
+    facts: Facts = Facts()
 
     def to_row(self) -> dict[str, object]:
-        """All fields by name. Those of :data:`RARE` are left out where they have no value."""
-        row = dataclasses.asdict(self)
+        """All fields by name, as a table has them. Those of :data:`RARE` are left out where they have no value."""
+        row = {**dataclasses.asdict(self), "facts": self.facts.to_text()}
         return {name: value for name, value in row.items() if name not in RARE or value != RARE[name][1]}
 
 
@@ -106,8 +151,13 @@ class Manifest:
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     def split(self, name: str) -> list[Video]:
-        """The videos of one split, or of all splits for ``all``."""
-        return [video for video in self.videos if name in ("all", video.split)]
+        """The videos of one split, or of all splits for ``all``, without windows."""
+        return [video for video in self.videos if name in ("all", video.split) and video.window_of is None]
+
+    def searched(self, split: str) -> list[Video]:
+        """What an index of a split, or of all splits for ``all``, holds: windows, and the videos that have none."""
+        cut = {video.window_of for video in self.videos}
+        return [video for video in self.videos if split in ("all", video.split) and video.video_id not in cut]
 
     def filmed(self) -> list[Video]:
         """The videos that have frames of their own to decode: all but those that show another one backwards."""
@@ -175,8 +225,13 @@ class Manifest:
             [v.video_id for v in self.videos if v.reverse_of and not _is_reversal(v, by_id.get(v.reverse_of))],
         )
 
+        yield (
+            "window names a video that has another split or file, or is itself a window, or is missing",
+            [v.video_id for v in self.videos if v.window_of and not _is_window(v, by_id.get(v.window_of))],
+        )
+
     def _captions_are_sound(self, video: Video) -> bool:
-        if self.is_only_searched:
+        if self.is_only_searched or video.window_of is not None:
             return not video.captions
         return bool(video.captions) and all(caption.strip() for caption in video.captions)
 
@@ -205,11 +260,15 @@ class Manifest:
         try:
             header = json.loads(metadata)
             task, protocol = str(header["task"]), Protocol(**header["protocol"])
-            rows = table.to_pylist()
+            videos = tuple(_from_row(row) for row in table.to_pylist())
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise DataError("manifest table is damaged", cure=f"{type(error).__name__}: {error}") from None
-        videos = tuple(Video(**{name: _frozen(value) for name, value in row.items()}) for row in rows)
         return cls(task, protocol, videos)
+
+
+def window_id(video_id: str, start_seconds: float, end_seconds: float) -> str:
+    """The id of a window of a video. The times are those of the file."""
+    return f"{video_id}@{start_seconds:.3f}-{end_seconds:.3f}"
 
 
 def first_few(ids: Sequence[str], most: int = 5) -> str:
@@ -236,6 +295,11 @@ def _is_text(video: Video) -> bool:
     return all(map(is_unicode, (video.video_id, video.uri, *video.captions, *video.subsets)))
 
 
+def _from_row(row: dict[str, Any]) -> Video:
+    facts = Facts.from_text(row.pop("facts", None))
+    return Video(**{name: _frozen(value) for name, value in row.items()}, facts=facts)
+
+
 def _frozen(value: Any) -> Any:
     """A value of a table's row. Lists become tuples."""
     return tuple(value) if isinstance(value, list) else value
@@ -251,6 +315,16 @@ def _content(video: Video) -> list[object]:
 def _is_reversal(video: Video, shown: Video | None) -> bool:
     """Whether ``video`` can show ``shown`` backwards."""
     return shown is not None and shown.reverse_of is None and _place(video) == _place(shown)
+
+
+def _is_window(video: Video, source: Video | None) -> bool:
+    """Whether ``video`` can be a window of ``source``."""
+    return (
+        source is not None
+        and source.window_of is None
+        and source.reverse_of is None
+        and (video.split, video.uri) == (source.split, source.uri)
+    )
 
 
 def _place(video: Video) -> tuple[object, ...]:

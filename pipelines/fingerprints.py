@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from typing import Any
 
 import _here  # noqa: F401
 
@@ -27,8 +29,11 @@ def body(stage: cli.Stage) -> None:
         entries[f"ingest/{name}"] = [BENCHMARKS.target(task.benchmark, where=f"tasks.{name}.benchmark"), decoder]
     for label, names in methods.items():
         entries[f"train/{label}"] = entries[f"evaluate/{label}"] = names
-    # A task's options may be left out, and DVC takes no parameter that may be missing.
-    more = {f"ingest/{name}": {"options": task.options} for name, task in params.tasks.items()}
+    # These keys of a task may be left out, and DVC takes no parameter that may be missing.
+    more: dict[str, dict[str, Any]] = {}
+    for name, task in params.tasks.items():
+        windows = {} if task.windows is None else {"windows": asdict(task.windows)}
+        more[f"ingest/{name}"] = {"options": task.options, **windows}
     for entry, plugins in entries.items():
         code = code_of(entry.partition("/")[0], plugins)
         text = json.dumps({"sha256": code.sha256, "files": code.files, **more.get(entry, {})}, indent=1) + "\n"

@@ -129,8 +129,13 @@ def check(task_name: str, task: TaskSettings, root: Path) -> Check:
         published = None
     differences = tuple(published.differences(manifest)) if published is not None else ()
     stock = take_stock(folder, manifest)
-    notes = (*manifest.notes, *_repeated_captions(manifest))
+    notes = (*manifest.notes, *_repeated_captions(manifest), *_windows(task))
     return Check(task_name, folder, files, None, _splits(manifest, stock, published), differences, stock, notes)
+
+
+def _windows(task: TaskSettings) -> Iterator[str]:
+    if task.windows is not None:
+        yield f"files longer than {task.windows.seconds:g} s by a tenth are cut into windows when they are decoded"
 
 
 def _repeated_captions(manifest: Manifest) -> Iterator[str]:

@@ -21,6 +21,9 @@ from components.manifest import SPLITS, is_unicode
 NEEDED = ("video", "caption")
 OPTIONAL = ("split", "start", "end")
 
+# The value of a column whose kind cannot be a fact.
+NOT_READ: tuple[()] = ()
+
 Span = tuple[float | None, float | None]  # start and end in seconds, None for the start and the end of the file
 
 
@@ -34,6 +37,7 @@ class Row:
         span: The part of the file.
         caption: The text.
         split: The split, or empty if the table has no such column.
+        further: The values of all other columns, as the table has them.
     """
 
     place: str
@@ -41,13 +45,11 @@ class Row:
     span: Span
     caption: str
     split: str
+    further: Mapping[str, object]
 
 
-def read_rows(where: str) -> tuple[list[Row], list[str]]:
+def read_rows(where: str) -> list[Row]:
     """Reads a table of any kind.
-
-    Returns:
-        The rows, and the names of the columns that are not read.
 
     Raises:
         DataError: The table is damaged or lacks a column. Or a row has more fields than the header, no caption, an
@@ -56,12 +58,11 @@ def read_rows(where: str) -> tuple[list[Row], list[str]]:
     raw = list(_raw_rows(where))
     # The split of every row is given, or that of none.
     given = any(fields.get("split") not in (None, "") for _, fields in raw)
-    columns = dict.fromkeys(name for _, fields in raw for name in fields)
-    unread = [name for name in columns if name and name not in (*NEEDED, *OPTIONAL)]
-    return [_row(place, fields, given) for place, fields in raw], unread
+    return [_row(place, fields, given) for place, fields in raw]
 
 
 def _row(place: str, fields: Mapping[str, object], given: bool) -> Row:
+    further = {name: value for name, value in fields.items() if name and name not in (*NEEDED, *OPTIONAL)}
     fields = {name: "" if fields.get(name) is None else fields[name] for name in (*NEEDED, *OPTIONAL)}
     for value in fields.values():
         if isinstance(value, str) and not is_unicode(value):
@@ -69,7 +70,7 @@ def _row(place: str, fields: Mapping[str, object], given: bool) -> Row:
     span = _seconds(place, fields, "start"), _seconds(place, fields, "end")
     _check_span(place, span)
     split = _given_split(place, fields["split"]) if given else ""
-    return Row(place, _path(place, fields["video"]), span, text_of(place, fields["caption"]), split)
+    return Row(place, _path(place, fields["video"]), span, text_of(place, fields["caption"]), split, further)
 
 
 def _raw_rows(where: str) -> Iterator[tuple[str, Mapping[str, object]]]:
@@ -121,15 +122,29 @@ def _parquet_rows(where: str) -> Iterator[tuple[str, Mapping[str, object]]]:
         file = pq.ParquetFile(io.BytesIO(content), page_checksum_verification=True)
         _check_size(where, file.metadata, len(content))
         names = file.schema_arrow.names
-        table = file.read(columns=[name for name in (*NEEDED, *OPTIONAL) if name in names])
+        plain = [name for name in names if names.count(name) == 1 and _is_plain(file.schema_arrow.field(name).type)]
+        table = file.read(columns=[name for name in names if name in (*NEEDED, *OPTIONAL, *plain)])
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError("not Parquet, or damaged", where=where, cure=" ".join(str(error).split())[:300]) from None
     if not table.num_rows:
         raise DataError("no rows", where=where, expected="at least one video")
     _check_names(where, names)
-    unread = dict.fromkeys(name for name in names if name not in (*NEEDED, *OPTIONAL))
-    yield from ((f"{where} row {number}", {**row, **unread}) for number, row in enumerate(table.to_pylist(), 1))
+    others = dict.fromkeys((name for name in names if name not in table.column_names), NOT_READ)
+    yield from ((f"{where} row {number}", {**row, **others}) for number, row in enumerate(table.to_pylist(), 1))
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether a column holds numbers, texts or truth values. Others may be large, or have no value in Python."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    tests = (
+        pa.types.is_integer,
+        pa.types.is_floating,
+        pa.types.is_boolean,
+        pa.types.is_string,
+        pa.types.is_large_string,
+    )
+    return any(test(kind) for test in tests)
 
 
 # What a table of captions is far below: rows of less than a byte each, and text that was compressed so much.

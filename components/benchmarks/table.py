@@ -4,6 +4,7 @@ The table is ``captions.csv``, ``captions.jsonl`` or ``captions.parquet``. It ha
 ``video`` is a path below ``videos/`` or below the collection's folder, or a URI such as ``s3://bucket/key.mp4``.
 Several rows of one video are several captions, and rows that repeat a caption of their video count once. Optional
 columns are ``split`` (train, val or test), ``start`` and ``end`` (seconds). A part of a file is a separate video.
+Further columns are facts, by which searches are filtered (:mod:`components.benchmarks.facts`).
 
 Without ``split``, a hash of the file's name decides. The split of a file stays the same when the table grows, except in
 a collection so small that a split would be empty: there, the file with the lowest hash fills it. All parts of a file
@@ -23,6 +24,7 @@ from pathlib import PurePosixPath
 
 from components import storage
 from components.benchmarks import files, listing
+from components.benchmarks.facts import read_facts
 from components.benchmarks.interface import AnnotationFile, Options, Reader
 from components.benchmarks.rows import Row, Span, read_rows
 from components.errors import ConfigError, DataError
@@ -56,14 +58,14 @@ def read(task: str, folder: str, options: Options) -> Manifest:
     where = _table(folder, options)
     if where is None:
         return _without_captions(task, folder)
-    rows, unread = read_rows(where)
+    rows = read_rows(where)
     splits, validation = _given_splits(where, rows) if rows[0].split else _hashed_splits(where, rows, shares)
     texts, notes = _texts(rows)
-    if unread:
-        notes.append(f"columns of {PurePosixPath(where).name} that are not read: {first_few(unread)}")
+    facts, left_out = read_facts(where, rows)
     found, ids = _files_below(folder, set(splits)), unique_ids(texts)
     videos = tuple(
-        Video(ids[path, span], found[path], splits[path], captions, *span) for (path, span), captions in texts.items()
+        Video(ids[path, span], found[path], splits[path], captions, *span, facts=facts[path, span])
+        for (path, span), captions in texts.items()
     )
     protocol = Protocol(
         benchmark="table",
@@ -71,7 +73,7 @@ def read(task: str, folder: str, options: Options) -> Manifest:
         caption_rule="every caption of a test video is a query",
         validation=validation,
     )
-    return Manifest(task, protocol, videos, (*notes, *_other_tables(folder, where)))
+    return Manifest(task, protocol, videos, (*notes, *left_out, *_other_tables(folder, where)))
 
 
 READER = Reader(

@@ -16,11 +16,12 @@ from components.config import STRICT, Count
 from components.errors import DataError
 from components.frames import schema
 from components.records import make_record, read_tree
+from components.task import WindowSettings
 
 Amount = Annotated[int, Field(ge=0)]
 
 # Keys that a card has only if they have a value.
-OPTIONAL = ("uri", "names")
+OPTIONAL = ("uri", "names", "windows")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -38,6 +39,7 @@ class StoreSettings:
         row_group_videos: Videos per row group.
         time_limit_seconds: The time limit for one video.
         memory_limit_mib: The memory limit of the decoding process.
+        windows: How long files were cut into windows. None if they were not.
     """
 
     decoder: str
@@ -50,6 +52,7 @@ class StoreSettings:
     row_group_videos: Count
     time_limit_seconds: float
     memory_limit_mib: int
+    windows: WindowSettings | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -60,7 +63,7 @@ class StoredShard:
         name: The file name in the working state, such as ``shard-00000.parquet``.
         bytes: The length of the file.
         sha256: The hex hash of the file.
-        videos: The number of decoded videos in it.
+        videos: The number of decoded videos and windows in it.
     """
 
     name: str
@@ -80,7 +83,7 @@ class StoreCard:
         fingerprint: The hex SHA-256 over manifest, settings, ledger and shards.
         settings: The settings that the store was made with.
         frames: How frames are resized and coded, in words.
-        videos: The number of videos by split and status.
+        videos: The number of videos by split and status, without windows.
         failed: The number of failed videos by reason.
         bytes: The length of all shards.
         bytes_per_video: Their mean length per decoded video.
@@ -88,6 +91,7 @@ class StoreCard:
         shards: All shards, in order.
         uri: The folder or URI of the files. None if they are next to the card.
         names: The name of each file at ``uri``, if it is not the name in the working state.
+        windows: The number of windows by split. None without any.
     """
 
     format: int
@@ -104,6 +108,7 @@ class StoreCard:
     shards: tuple[StoredShard, ...]
     uri: str | None = None
     names: Mapping[str, str] | None = None
+    windows: Mapping[str, int] | None = None
 
     def name_of(self, name: str) -> str:
         """The name that the file ``name`` of the working state has in the published store."""
@@ -112,6 +117,8 @@ class StoreCard:
     def to_json(self) -> str:
         """The text of ``card.json``. Equal cards give equal texts."""
         content: dict[str, Any] = asdict(self)
+        if self.settings.windows is None:
+            del content["settings"]["windows"]
         kept = {key: value for key, value in content.items() if key not in OPTIONAL or value is not None}
         return json.dumps(kept, indent=1) + "\n"
 

@@ -86,12 +86,14 @@ def check_hash(location: str, shard: StoredShard) -> None:
 def check_ledger(ledger: pa.Table, shards: tuple[StoredShard, ...], where: str) -> None:
     """Compares the ledger with the card: every decoded video has a different place in a shard, and no place is free.
 
-    A video that shows another one backwards has that one's place.
+    A video that shows another one backwards has that one's place. A window is of a decoded video.
 
     Raises:
         DataError: They do not fit each other, such as in a ledger that was cut or edited.
     """
-    check_columns(ledger.schema, schema.LEDGER_WITH_REVERSALS, where)
+    check_columns(ledger.schema, schema.LEDGER_WITH_REVERSALS.append(schema.WINDOW_OF), where)
+    if schema.WINDOW_OF.name in ledger.schema.names:
+        _check_windows(ledger, where)
     if "reverse_of" in ledger.schema.names:
         ledger = _without_reversals(ledger, where)
     columns = ledger.select(["video_id", "status", "shard", "row"]).to_pydict()
@@ -111,6 +113,21 @@ def check_ledger(ledger: pa.Table, shards: tuple[StoredShard, ...], where: str) 
             expected=f"{len(expected)}, one for each row of the shards",
             cure=CURE,
         )
+
+
+def _check_windows(ledger: pa.Table, where: str) -> None:
+    columns = ledger.select(["video_id", "split", "status", schema.WINDOW_OF.name]).to_pydict()
+    rows = list(zip(*columns.values(), strict=True))
+    videos = {video_id: (split, status) for video_id, split, status, source in rows if source is None}
+    for video_id, split, status, source in rows:
+        if source is not None and not (status == schema.DECODED and videos.get(source) == (split, status)):
+            raise DataError(
+                "a window is not of a decoded video of its split",
+                where=where,
+                found=video_id,
+                expected=f"it and {source} decoded, in one split",
+                cure=CURE,
+            )
 
 
 def _without_reversals(ledger: pa.Table, where: str) -> pa.Table:

@@ -51,6 +51,8 @@ LEDGER_SCHEMA = pa.schema(
 # The last column exists only if there is such a video: the id of the one whose frames it shows backwards. The place of
 # both is that of these frames.
 LEDGER_WITH_REVERSALS = LEDGER_SCHEMA.append(pa.field("reverse_of", pa.string()))
+# In the same way: the id of the video of which the row is a window.
+WINDOW_OF = pa.field("window_of", pa.string())
 
 # Why a video has no frames. `detail` in the ledger is the type of the exception, the signal, the limit or a count.
 REASONS = {

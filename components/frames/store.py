@@ -124,23 +124,28 @@ class FrameStore:
     @functools.cached_property
     def _reversals(self) -> dict[str, str]:
         """For each video that runs backwards: the video whose frames it shows."""
-        if "reverse_of" not in self._ledger.schema.names:
-            return {}
-        columns = self._ledger.select(["video_id", "reverse_of"]).to_pydict()
-        rows = zip(columns["video_id"], columns["reverse_of"], strict=True)
-        return {video_id: shown for video_id, shown in rows if shown is not None}
+        return self._column("reverse_of")
 
     def ledger(self) -> pa.Table:
         """What happened to each video of the manifest: a table of :data:`components.frames.schema.LEDGER_SCHEMA`."""
         return self._ledger
 
     def ids(self, split: str) -> list[str]:
-        """The decoded videos of a split, or of all splits for ``all``, in the order in which they are stored.
+        """The decoded videos of a split, or of all splits for ``all``, in manifest order. Windows are none.
 
         Raises:
             DataError: There is no such split.
         """
         return self._with_status(split, schema.DECODED)
+
+    def searched_ids(self, split: str) -> list[str]:
+        """What an index of a split holds: the windows, and the decoded videos that have none, in manifest order.
+
+        Raises:
+            DataError: There is no such split.
+        """
+        cut = set(self._windows.values())
+        return [name for name in self._with_status(split, schema.DECODED, windows=True) if name not in cut]
 
     def failed(self, split: str) -> list[str]:
         """The videos of a split, or of all splits for ``all``, that have no frames.
@@ -195,19 +200,31 @@ class FrameStore:
             # `take` would copy a list<binary> column, so the table is sliced one row at a time instead.
             yield _stored_video(table.slice(place[row // per_group] + row % per_group, 1).to_pylist()[0])
 
+    @functools.cached_property
+    def _windows(self) -> dict[str, str]:
+        """For each window: the video of which it is one."""
+        return self._column(schema.WINDOW_OF.name)
+
+    def _column(self, name: str) -> dict[str, str]:
+        """The values of a column of the ledger that may be absent, by the id of the video."""
+        if name not in self._ledger.schema.names:
+            return {}
+        columns = self._ledger.select(["video_id", name]).to_pydict()
+        rows = zip(columns["video_id"], columns[name], strict=True)
+        return {video_id: value for video_id, value in rows if value is not None}
+
     def place(self, video_id: str) -> str:
         """The shard and row of a decoded video, for messages."""
         shard, row = self._places[video_id]
         return f"{self._location(schema.shard_name(shard))}, row {row}"
 
-    def _with_status(self, split: str, status: str) -> list[str]:
+    def _with_status(self, split: str, status: str, *, windows: bool = False) -> list[str]:
         if split not in (*SPLITS, "all"):
             raise DataError("unknown split", where=self.uri, found=split, expected=", ".join((*SPLITS, "all")))
         columns = self._ledger.select(["video_id", "split", "status"]).to_pydict()
         rows = zip(columns["video_id"], columns["split"], columns["status"], strict=True)
-        return [
-            video_id for video_id, its_split, its_status in rows if split in ("all", its_split) and its_status == status
-        ]
+        found = [name for name, its_split, its_status in rows if split in ("all", its_split) and its_status == status]
+        return [name for name in found if windows or name not in self._windows]
 
     def _sizes(self) -> dict[str, int]:
         """The length in bytes of every file of the store, by one request instead of one per file."""

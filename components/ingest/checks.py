@@ -52,8 +52,12 @@ def check_span(end_seconds: float | None, duration_seconds: float) -> None:
         raise DecodeError("outside_file", detail)
 
 
-def check_decoded(decoded: DecodedFrames) -> None:
+def check_decoded(decoded: DecodedFrames, shape: tuple[int, int] | None = None) -> None:
     """Refuses frames that cannot be what the file shows, or that show too little.
+
+    Args:
+        decoded: The answer of a decoder.
+        shape: Height and width of the first frame, if the answer has no pictures.
 
     Raises:
         DecodeError: no_frames, wrong_answer, damaged or extreme_shape.
@@ -71,7 +75,7 @@ def check_decoded(decoded: DecodedFrames) -> None:
         raise DecodeError("wrong_answer", f"frames {first} to {last} of {decoded.source_frames}")
     if decoded.damaged_frames > MAX_DAMAGED_SHARE * count:
         raise DecodeError("damaged", f"{decoded.damaged_frames} of the {count} frames")
-    height, width = decoded.frames[0].shape[:2]
+    height, width = shape or decoded.frames[0].shape[:2]
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise DecodeError("extreme_shape", f"{width} x {height}")
 

@@ -13,6 +13,7 @@ import importlib
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -21,8 +22,9 @@ import numpy as np
 from components.frames.jpeg import encode_frames
 from components.ingest import pipe, sampling
 from components.ingest.checks import check_decoded, check_file, check_span
-from components.ingest.decoders.base import Choose, DecodedFrames, DecodeError, Decoder
+from components.ingest.decoders.base import Choose, DecodedFrames, DecodeError, Decoder, decode_into
 from components.ingest.resize import resize_frames
+from components.ingest.windows import Emit, Span, WindowPlan
 
 PR_SET_PDEATHSIG = 1
 
@@ -45,6 +47,11 @@ def main(requests: int, answers: int, parent: int) -> None:
         pipe.send(answers, {"ready": False, "error": f"{type(error).__name__}: {error}"})
         return
     pipe.send(answers, {"ready": True})
+
+    def emit(span: Span | None, indices: Sequence[int], times: Sequence[float], jpegs: Sequence[bytes]) -> None:
+        header = {"window": span, "timestamps_seconds": list(times), "frame_indices": list(indices)}
+        pipe.send(answers, header, jpegs)
+
     while True:
         try:
             request, _ = pipe.receive(requests)
@@ -53,7 +60,7 @@ def main(requests: int, answers: int, parent: int) -> None:
         if request.get("hash"):
             pipe.send(answers, {"sha256": content_hash(request["path"])})
             continue
-        header, blobs = answer(decoder, first, request)
+        header, blobs = answer(decoder, first, request, emit)
         pipe.send(answers, header, blobs)
 
 
@@ -85,13 +92,25 @@ def die_with(parent: int) -> None:
         sys.exit(1)
 
 
-def answer(decoder: Decoder, settings: dict[str, Any], request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
-    """Returns one video's row and its frames, or the reason why there are none."""
+def answer(
+    decoder: Decoder, settings: dict[str, Any], request: dict[str, Any], emit: Emit
+) -> tuple[dict[str, Any], list[bytes]]:
+    """Returns one video's row and its frames, or the reason why there are none. Its windows go to ``emit`` before."""
     try:
         check_file(request["path"])
-        decoded = decoder(request["path"], _choose(decoder, settings, request))
+        choose = _choose(decoder, settings, request)
+        if settings.get("windows") is not None:
+            return _row_and_windows(decoder, settings, request, choose, emit)
+        decoded = decoder(request["path"], choose)
         check_span(request["end_seconds"], decoded.duration_seconds)
-        return _row(decoded, settings, request["path"])
+        check_decoded(decoded)
+        pictures = resize_frames(decoded.frames, settings["size"])
+        row = {
+            "timestamps_seconds": list(decoded.timestamps_seconds),
+            "frame_indices": list(decoded.indices),
+            **_columns(decoded, request["path"], pictures.shape[1:3], decoded.frames[0].shape[:2]),
+        }
+        return {"reason": None, "row": row}, encode_frames(pictures, settings["quality"], settings["chroma"])
     except DecodeError as failure:
         return {"reason": failure.reason, "detail": failure.detail}, []
     except MemoryError:
@@ -127,16 +146,32 @@ def _choose(decoder: Decoder, settings: dict[str, Any], request: dict[str, Any])
     return lambda times: wanted
 
 
-def _row(decoded: DecodedFrames, settings: dict[str, Any], path: str) -> tuple[dict[str, Any], list[bytes]]:
-    check_decoded(decoded)
-    pictures = resize_frames(decoded.frames, settings["size"])
+def _row_and_windows(
+    decoder: Decoder, settings: dict[str, Any], request: dict[str, Any], choose: Choose, emit: Emit
+) -> tuple[dict[str, Any], list[bytes]]:
+    path, span = request["path"], (request["start_seconds"], request["end_seconds"])
+    plan = WindowPlan(settings, span, PurePath(path).stem, choose, emit)
+    decoded = decode_into(decoder, path, plan, plan.take)
+    check_span(request["end_seconds"], decoded.duration_seconds)
+    check_decoded(decoded, plan.shape)
+    plan.finish()
     row = {
-        "timestamps_seconds": list(decoded.timestamps_seconds),
-        "frame_indices": list(decoded.indices),
-        "width": pictures.shape[2],
-        "height": pictures.shape[1],
-        "source_width": decoded.frames[0].shape[1],
-        "source_height": decoded.frames[0].shape[0],
+        "timestamps_seconds": plan.source_times(),
+        "frame_indices": plan.source.indices,
+        **_columns(decoded, path, plan.stored_shape, plan.shape),
+    }
+    return {"reason": None, "row": row}, plan.source.jpegs
+
+
+def _columns(
+    decoded: DecodedFrames, path: str, stored: Sequence[int], source: Sequence[int]
+) -> dict[str, int | float | str | None]:
+    """What all rows of a file have in common. ``stored`` and ``source`` are heights and widths in pixels."""
+    return {
+        "width": stored[1],
+        "height": stored[0],
+        "source_width": source[1],
+        "source_height": source[0],
         "source_frames": decoded.source_frames,
         "fps": decoded.fps,
         "duration_seconds": decoded.duration_seconds,
@@ -144,7 +179,6 @@ def _row(decoded: DecodedFrames, settings: dict[str, Any], path: str) -> tuple[d
         "decoder": decoded.decoder,
         "corrupt_frames": decoded.corrupt_frames,
     }
-    return {"reason": None, "row": row}, encode_frames(pictures, settings["quality"], settings["chroma"])
 
 
 def _sha256(path: str) -> str:

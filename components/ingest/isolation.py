@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any
@@ -26,7 +27,9 @@ from typing import Any
 from components.errors import DataError
 from components.ingest import child, pipe
 from components.ingest.limits import WALL_FACTOR, Clock, TimeLimitError, held_mib
+from components.ingest.spool import Spool, Window
 from components.ingest.turns import Turns
+from components.task import WindowSettings
 
 # The child imports its decoder meanwhile, which takes a second unless the machine is busy.
 START_LIMIT_SECONDS = 300.0
@@ -56,6 +59,7 @@ class Recipe:
         size: Short side in pixels.
         quality: JPEG quality.
         chroma: JPEG chroma subsampling, 444 or 420.
+        windows: How a long file is cut into windows. None cuts no file.
     """
 
     decoder: str
@@ -64,6 +68,12 @@ class Recipe:
     size: int
     quality: int
     chroma: int = 444
+    windows: WindowSettings | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as a mapping, without ``windows`` if there are none."""
+        content = asdict(self)
+        return content if self.windows is not None else {k: v for k, v in content.items() if k != "windows"}
 
 
 @dataclass(frozen=True)
@@ -74,11 +84,13 @@ class Outcome:
         reason: None if it was decoded, else a key of :data:`components.frames.schema.REASONS`.
         detail: Type of the exception, name of the signal, or the limit.
         row: Columns of the frame store, without ``video_id``. Empty if the video was not decoded.
+        windows: The windows of a long file, read one after the other from where they are kept.
     """
 
     reason: str | None
     detail: str = ""
     row: dict[str, Any] = field(default_factory=dict)
+    windows: Iterable[Window] = ()
 
 
 class DecodeProcess:
@@ -110,12 +122,15 @@ class DecodeProcess:
         self.close()
         self._turns.close()
 
-    def decode(self, path: str, start_seconds: float | None, end_seconds: float | None) -> Outcome:
+    def decode(
+        self, path: str, start_seconds: float | None, end_seconds: float | None, spool: Spool | None = None
+    ) -> Outcome:
         """Decodes one video. It never raises because of the video.
 
         Args:
             path: The video's file.
             start_seconds, end_seconds: The segment. None means the file's start or end.
+            spool: Where windows are kept, needed if the recipe cuts files. Its former content is lost.
 
         Returns:
             Its frames, or why there are none.
@@ -125,11 +140,11 @@ class DecodeProcess:
         """
         request = {"path": path, "start_seconds": start_seconds, "end_seconds": end_seconds}
         with self._turns.together():
-            outcome = self._try(request)
+            outcome = self._try(request, spool)
         if outcome.reason in TRIED_TWICE:
             self.close()
             with self._turns.alone():
-                outcome = self._try(request)
+                outcome = self._try(request, spool)
         return outcome
 
     def content_hash(self, path: str) -> str | None:
@@ -144,8 +159,10 @@ class DecodeProcess:
         answer = self._ask({"path": path, "hash": True})
         return None if isinstance(answer, Outcome) else answer[0]["sha256"]
 
-    def _try(self, request: dict[str, Any]) -> Outcome:
-        answer = self._ask(request)
+    def _try(self, request: dict[str, Any], spool: Spool | None) -> Outcome:
+        if spool is not None:
+            spool.clear()
+        answer = self._ask(request, spool)
         if isinstance(answer, Outcome):
             return answer
         header, blobs = answer
@@ -153,10 +170,11 @@ class DecodeProcess:
             self.close()
         if header["reason"] is not None:
             return Outcome(header["reason"], header["detail"])
-        return Outcome(None, row={**header["row"], "frames": blobs})
+        row = {**header["row"], "frames": blobs}
+        return Outcome(None, row=row, windows=() if spool is None else spool.windows(row))
 
-    def _ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]] | Outcome:
-        """Sends a request, and returns the child's answer or how the child ended."""
+    def _ask(self, request: dict[str, Any], spool: Spool | None = None) -> tuple[dict[str, Any], list[bytes]] | Outcome:
+        """Sends a request, and returns the child's answer or how the child ended. Windows go to ``spool``."""
         if self._child is None or self._child.poll() is not None:
             self.close()
             self.start()
@@ -170,7 +188,11 @@ class DecodeProcess:
 
         try:
             pipe.send(self._requests, request)
-            return pipe.receive(self._answers, watch=watch)
+            while "window" in (answer := pipe.receive(self._answers, watch=watch))[0]:
+                assert spool is not None
+                spool.add(*answer)
+                clock = Clock(self._child.pid, self.time_limit_seconds)  # the limits hold from window to window
+            return answer
         except TimeLimitError as limit:
             self._end(grace_seconds=0)
             return Outcome("timeout", str(limit))
@@ -183,6 +205,9 @@ class DecodeProcess:
         except pipe.BrokenMessageError:
             self._end(grace_seconds=0)
             return Outcome("crashed", "BrokenMessageError")
+        except OSError:  # of the spool, such as a full disk. The rest of the answer is not read
+            self._end(grace_seconds=0)
+            raise
 
     def _held_mib(self) -> float:
         return 0.0 if self._child is None else held_mib(self._child.pid)
@@ -218,7 +243,7 @@ class DecodeProcess:
         for attempt in range(STARTS):
             self._launch()
             try:
-                pipe.send(self._requests, asdict(self.recipe))
+                pipe.send(self._requests, self.recipe.to_dict())
                 hello, _ = pipe.receive(self._answers, time.monotonic() + START_LIMIT_SECONDS)
                 break
             except (TimeoutError, EOFError, BrokenPipeError, pipe.BrokenMessageError) as error:

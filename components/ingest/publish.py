@@ -34,12 +34,16 @@ def write_store(
 ) -> None:
     """Writes manifest, ledger and card next to the shards."""
     rows, columns = [asdict(row) for row in ledger], schema.LEDGER_SCHEMA
-    if len(manifest.filmed()) < len(manifest.videos):
-        shown = {video.video_id: video.reverse_of for video in manifest.videos}
-        rows, columns = [{**row, "reverse_of": shown[row["video_id"]]} for row in rows], schema.LEDGER_WITH_REVERSALS
+    for column in (schema.LEDGER_WITH_REVERSALS.field("reverse_of"), schema.WINDOW_OF):
+        named = [getattr(video, column.name) for video in manifest.videos]
+        if any(named):
+            rows = [{**row, column.name: name} for row, name in zip(rows, named, strict=True)]
+            columns = columns.append(column)
     write_table(folder / schema.MANIFEST, manifest.to_table())
     write_table(folder / schema.LEDGER, pa.Table.from_pylist(rows, schema=columns))
     content = json.dumps([manifest.fingerprint(), settings.to_dict(), rows, [done.sha256 for done in records]])
+    windows = [video for video in manifest.videos if video.window_of is not None]
+    ledger = [row for row, video in zip(ledger, manifest.videos, strict=True) if video.window_of is None]
     videos = {split: counts(ledger, split) for split in SPLITS}
     decoded = sum(count[schema.DECODED] for count in videos.values())
     length = sum(done.bytes for done in records)
@@ -48,7 +52,7 @@ def write_store(
         task=manifest.task,
         benchmark=manifest.protocol.benchmark,
         fingerprint=hashlib.sha256(content.encode()).hexdigest(),
-        settings=StoreSettings(**settings.to_dict()),
+        settings=StoreSettings(**{**settings.to_dict(), "windows": settings.recipe.windows}),
         frames="JPEG, RGB, PIL bicubic to the short side, uncropped, long side cut to whole pixels",
         videos=videos,
         failed={reason: len(ids) for reason, ids in failures(ledger).items()},
@@ -60,10 +64,11 @@ def write_store(
                 name=schema.shard_name(done.number),
                 bytes=done.bytes,
                 sha256=done.sha256,
-                videos=sum(row.status == schema.DECODED for row in done.ledger),
+                videos=sum(row.status == schema.DECODED for row in done.ledger) + len(done.windows),
             )
             for done in records
         ),
+        windows={split: sum(v.split == split for v in windows) for split in SPLITS} if windows else None,
     )
     storage.write_bytes(folder / schema.CARD, card.to_json().encode())
 

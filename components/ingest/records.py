@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from components.ingest.isolation import DecodeProcess, Recipe
@@ -72,7 +72,8 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings as one flat mapping, under the names of params.yaml."""
         flat = asdict(self)
-        return {**flat.pop("recipe"), **flat}
+        flat.pop("recipe")
+        return {**self.recipe.to_dict(), **flat}
 
     def process(self) -> DecodeProcess:
         """Creates a decoding process with these settings."""
@@ -84,7 +85,7 @@ class Settings:
 
     def row_key(self) -> str:
         """Returns, as text, the settings that a video's row depends on. Changing any other needs no decoding."""
-        return json.dumps([asdict(self.recipe), self.decoder])
+        return json.dumps([self.recipe.to_dict(), self.decoder])
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,24 @@ class LedgerRow:
 
 
 @dataclass(frozen=True)
+class WindowRow:
+    """A window that is stored in a shard.
+
+    Args:
+        video_id: The id of the video of which it is a window.
+        start_seconds, end_seconds: Where it is in the file.
+        frames: Stored frames.
+        row: Row of the shard.
+    """
+
+    video_id: str
+    start_seconds: float
+    end_seconds: float
+    frames: int
+    row: int
+
+
+@dataclass(frozen=True)
 class DoneShard:
     """The record of a finished shard.
 
@@ -170,6 +189,7 @@ class DoneShard:
         tried: Videos that were decoded, or failed. The frames of the others come from an earlier run.
         limits: The limits under which they were decoded.
         seconds: Wall clock that the shard took.
+        windows: The windows of its videos.
     """
 
     number: int
@@ -181,6 +201,7 @@ class DoneShard:
     tried: int
     limits: Limits
     seconds: float
+    windows: list[WindowRow] = field(default_factory=list)
 
     @property
     def is_complete(self) -> bool:

@@ -31,10 +31,11 @@ def resize_frames(frames: Sequence[NDArray[np.uint8]], short_side: int) -> NDArr
     """
     height, width = frames[0].shape[:2]
     size = fitted_size(width, height, short_side)
-    return np.stack([_resize(frame, size) for frame in frames])
+    return np.stack([resize_frame(frame, size) for frame in frames])
 
 
-def _resize(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def resize_frame(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resizes one frame ``uint8[H, W, 3]`` to ``size``, its width and height."""
     if (frame.shape[1], frame.shape[0]) == size:
         return frame
     return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))

@@ -8,7 +8,7 @@ those rows. It is written before the tasks start, and the tasks only read it.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +21,7 @@ from components import storage
 from components.errors import DataError
 from components.ingest.isolation import TRIED_TWICE, Outcome
 from components.ingest.records import DoneShard, Identity, LedgerRow, Limits, Origin, is_transient
+from components.ingest.spool import Window
 from components.manifest import Video
 
 # The one sampling rule that draws by the file's name.
@@ -29,8 +30,10 @@ DRAWN_BY_NAME = "segment_random"
 SCHEMA = """
 CREATE TABLE rows (uri TEXT, size INTEGER, mtime_ns INTEGER, sha256 TEXT, start REAL, end REAL, name TEXT,
                    file TEXT, row INTEGER, reason TEXT, detail TEXT);
+CREATE TABLE windows (file TEXT, source INTEGER, start REAL, end REAL, row INTEGER);
 CREATE INDEX by_uri ON rows (uri);
 CREATE INDEX by_sha256 ON rows (sha256);
+CREATE INDEX by_source ON windows (file, source);
 """
 
 
@@ -70,6 +73,9 @@ def write_index(path: Path, shards: Iterable[tuple[Path, DoneShard]], limits: Li
                 if origin.identity is not None and _is_reusable(origin, row, done.limits, limits)
             ]
             index.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            places = {row.video_id: row.row for row in done.ledger}
+            windows = [(str(file), places[w.video_id], w.start_seconds, w.end_seconds, w.row) for w in done.windows]
+            index.executemany("INSERT INTO windows VALUES (?, ?, ?, ?, ?)", windows)
         count = index.execute("SELECT count(*) FROM rows").fetchone()[0]
     index.close()
     return int(count)
@@ -116,7 +122,13 @@ class EarlierRows:
         row = self._read(file, number)
         if row["content_sha256"] != sha256:
             raise DataError("row is not the one that its record names", where=f"{file} row {number}", expected=sha256)
-        return EarlierRow(Outcome(None, row=row), sha256)
+        return EarlierRow(Outcome(None, row=row, windows=self._windows(file, number)), sha256)
+
+    def _windows(self, file: str, source: int) -> Iterator[Window]:
+        """Reads the windows of the video in row ``source``, in the order in which they are stored."""
+        query = "SELECT start, end, row FROM windows WHERE file = ? AND source = ? ORDER BY row"
+        for start, end, number in self._index.execute(query, (file, source)).fetchall():
+            yield Window(start, end, self._read(file, number))
 
     def _read(self, file: str, number: int) -> dict[str, Any]:
         """Reads a row. Its row group is kept, since the next row is often in it."""

@@ -32,7 +32,7 @@ from components.ingest.limits import WALL_FACTOR
 from components.ingest.publish import check_failures, failure_lines, failures, publish, write_store
 from components.ingest.records import DoneShard, Settings, Shard
 from components.ingest.settings import FrameSettings
-from components.ingest.shards import flat_ledger, make_shard, plan_shards
+from components.ingest.shards import flat_ledger, make_shard, plan_shards, with_windows
 from components.ingest.state import WorkingState
 from components.layout import Layout
 from components.manifest import Manifest
@@ -40,6 +40,9 @@ from components.samecode import on_worker
 from components.task import TaskSettings
 
 log = logging.getLogger(__name__)
+
+# More windows than a file of a day has.
+MOST_WINDOWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Summary:
         bytes: Length of all shards.
         store: Folder or URI where the store was published.
         backwards: Videos that show the frames of another one backwards.
+        windows: Windows of long videos, which are counted in none of these numbers.
+        cut: Videos that have windows.
     """
 
     task: str
@@ -65,6 +70,8 @@ class Summary:
     bytes: int
     store: str
     backwards: int = 0
+    windows: int = 0
+    cut: int = 0
 
     def text(self) -> str:
         """Describes the run for a terminal: counts, speed, and each reason with its videos."""
@@ -79,6 +86,8 @@ class Summary:
         ]
         if self.backwards:
             lines.append(f"  {self.backwards} videos are others played backwards, and share their frames")
+        if self.windows:
+            lines.append(f"  videos longer than a window: {self.cut}, with {self.windows} windows")
         return "\n".join([*lines, *failure_lines(self.failed)])
 
 
@@ -117,9 +126,9 @@ def ingest(
             state.reset()
         with stoppable():
             records, tried, seconds = make_all(manifest, state, settings, ray)
-        ledger = flat_ledger(records, manifest)
+        ledger, whole = flat_ledger(records, manifest), with_windows(manifest, records)
         with stoppable():
-            write_store(state.store, manifest, settings, records, ledger)
+            write_store(state.store, whole, settings, records, flat_ledger(records, whole))
             where, few = state.store / schema.LEDGER, frames.max_failed_videos
             for note in check_failures(task_name, ledger, frames.max_failed_share, where, few):
                 log.warning("%s", note)
@@ -132,6 +141,8 @@ def ingest(
             failed=failures(ledger),
             videos_made=tried,
             backwards=len(manifest.videos) - len(manifest.filmed()),
+            windows=len(whole.videos) - len(manifest.videos),
+            cut=len({video.window_of for video in whole.videos if video.window_of is not None}),
             seconds=seconds,
             bytes=sum(done.bytes for done in records),
             store=store,
@@ -148,7 +159,7 @@ def read_settings(task: TaskSettings, frames: FrameSettings) -> Settings:
     """
     decoder = DECODERS.target(frames.decoder, where="params.yaml frames.decoder")
     return Settings(
-        recipe=Recipe(decoder, frames.sampling, task.frames, frames.size, frames.quality, frames.chroma),
+        recipe=Recipe(decoder, frames.sampling, task.frames, frames.size, frames.quality, frames.chroma, task.windows),
         decoder=frames.decoder,
         shard_videos=frames.shard_videos,
         row_group_videos=frames.row_group_videos,
@@ -226,8 +237,9 @@ def _made(shards: Sequence[Shard], state: WorkingState, settings: Settings, reus
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    # A shard in which every video hangs twice is slow, not stuck.
-    slowest = settings.shard_videos * settings.time_limit_seconds * WALL_FACTOR
+    # A shard in which every video hangs twice is slow, not stuck. The time limit holds for each window.
+    windows = 1 if settings.recipe.windows is None else MOST_WINDOWS
+    slowest = settings.shard_videos * settings.time_limit_seconds * WALL_FACTOR * windows
     context.execution_no_progress_timeout_s = max(1800, round(2 * slowest))
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = [shard.to_row() for shard in shards]

@@ -7,6 +7,7 @@ missing ones.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -137,10 +138,10 @@ def _choose(
     seed: str,
     times: Sequence[float],
 ) -> list[int]:
-    low = float("-inf") if start_seconds is None else start_seconds
-    high = float("inf") if end_seconds is None else end_seconds
-    inside = [index for index, time in enumerate(times) if low <= time < high]
-    return [inside[index] for index in rule([times[index] for index in inside], count, seed)]
+    # A span that ends before it starts has no frame.
+    low = 0 if start_seconds is None else bisect_left(times, start_seconds)
+    high = len(times) if end_seconds is None else max(low, bisect_left(times, end_seconds))
+    return [low + index for index in rule(times[low:high], count, seed)]
 
 
 def most_different(pictures: NDArray[np.uint8], count: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,12 +10,13 @@ from pathlib import Path
 
 from components import storage
 from components.frames import schema
-from components.frames.store import shard_writer
+from components.frames.store import ShardWriter, shard_writer
 from components.ingest import sources
 from components.ingest.isolation import DecodeProcess, Outcome
-from components.ingest.records import CHANGED, DoneShard, Identity, LedgerRow, Origin, Settings, Shard
+from components.ingest.records import CHANGED, DoneShard, Identity, LedgerRow, Origin, Settings, Shard, WindowRow
 from components.ingest.reuse import EarlierRows
-from components.manifest import SPLITS, Manifest, Video
+from components.ingest.spool import Spool
+from components.manifest import SPLITS, Manifest, Video, window_id
 from components.provenance import sha256_file
 
 # Called after every video, with its ledger row and whether its frames were copied from an earlier run.
@@ -46,6 +48,8 @@ def make_shard(
 ) -> DoneShard:
     """Decodes the videos of a shard, one after the other, and writes them as ``folder/shard-<number>.parquet``.
 
+    The windows of a video follow it.
+
     Args:
         shard: Which videos.
         root: The project's folder.
@@ -61,14 +65,17 @@ def make_shard(
     start = time.monotonic()
     ledger: list[LedgerRow] = []
     origins: list[Origin] = []
+    windows: list[WindowRow] = []
     tried = 0
     file = folder / schema.shard_name(shard.number)
-    with shard_writer(file, settings.row_group_videos) as writer:
+    waiting = contextlib.nullcontext() if settings.recipe.windows is None else Spool(folder)
+    with waiting as spool, shard_writer(file, settings.row_group_videos) as writer:
         for video in shard.videos:
-            outcome, origin, reused = _frames_of(video, root, process, earlier)
+            outcome, origin, reused = _frames_of(video, root, process, earlier, spool)
             ledger.append(_ledger_row(video, outcome, settings.decoder, shard.number, writer.rows))
             if outcome.reason is None:
                 writer.add({**outcome.row, "video_id": video.video_id})
+                windows += _add_windows(video, outcome, writer)
             origins.append(origin)
             tried += not reused
             log_video(ledger[-1], reused)
@@ -83,11 +90,21 @@ def make_shard(
         tried=tried,
         limits=settings.limits(),
         seconds=round(time.monotonic() - start, 3),
+        windows=windows,
     )
 
 
+def _add_windows(video: Video, outcome: Outcome, writer: ShardWriter) -> list[WindowRow]:
+    added = []
+    for window in outcome.windows:
+        span = window.start_seconds, window.end_seconds
+        added.append(WindowRow(video.video_id, *span, len(window.row["frames"]), writer.rows))
+        writer.add({**window.row, "video_id": window_id(video.video_id, *span)})
+    return added
+
+
 def _frames_of(
-    video: Video, root: Path, process: DecodeProcess, earlier: EarlierRows | None
+    video: Video, root: Path, process: DecodeProcess, earlier: EarlierRows | None, spool: Spool | None
 ) -> tuple[Outcome, Origin, bool]:
     """Returns a video's frames, their origin, and whether an earlier run decoded them."""
     location = storage.resolve(root, video.uri)
@@ -101,7 +118,7 @@ def _frames_of(
             sha256 = process.content_hash(path) if earlier is not None else None
             if earlier is not None and sha256 is not None and (found := earlier.by_content(video, sha256)):
                 return found.outcome, _origin(video, identity, sha256), True
-            outcome = process.decode(path, video.start_seconds, video.end_seconds)
+            outcome = process.decode(path, video.start_seconds, video.end_seconds, spool)
             sha256 = outcome.row.get("content_sha256") or sha256 or process.content_hash(path)
         if sources.identity(location) != identity:
             outcome, identity, sha256 = Outcome(CHANGED), None, None
@@ -133,4 +150,29 @@ def _ledger_row(video: Video, outcome: Outcome, decoder: str, shard: int, row: i
 def flat_ledger(records: Sequence[DoneShard], manifest: Manifest) -> list[LedgerRow]:
     """Returns the ledger rows of all videos in manifest order. A reversal shares the place of the video it shows."""
     rows = {row.video_id: row for done in records for row in done.ledger}
+    for window in (window for done in records for window in done.windows):
+        name = window_id(window.video_id, window.start_seconds, window.end_seconds)
+        rows[name] = replace(rows[window.video_id], frames=window.frames, row=window.row)
     return [replace(rows[video.reverse_of or video.video_id], video_id=video.video_id) for video in manifest.videos]
+
+
+def with_windows(manifest: Manifest, records: Sequence[DoneShard]) -> Manifest:
+    """Adds the windows of each video after it, in the order of their starts.
+
+    Raises:
+        DataError: A video of the collection has the id of a window.
+    """
+    found: dict[str, list[tuple[float, float]]] = {}
+    for window in (window for done in records for window in done.windows):
+        found.setdefault(window.video_id, []).append((window.start_seconds, window.end_seconds))
+    if not found:
+        return manifest
+    videos: list[Video] = []
+    for video in manifest.videos:
+        videos.append(video)
+        for span in sorted(found.get(video.video_id, ())):
+            name = window_id(video.video_id, *span)
+            videos.append(Video(name, video.uri, video.split, (), *span, window_of=video.video_id, facts=video.facts))
+    whole = replace(manifest, videos=tuple(videos))
+    whole.check()
+    return whole

@@ -61,7 +61,8 @@ class WorkingState:
 
     def __init__(self, root: Path, manifest: Manifest, settings: Settings) -> None:
         self._rows = _hash([schema.FORMAT, ROWS, settings.row_key(), library_versions()])
-        whole = _hash([schema.FORMAT, ROWS, manifest.fingerprint(), asdict(settings), library_versions()])
+        decides = {**asdict(settings), "recipe": settings.recipe.to_dict()}
+        whole = _hash([schema.FORMAT, ROWS, manifest.fingerprint(), decides, library_versions()])
         self.root = root
         self.task_folder = Layout(root).ingest_work(manifest.task)
         self.folder = self.task_folder / f"{self._rows}-{whole}"
@@ -87,7 +88,10 @@ class WorkingState:
 
     def finish(self, done: DoneShard) -> None:
         """Records that a shard is complete and in its place."""
-        storage.write_bytes(_record(self.folder, done.number), json.dumps(asdict(done)).encode())
+        content = asdict(done)
+        if not done.windows:
+            del content["windows"]
+        storage.write_bytes(_record(self.folder, done.number), json.dumps(content).encode())
 
     def done(self, shard: Shard, identities: Mapping[str, Identity | None] | None = None) -> DoneShard | None:
         """Reads the record of a finished shard.

@@ -85,7 +85,7 @@ def build(
             cure=f"set tasks.{task}.frames: {method.frames} and run python pipelines/ingest.py --task {task}, "
             "or choose another adapter",
         )
-    ids = store.ids(split)
+    ids = store.searched_ids(split)
     if not ids:
         raise DataError("no decoded video to index", where=store.uri, found=split)
     vectors = encode_videos(method.eval(), reader_for(method, store), ids, batch_size, precision).numpy()

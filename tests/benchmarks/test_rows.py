@@ -13,7 +13,7 @@ import pytest
 from components.benchmarks import table
 from components.benchmarks.check import check
 from components.errors import DataError
-from components.manifest import Manifest
+from components.manifest import Facts, Manifest
 from components.task import TaskSettings
 
 FOUR = "a.mp4,a cat\nb.mp4,a dog\nc.mp4,a bird\nd.mp4,a fish\n"
@@ -83,10 +83,12 @@ def test_rows_that_repeat_are_one_query_and_are_counted(tmp_path: Path) -> None:
 
 def test_columns_and_tables_that_are_not_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "captions.xlsx").write_bytes(b"-")
-    rows = "".join(f"{number},{number}.mp4,about {number},2\n" for number in range(5))
-    manifest = read(tmp_path, "id,video,caption,from\n" + rows)
+    rows = "".join(f"{number},{number % 5}.mp4,about {number},2\n" for number in range(10))
+    manifest = read(tmp_path, "id,video,caption,score\n" + rows)
+    assert {video.facts for video in manifest.videos} == {Facts()}
     assert manifest.notes == (
-        "columns of captions.csv that are not read: id, from",
+        "columns of captions.csv that are not read, since rows of one video differ in them: id",
+        "columns of captions.csv that are not read, since a search has a column of this name: score",
         "captions.csv is read, and not captions.xlsx (tables are captions.csv, captions.jsonl, captions.parquet)",
     )
 

@@ -16,7 +16,7 @@ from components.ingest.decoders import DECODERS
 from components.ingest.publish import write_store
 from components.ingest.records import Settings
 from components.ingest.run import read_settings
-from components.ingest.shards import flat_ledger, make_shard, plan_shards
+from components.ingest.shards import flat_ledger, make_shard, plan_shards, with_windows
 from components.ingest.state import WorkingState
 from components.manifest import Manifest, Protocol, Video
 from components.params import Params
@@ -67,7 +67,8 @@ def run(root: Path, manifest: Manifest, settings: Settings) -> Path:
             state.finish(make_shard(shard, root, state.store, settings, process, earlier))
         records = [done for shard in shards if (done := state.made(shard)) is not None]
         assert len(records) == len(shards)
-        write_store(state.store, manifest, settings, records, flat_ledger(records, manifest))
+        whole = with_windows(manifest, records)
+        write_store(state.store, whole, settings, records, flat_ledger(records, whole))
     return state.store
 
 

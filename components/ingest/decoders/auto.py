@@ -18,7 +18,7 @@ import importlib.util
 from collections.abc import Callable
 
 from components.ingest.decoders import pyav
-from components.ingest.decoders.base import Choose, DecodedFrames, DecodeError
+from components.ingest.decoders.base import Choose, DecodedFrames, DecodeError, Take
 from components.ingest.decoders.packets import PacketTable, open_video, read_packets
 from components.ingest.decoders.plain import why_not_plain as why_not_plain
 
@@ -34,7 +34,7 @@ MAX_FRAMES = 1500
 FALLBACK_REASONS = ("unreadable", "no_video_stream", "no_frames", "decode_error")
 
 
-def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
+def decode(path: str, choose: Choose, side: int | None = None, take: Take | None = None) -> DecodedFrames:
     """Decodes the chosen frames of one file. With ``side``, they are squeezed to squares of that many pixels.
 
     Raises:
@@ -45,7 +45,7 @@ def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
         table = read_packets(container, stream)
 
         def by_pyav() -> DecodedFrames:
-            return pyav.decode_packets(path, container, stream, table, choose, side)
+            return pyav.decode_packets(path, container, stream, table, choose, side, take)
 
         @functools.cache
         def seen() -> pyav.Look:
@@ -55,7 +55,7 @@ def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
             timeline = table.timeline
             indices = timeline.chosen(choose)
             pyav.refuse_unseen(seen())
-            frames = decord.read(path, indices, len(timeline.times_seconds), side)
+            frames = decord.read(path, indices, len(timeline.times_seconds), side, take)
             return timeline.decoded(frames, indices, decord.VERSION)
 
         if not HAS_DECORD or why_not_plain(table) is not None:

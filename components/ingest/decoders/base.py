@@ -6,15 +6,23 @@ again after every crash. It gets a regular, non-empty file.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 # If a larger share of the stored frames shows damage, or of the packets is refused, too little of the video is left.
 MAX_DAMAGED_SHARE = 0.5
+
+# Takes the number and the picture of each chosen frame as soon as it is decoded, in the order of the numbers. A decoder
+# that starts again asks the choice again first.
+Take = Callable[[int, NDArray[np.uint8]], None]
+
+# What is left of a picture that was taken.
+TAKEN: NDArray[np.uint8] = np.empty((0, 0, 3), np.uint8)
 
 # Takes the times in seconds of all frames of a file, ascending. Returns the numbers of the wanted frames, ascending.
 Choose = Callable[[Sequence[float]], list[int]]
@@ -76,3 +84,27 @@ class Decoder(Protocol):
             side: If given, frames are squeezed to squares of that many pixels, for a first look.
         """
         ...
+
+
+class StreamingDecoder(Protocol):
+    """A decoder that gives its frames away one by one, so that a file may have more of them than fit into memory."""
+
+    def __call__(self, path: str, choose: Choose, side: int | None = None, take: Take | None = None) -> DecodedFrames:
+        """As :class:`Decoder`. With ``take``, the frames of the answer are :data:`TAKEN`."""
+        ...
+
+
+def decode_into(decoder: Decoder, path: str, choose: Choose, take: Take) -> DecodedFrames:
+    """Decodes a file once and gives its chosen frames to ``take``.
+
+    A decoder without a parameter ``take`` holds all chosen frames of the file in memory at once.
+
+    Returns:
+        The answer of the decoder, with :data:`TAKEN` for each frame.
+    """
+    if "take" in inspect.signature(decoder).parameters:
+        return cast(StreamingDecoder, decoder)(path, choose, take=take)
+    decoded = decoder(path, choose)
+    for index, frame in zip(decoded.indices, decoded.frames, strict=False):  # their numbers are checked afterwards
+        take(index, frame)
+    return replace(decoded, frames=[TAKEN] * len(decoded.frames))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import av
@@ -15,7 +15,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from components.ingest.decoders.base import MAX_DAMAGED_SHARE, DecodedFrames, DecodeError
+from components.ingest.decoders.base import MAX_DAMAGED_SHARE, TAKEN, DecodedFrames, DecodeError, Take
 from components.ingest.decoders.orientation import as_shown
 from components.ingest.decoders.packets import Timeline, breaking_off
 
@@ -32,6 +32,8 @@ class Collector:
     Args:
         side: Side of the squares that frames are squeezed to. None keeps their size.
         by_number: Whether frames are told apart by their numbers, since times are not reliable.
+        take: Receives the frames. None means that the answer has them.
+        numbers: The number of each presentation time, for ``take``.
         found: Converted frames by presentation time or number.
         missed: Wanted frames that did not appear.
         packets: Packets that the decoder was given.
@@ -42,6 +44,8 @@ class Collector:
 
     side: int | None
     by_number: bool = False
+    take: Take | None = None
+    numbers: Mapping[int, int] = field(default_factory=dict)
     found: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     missed: int = 0
     packets: int = 0
@@ -61,7 +65,7 @@ class Collector:
                 break  # these times are not reliable
             before = key
             if key in wanted:
-                self.found[key] = self._picture(frame)
+                self.found[key] = self._kept(key, self._picture(frame))
                 wanted.discard(key)
             if not wanted or key > last:
                 break
@@ -126,8 +130,11 @@ class Collector:
         if len(self.refused) > MAX_DAMAGED_SHARE * self.packets:
             raise DecodeError("damaged", f"the decoder refuses {len(self.refused)} of {self.packets} packets")
         keys = sorted(self.found)
-        places = {pts: index for index, pts in enumerate(timeline.pts)} if timeline.pts is not None else None
-        indices = keys if places is None else [places[key] for key in keys]
+        if timeline.pts is None:
+            indices = keys
+        else:
+            places = self.numbers or {pts: index for index, pts in enumerate(timeline.pts)}
+            indices = [places[key] for key in keys]
         pictures = [self.found[key] for key in keys]
         corrupt = len(self.flagged) + sum(pts not in self.flagged for pts, _, _ in self.refused)
         return timeline.decoded(pictures, indices, VERSION, corrupt, self._damaged())
@@ -142,6 +149,12 @@ class Collector:
         starts = sorted(self.key_frames)
         built_on = {key: starts[place - 1] if (place := bisect_right(starts, key)) else None for key in self.found}
         return sum(key in bad or start in bad for key, start in built_on.items())
+
+    def _kept(self, key: int, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if self.take is None:
+            return picture
+        self.take(key if self.by_number else self.numbers[key], picture)
+        return TAKEN
 
     def _picture(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
         shaped = self.reformatter.reformat(frame, self.side, self.side, format="rgb24")

@@ -13,7 +13,7 @@ import decord
 import numpy as np
 from numpy.typing import NDArray
 
-from components.ingest.decoders.base import Choose, DecodedFrames, DecodeError
+from components.ingest.decoders.base import TAKEN, Choose, DecodedFrames, DecodeError, Take
 from components.ingest.decoders.packets import open_video, read_packets
 from components.ingest.decoders.plain import why_refused
 from components.ingest.decoders.pyav import look, refuse_unseen
@@ -27,8 +27,11 @@ except metadata.PackageNotFoundError:  # the maintained fork has the same import
 # A larger difference from the packets' times means other frames. This is half a frame at 500 fps.
 TOLERANCE_SECONDS = 1e-3
 
+# Frames in memory at once where they are given away.
+TAKEN_AT_ONCE = 8
 
-def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
+
+def decode(path: str, choose: Choose, side: int | None = None, take: Take | None = None) -> DecodedFrames:
     """Decodes the chosen frames of one file, in one batch. With ``side``, they are squeezed to squares of that size.
 
     Files that decord is known to read wrongly are refused.
@@ -54,7 +57,7 @@ def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
             raise DecodeError("empty_segment")
         refuse_unseen(look(container, stream, table, indices))
     return DecodedFrames(
-        frames=list(reader.get_batch(indices).asnumpy()),
+        frames=_pictures(reader, indices, take),
         indices=indices,
         timestamps_seconds=[starts[index] for index in indices],
         source_frames=len(reader),
@@ -64,18 +67,31 @@ def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
     )
 
 
-def read(path: str, indices: list[int], total: int, side: int | None = None) -> list[NDArray[np.uint8]]:
+def read(
+    path: str, indices: list[int], total: int, side: int | None = None, take: Take | None = None
+) -> list[NDArray[np.uint8]]:
     """Decodes frames by their numbers, from a file that is known to have ``total`` frames.
 
     Returns:
-        ``uint8[H, W, 3]`` per number.
+        ``uint8[H, W, 3]`` per number, without content if ``take`` received the frames.
 
     Raises:
         DecodeError: unreadable, no_video_stream, or decode_error if decord counts a different number of frames.
     """
     reader = _open(path, side)
     _check_count(reader, total)
-    return list(reader.get_batch(indices).asnumpy())
+    return _pictures(reader, indices, take)
+
+
+def _pictures(reader: Any, indices: list[int], take: Take | None) -> list[NDArray[np.uint8]]:
+    """Reads frames, and gives them away a few at a time if there is a ``take``. decord goes on from where it is."""
+    if take is None:
+        return list(reader.get_batch(indices).asnumpy())
+    for start in range(0, len(indices), TAKEN_AT_ONCE):
+        numbers = indices[start : start + TAKEN_AT_ONCE]
+        for number, picture in zip(numbers, reader.get_batch(numbers).asnumpy(), strict=True):
+            take(number, picture)
+    return [TAKEN] * len(indices)
 
 
 def _check_count(reader: Any, total: int) -> None:

@@ -6,7 +6,7 @@ import struct
 
 import av
 import numpy as np
-from av.sidedata.sidedata import SideData
+from av.sidedata.sidedata import SideData, SideDataContainer
 from numpy.typing import NDArray
 
 # The rows of the matrix are (a, b, u), (c, d, v) and (x, y, w). A pixel at (p, q) is shown at (a p + c q, b p + d q).
@@ -15,16 +15,21 @@ MATRIX = struct.Struct("=9i")
 
 def linear_part(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
     """Returns a, b, c and d of a frame's display matrix. None if it has no matrix, or one that maps to a line."""
-    data = frame.side_data.get("DISPLAYMATRIX")
+    data = _matrix(frame)
     if not isinstance(data, SideData) or data.buffer_size < MATRIX.size:
         return None
     a, b, _, c, d, *_ = MATRIX.unpack_from(bytes(data))
     return None if a * d == b * c else (a, b, c, d)
 
 
+def _matrix(frame: av.VideoFrame) -> SideData | None:
+    # `frame.side_data` and the frame would refer to each other, and keep its pixels until Python looks for such cycles.
+    return SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
+
+
 def is_upright_or_turned(frame: av.VideoFrame) -> bool:
     """Whether an angle tells how the frame is shown. It does not if the frame is mirrored, or its matrix is no map."""
-    if frame.side_data.get("DISPLAYMATRIX") is None:
+    if _matrix(frame) is None:
         return True
     matrix = linear_part(frame)
     return matrix is not None and matrix[0] * matrix[3] > matrix[1] * matrix[2]

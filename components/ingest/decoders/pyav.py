@@ -15,7 +15,7 @@ from itertools import islice
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from components.ingest.decoders.base import MAX_DAMAGED_SHARE, Choose, DecodedFrames, DecodeError
+from components.ingest.decoders.base import MAX_DAMAGED_SHARE, Choose, DecodedFrames, DecodeError, Take
 from components.ingest.decoders.collector import SKIPPING_CODECS as SKIPPING_CODECS
 from components.ingest.decoders.collector import VERSION as VERSION
 from components.ingest.decoders.collector import Collector
@@ -34,7 +34,7 @@ from components.ingest.decoders.packets import (
 LOOK_GROUPS, LOOK_FRAMES = 3, 2
 
 
-def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
+def decode(path: str, choose: Choose, side: int | None = None, take: Take | None = None) -> DecodedFrames:
     """Decodes the chosen frames of one file. With ``side``, they are squeezed to squares of that many pixels.
 
     Raises:
@@ -43,11 +43,17 @@ def decode(path: str, choose: Choose, side: int | None = None) -> DecodedFrames:
     """
     with open_video(path) as (container, stream):
         table = read_packets(container, stream)
-        return decode_packets(path, container, stream, table, choose, side)
+        return decode_packets(path, container, stream, table, choose, side, take)
 
 
 def decode_packets(
-    path: str, container: InputContainer, stream: VideoStream, table: PacketTable, choose: Choose, side: int | None
+    path: str,
+    container: InputContainer,
+    stream: VideoStream,
+    table: PacketTable,
+    choose: Choose,
+    side: int | None,
+    take: Take | None = None,
 ) -> DecodedFrames:
     """Decodes the chosen frames of an open file after its packets were read.
 
@@ -56,13 +62,13 @@ def decode_packets(
     """
     groups = _groups(table, table.timeline.chosen(choose))
     if groups is not None:
-        collector = Collector(side)
+        collector = Collector(side, take=take, numbers=_numbers(table.timeline, take))
         for start, wanted in groups:
             container.seek(start, stream=stream)
             collector.collect(container, stream, set(wanted))
         if collector.complete:
             return collector.result(table.timeline)
-    return _decode_from_the_start(path, table, choose, side)
+    return _decode_from_the_start(path, table, choose, side, take)
 
 
 @dataclass(frozen=True)
@@ -140,13 +146,20 @@ def _groups(table: PacketTable, indices: Sequence[int]) -> list[tuple[int, list[
     return sorted(groups.items())
 
 
-def _decode_from_the_start(path: str, table: PacketTable, choose: Choose, side: int | None) -> DecodedFrames:
+def _numbers(timeline: Timeline, take: Take | None) -> dict[int, int]:
+    """The number of each frame by its presentation time, if frames are taken by number."""
+    return {} if take is None else {pts: index for index, pts in enumerate(timeline.pts or ())}
+
+
+def _decode_from_the_start(
+    path: str, table: PacketTable, choose: Choose, side: int | None, take: Take | None
+) -> DecodedFrames:
     """Decodes once if the frames are those that the packets promise. Otherwise counts them first, then decodes."""
     timeline = table.timeline if _begins_whole(table) else _count(path, table)
-    collector = _collect_from_the_start(path, timeline, timeline.chosen(choose), side)
+    collector = _collect_from_the_start(path, timeline, timeline.chosen(choose), side, take)
     if not collector.complete:
         timeline = _count(path, table)
-        collector = _collect_from_the_start(path, timeline, timeline.chosen(choose), side)
+        collector = _collect_from_the_start(path, timeline, timeline.chosen(choose), side, take)
     if not collector.complete:
         raise DecodeError("decode_error", "frames differ from one reading to the next")
     return collector.result(timeline)
@@ -158,9 +171,11 @@ def _begins_whole(table: PacketTable) -> bool:
     return first.key and (table.timeline.pts is None or first.hidden or first.pts == table.timeline.pts[0])
 
 
-def _collect_from_the_start(path: str, timeline: Timeline, indices: Sequence[int], side: int | None) -> Collector:
+def _collect_from_the_start(
+    path: str, timeline: Timeline, indices: Sequence[int], side: int | None, take: Take | None
+) -> Collector:
     pts = timeline.pts
-    collector = Collector(side, by_number=pts is None)
+    collector = Collector(side, by_number=pts is None, take=take, numbers=_numbers(timeline, take))
     wanted = set(indices) if pts is None else {pts[index] for index in indices}
     with open_video(path) as (container, stream):
         collector.collect(container, stream, wanted)

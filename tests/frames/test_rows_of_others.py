@@ -1,4 +1,4 @@
-"""Rows of a ledger that show another video backwards: they have its place, or the ledger is refused."""
+"""Rows of a ledger that show another video backwards, or a window of it: they fit it, or the ledger is refused."""
 
 from __future__ import annotations
 
@@ -56,3 +56,26 @@ def test_a_reversal_with_another_place_is_named(wrong: dict[str, object]) -> Non
 def test_the_places_of_the_others_are_still_checked() -> None:
     with pytest.raises(DataError, match="the ledger does not fit the shards"):
         check(A, row("a_reverse", 0, "a"))
+
+
+def windows(*rows: dict[str, object]) -> None:
+    table = pa.Table.from_pylist(list(rows), schema=schema.LEDGER_SCHEMA.append(schema.WINDOW_OF))
+    check_ledger(table, SHARDS, "ledger.parquet")
+
+
+def test_a_window_has_a_place_and_a_decoded_video() -> None:
+    windows(A, {**B, "window_of": "a"}, row("c", None))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "more"),
+    [
+        ({"window_of": "gone"}, []),
+        ({"window_of": "a", "split": "val"}, []),
+        ({"window_of": "b"}, []),
+        ({"window_of": "c"}, [row("c", None)]),
+    ],
+)
+def test_a_window_without_its_video_is_named(wrong: dict[str, str], more: list[dict[str, object]]) -> None:
+    with pytest.raises(DataError, match=r"ledger\.parquet: a window is not of a decoded video .*found 'b'; .*ingest"):
+        windows(A, {**B, **wrong}, *more)
