@@ -35,7 +35,31 @@ SCHEMA = pa.schema(
 RARE: dict[str, tuple[pa.Field, object]] = {
     "languages": (pa.field("languages", pa.list_(pa.string()), nullable=False), ()),
     "reverse_of": (pa.field("reverse_of", pa.string()), None),
+    "moments": (
+        pa.field(
+            "moments",
+            pa.list_(pa.struct({"text": pa.string(), "spans": pa.list_(pa.list_(pa.float64()))})),
+            nullable=False,
+        ),
+        (),
+    ),
 }
+
+# Rare columns that decide neither frames nor training. A store keeps its fingerprint when they are added.
+UNCOUNTED = ("moments",)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A text, and where in its video it is true.
+
+    Args:
+        text: A sentence.
+        spans: At least one start and end, in seconds from the beginning of the video (not of the file).
+    """
+
+    text: str
+    spans: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -52,6 +76,7 @@ class Video:
         languages: The language of each caption, such as ``en``. Empty if the captions are in one language.
         reverse_of: The id of the video whose frames this one shows backwards, or None. That video is decoded and stored
             once. Both are in the same split and name the same part of the same file.
+        moments: Sentences with their spans, for benchmarks that look for moments within the video.
     """
 
     video_id: str
@@ -63,6 +88,7 @@ class Video:
     subsets: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
     reverse_of: str | None = None
+    moments: tuple[Moment, ...] = ()
 
     def to_row(self) -> dict[str, object]:
         """All fields by name. Those of :data:`RARE` are left out where they have no value."""
@@ -123,7 +149,10 @@ class Manifest:
         return {video.video_id: video for video in self.videos}
 
     def fingerprint(self) -> str:
-        """The hex SHA-256 of the content. It is equal on all machines and for all library versions."""
+        """The hex SHA-256 of the content. It is equal on all machines and for all library versions.
+
+        Columns of :data:`UNCOUNTED` are left out.
+        """
         content = [self.task, dataclasses.asdict(self.protocol), [_content(video) for video in self.videos]]
         return hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()
 
@@ -167,6 +196,9 @@ class Manifest:
             "captions and their languages differ in number",
             [v.video_id for v in self.videos if v.languages and len(v.languages) != len(v.captions)],
         )
+        yield "moment without text, or without a span that ends after it starts", [
+            v.video_id for v in self.videos if not all(map(_moment_is_sound, v.moments))
+        ]
         by_id = self.by_id()
         shown = Counter(v.reverse_of for v in self.videos if v.reverse_of)
         yield "two videos show the same one backwards", [name for name, count in shown.items() if count > 1]
@@ -208,8 +240,7 @@ class Manifest:
             rows = table.to_pylist()
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise DataError("manifest table is damaged", cure=f"{type(error).__name__}: {error}") from None
-        videos = tuple(Video(**{name: _frozen(value) for name, value in row.items()}) for row in rows)
-        return cls(task, protocol, videos)
+        return cls(task, protocol, tuple(_video(row) for row in rows))
 
 
 def first_few(ids: Sequence[str], most: int = 5) -> str:
@@ -233,7 +264,17 @@ def is_unicode(text: str) -> bool:
 
 
 def _is_text(video: Video) -> bool:
-    return all(map(is_unicode, (video.video_id, video.uri, *video.captions, *video.subsets)))
+    moments = [moment.text for moment in video.moments]
+    return all(map(is_unicode, (video.video_id, video.uri, *video.captions, *video.subsets, *moments)))
+
+
+def _video(row: dict[str, Any]) -> Video:
+    """The inverse of :meth:`Video.to_row`."""
+    moments = tuple(
+        Moment(moment["text"], tuple((start, end) for start, end in moment["spans"]))
+        for moment in row.pop("moments", ())
+    )
+    return Video(**{name: _frozen(value) for name, value in row.items()}, moments=moments)
 
 
 def _frozen(value: Any) -> Any:
@@ -243,7 +284,7 @@ def _frozen(value: Any) -> Any:
 
 def _content(video: Video) -> list[object]:
     """What counts of a video, in a fixed order. Fields of :data:`RARE` without a value do not count."""
-    row = video.to_row()
+    row = {name: value for name, value in video.to_row().items() if name not in UNCOUNTED}
     rare = {name: row.pop(name) for name in RARE if name in row}
     return [*row.values(), rare] if rare else [*row.values()]
 
@@ -260,3 +301,7 @@ def _place(video: Video) -> tuple[object, ...]:
 def _segment_is_sound(video: Video) -> bool:
     start = video.start_seconds or 0.0
     return start >= 0 and (video.end_seconds is None or video.end_seconds > start)
+
+
+def _moment_is_sound(moment: Moment) -> bool:
+    return bool(moment.text.strip() and moment.spans) and all(0 <= start < end for start, end in moment.spans)
