@@ -196,9 +196,10 @@ class Manifest:
             "captions and their languages differ in number",
             [v.video_id for v in self.videos if v.languages and len(v.languages) != len(v.captions)],
         )
-        yield "moment without text, or without a span that ends after it starts", [
-            v.video_id for v in self.videos if not all(map(_moment_is_sound, v.moments))
-        ]
+        yield (
+            "moment without text, or without a span that ends after it starts",
+            [v.video_id for v in self.videos if not all(map(_moment_is_sound, v.moments))],
+        )
         by_id = self.by_id()
         shown = Counter(v.reverse_of for v in self.videos if v.reverse_of)
         yield "two videos show the same one backwards", [name for name, count in shown.items() if count > 1]
