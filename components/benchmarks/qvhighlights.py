@@ -5,8 +5,8 @@
 ``relevant_clip_ids`` and ``saliency_scores`` (highlights) are not read.
 
 ``highlight_test_release.jsonl`` has queries without windows, so their moments cannot be scored. By default the
-validation file is the test split. A fixed fraction of the training videos is then held out for validation: all parts of some
-videos on YouTube, since the published splits share none. The authors published the windows later, in
+validation file is the test split. A fixed fraction of the training videos is then held out for validation: all parts of
+some videos on YouTube, since the published splits share none. The authors published the windows later, in
 ``highlight_test_with_gt.jsonl``. The option ``tested: test`` takes that file for the test split, and the validation
 file for validation.
 
