@@ -1,4 +1,4 @@
-"""Metrics of moments against a second implementation in exact numbers, spans from scores of frames, and real stories."""
+"""Metrics of moments against exact numbers, spans from scores of frames, and the moments of real stories."""
 
 from __future__ import annotations
 
