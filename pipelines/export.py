@@ -27,15 +27,15 @@ def body(stage: cli.Stage) -> None:
     from components.frames.store import FrameStore
     from components.processes import pick_device
     from components.search.backbones import adapter_backbone
+    from components.search.chosen import choose_source
     from components.search.export import check_target, export
-    from components.search.source import find_source
 
     args, params, settings = stage.args, stage.params, stage.params.evaluation
     folder = stage.path(args.to)
     check_target(folder)
     store = FrameStore(stage.layout.frames(args.task))
     adapter = stage.path(args.adapter) if args.adapter else None
-    source, note = find_source(stage.layout, params, args.task, adapter, store)
+    source, note = choose_source(stage.layout, params, args.task, adapter, store)
     backbone, elsewhere = adapter_backbone(source.folder, params, args.task, stage.root)
     method = load_adapter(source.folder, backbone).to(pick_device(settings.device))
     card = export(

@@ -209,13 +209,9 @@ def _write_videos(
 
 
 def _video_row(video: Video, length: float) -> dict[str, Any]:
-    fields = video.to_row()
+    fields = {name: value for name, value in video.to_row().items() if name in VIDEOS}
     end = length if video.end_seconds is None else video.end_seconds
-    return {
-        **{name: fields.get(name) for name in VIDEOS},
-        "start_seconds": video.start_seconds or 0.0,
-        "end_seconds": end,
-    }
+    return {**dict.fromkeys(VIDEOS), **fields, "start_seconds": video.start_seconds or 0.0, "end_seconds": end}
 
 
 @contextlib.contextmanager

@@ -11,13 +11,9 @@ from components.adapters.file import save_adapter
 from components.backbones.clip import Backbone
 from components.backbones.settings import BackboneSettings
 from components.errors import RegistryError
-from components.frames.store import FrameStore
 from components.layout import Layout
 from components.methods.build import build
-from components.params import Params
-from components.search.backbones import task_backbone
 from components.task import TaskSettings
-from components.tracking.champion import current_champion
 from components.tracking.record import Champion
 
 
@@ -79,30 +75,3 @@ def write_plain(
     facts = TrainingFacts(backbone=loaded)
     save_adapter(folder, method, task=task, provenance=provenance.collect(layout.root), extra=facts)
     return read_source(folder)
-
-
-def find_source(
-    layout: Layout, params: Params, task: str, adapter: Path | None, store: FrameStore
-) -> tuple[Source, str]:
-    """The adapter that embeds a task: a given one, the champion, or the plain backbone if there are no captions.
-
-    Args:
-        layout: The paths of the project.
-        params: The settings.
-        task: Key of the task in params.yaml.
-        adapter: The folder of the adapter to use, None for the champion.
-        store: The task's frames.
-
-    Returns:
-        The adapter, and what a person should know about it, which may be empty.
-
-    Raises:
-        ReelTuneError: There is no such adapter, or no champion.
-    """
-    if adapter is not None:
-        return read_source(adapter), ""
-    if store.manifest.is_only_searched:
-        plain = task_backbone(params, task, layout.root)
-        return write_plain(layout, task, params.task(task), plain, params.backbone_of(task)), ""
-    current = current_champion(layout, params.tracking, task)
-    return of_champion(layout, current.champion), current.note
