@@ -18,6 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", required=True, help="key of the task in params.yaml")
     parser.add_argument("--to", required=True, help="folder to write, which may hold an earlier export")
     parser.add_argument("--adapter", help="folder of the adapter to use instead, from this task or another one")
+    parser.add_argument("--onnx", action="store_true", help="also write both encoders as ONNX")
     parser.add_argument("--split", choices=("train", "val", "test", "all"), default="all", help="videos to write")
 
 
@@ -46,9 +47,13 @@ def body(stage: cli.Stage) -> None:
         split=args.split,
         batch_size=settings.batch_size,
         precision=settings.precision,
+        encoders=args.onnx,
     )
     for line in filter(None, [note, elsewhere]):
         print(f"note: {line}")
+    for name, encoder in card.encoders.items():
+        close = f"{encoder.file}, within {encoder.difference} of PyTorch ({encoder.input})"
+        print(f"{name} encoder: {close if encoder.reason is None else f'no file, {encoder.reason}'}")
     counts = f"{card.videos:,} videos, {card.frames:,} frames and {card.texts:,} texts"
     print(f"{args.task}: {counts} with {card.method}, {card.dimension} numbers each, in {folder}")
 

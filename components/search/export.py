@@ -1,15 +1,18 @@
 """The vectors of a task as files that other programs read: videos, their frames and their texts.
 
 A folder holds ``videos``, ``frames`` and ``texts``, each as ``.parquet`` (ids next to a column ``vector``) and as
-``.npy`` (float32, the same rows in the same order), and ``card.json``. All vectors are L2-normalised, so a dot product
+``.npy`` (float32, the same rows in the same order), and ``card.json``. On request it also holds both encoders as ONNX
+(:mod:`components.search.encoders`). All vectors are L2-normalised, so a dot product
 is a cosine. Rows are written a few hundred videos at a time, so the memory does not grow with the collection.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ from components.methods.base import Method
 from components.methods.reader import reader_for
 from components.precision import Precision
 from components.records import read_record, write_record
+from components.search.encoders import Encoder, check_installed, write_encoders
 from components.search.source import Source
 
 FORMAT = 1
@@ -68,6 +72,7 @@ class ExportCard:
         dimension: The length of a vector.
         videos, frames, texts: The number of rows of each table.
         failed: Videos of the split that could not be decoded. They have no row in ``videos``.
+        encoders: The ONNX files of ``video`` and ``text``. Empty if they were not asked for.
     """
 
     format: int
@@ -84,6 +89,7 @@ class ExportCard:
     frames: int
     texts: int
     failed: int
+    encoders: dict[str, Encoder] = field(default_factory=dict)
 
 
 def read_export_card(folder: Path) -> ExportCard:
@@ -121,6 +127,7 @@ def export(
     split: str,
     batch_size: int,
     precision: Precision = "float32",
+    encoders: bool = False,
 ) -> ExportCard:
     """Writes the vectors of a split. The folder appears whole, in place of an earlier export.
 
@@ -132,13 +139,16 @@ def export(
         split: ``train``, ``val``, ``test`` or ``all``.
         batch_size: Videos or texts per forward pass.
         precision: What the towers compute in.
+        encoders: Whether to write both encoders as ONNX. They compute in float32.
 
     Raises:
         DataError: The folder holds something else, no video was decoded, the videos have more frames than the adapter
             takes, or a vector is not finite.
-        ConfigError: The device does not compute in this precision.
+        ConfigError: The device does not compute in this precision, or ONNX is not installed.
     """
     check_target(folder)
+    if encoders:
+        check_installed()
     ids = store.ids(split)
     if not ids:
         raise DataError("no decoded video to export", where=store.uri, found=split)
@@ -168,6 +178,8 @@ def export(
             for start in range(0, len(texts), ROWS):
                 some = texts[start : start + ROWS]
                 write(some, encode_texts(method, [row["text"] for row in some], batch_size, precision).numpy())
+        if encoders:
+            card = dataclasses.replace(card, encoders=write_encoders(method.cpu(), aside))
         write_record(aside / CARD, card)
         storage.publish_folder(aside, folder)
     return card
