@@ -52,8 +52,9 @@ def body(stage: cli.Stage) -> None:
     for line in filter(None, [note, elsewhere]):
         print(f"note: {line}")
     for name, encoder in card.encoders.items():
-        close = f"{encoder.file}, within {encoder.difference} of PyTorch ({encoder.input})"
-        print(f"{name} encoder: {close if encoder.reason is None else f'no file, {encoder.reason}'}")
+        kept = encoder.difference is not None
+        text = f"{encoder.file}, within {encoder.difference:.1e} of PyTorch" if kept else f"no file: {encoder.reason}"
+        print(f"{name} encoder: {text} ({encoder.input})")
     counts = f"{card.videos:,} videos, {card.frames:,} frames and {card.texts:,} texts"
     print(f"{args.task}: {counts} with {card.method}, {card.dimension} numbers each, in {folder}")
 

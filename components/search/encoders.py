@@ -63,7 +63,7 @@ def check_installed() -> None:
             where="--onnx",
             found=", ".join(missing),
             expected="onnx and onnxruntime",
-            cure='pip install "reeltune[onnx]"',
+            cure="pip install onnx onnxruntime",
         )
 
 
