@@ -40,9 +40,7 @@ def trained(root: Path, name: str) -> Method:
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoders, "find_spec", lambda name: None)
-    with pytest.raises(
-        ConfigError, match=r"--onnx: not installed; found 'onnx, onnxruntime'.*pip install onnx onnx"
-    ):
+    with pytest.raises(ConfigError, match=r"--onnx: not installed; found 'onnx, onnxruntime'.*pip install onnx onnx"):
         check_installed()
 
 
