@@ -37,7 +37,32 @@ RARE: dict[str, tuple[pa.Field, object]] = {
     "reverse_of": (pa.field("reverse_of", pa.string()), None),
     "window_of": (pa.field("window_of", pa.string()), None),
     "facts": (pa.field("facts", pa.string()), None),
+    "moments": (
+        pa.field(
+            "moments",
+            pa.list_(pa.struct({"text": pa.string(), "spans": pa.list_(pa.list_(pa.float64()))})),
+            nullable=False,
+        ),
+        (),
+    ),
 }
+
+# Rare columns that decide neither frames nor training. A store keeps its fingerprint when they are added.
+UNCOUNTED = ("moments",)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A text, and where in its video it is true.
+
+    Args:
+        text: A sentence.
+        spans: At least one start and end, in seconds from the beginning of the video (not of the file).
+    """
+
+    text: str
+    spans: tuple[tuple[float, float], ...]
+
 
 Fact = str | int | float | bool
 
@@ -95,6 +120,7 @@ class Video:
         window_of: The id of the video of which this one is a window, or None. Windows have no captions. They are
             searched, and neither trained nor tested. Ingest adds them.
         facts: Further columns of a person's table, for filters. A window has those of its video.
+        moments: Sentences with their spans, for benchmarks that look for moments within the video.
     """
 
     video_id: str
@@ -108,6 +134,7 @@ class Video:
     reverse_of: str | None = None
     window_of: str | None = None
     facts: Facts = Facts()
+    moments: tuple[Moment, ...] = ()
 
     def to_row(self) -> dict[str, object]:
         """All fields by name, as a table has them. Those of :data:`RARE` are left out where they have no value."""
@@ -173,7 +200,10 @@ class Manifest:
         return {video.video_id: video for video in self.videos}
 
     def fingerprint(self) -> str:
-        """The hex SHA-256 of the content. It is equal on all machines and for all library versions."""
+        """The hex SHA-256 of the content. It is equal on all machines and for all library versions.
+
+        Columns of :data:`UNCOUNTED` are left out.
+        """
         content = [self.task, dataclasses.asdict(self.protocol), [_content(video) for video in self.videos]]
         return hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()
 
@@ -216,6 +246,10 @@ class Manifest:
         yield (
             "captions and their languages differ in number",
             [v.video_id for v in self.videos if v.languages and len(v.languages) != len(v.captions)],
+        )
+        yield (
+            "moment without text, or without a span that ends after it starts",
+            [v.video_id for v in self.videos if not all(map(_moment_is_sound, v.moments))],
         )
         by_id = self.by_id()
         shown = Counter(v.reverse_of for v in self.videos if v.reverse_of)
@@ -292,12 +326,18 @@ def is_unicode(text: str) -> bool:
 
 
 def _is_text(video: Video) -> bool:
-    return all(map(is_unicode, (video.video_id, video.uri, *video.captions, *video.subsets)))
+    moments = [moment.text for moment in video.moments]
+    return all(map(is_unicode, (video.video_id, video.uri, *video.captions, *video.subsets, *moments)))
 
 
 def _from_row(row: dict[str, Any]) -> Video:
+    """The inverse of :meth:`Video.to_row`."""
     facts = Facts.from_text(row.pop("facts", None))
-    return Video(**{name: _frozen(value) for name, value in row.items()}, facts=facts)
+    moments = tuple(
+        Moment(moment["text"], tuple((start, end) for start, end in moment["spans"]))
+        for moment in row.pop("moments", ())
+    )
+    return Video(**{name: _frozen(value) for name, value in row.items()}, facts=facts, moments=moments)
 
 
 def _frozen(value: Any) -> Any:
@@ -307,7 +347,7 @@ def _frozen(value: Any) -> Any:
 
 def _content(video: Video) -> list[object]:
     """What counts of a video, in a fixed order. Fields of :data:`RARE` without a value do not count."""
-    row = video.to_row()
+    row = {name: value for name, value in video.to_row().items() if name not in UNCOUNTED}
     rare = {name: row.pop(name) for name in RARE if name in row}
     return [*row.values(), rare] if rare else [*row.values()]
 
@@ -334,3 +374,7 @@ def _place(video: Video) -> tuple[object, ...]:
 def _segment_is_sound(video: Video) -> bool:
     start = video.start_seconds or 0.0
     return start >= 0 and (video.end_seconds is None or video.end_seconds > start)
+
+
+def _moment_is_sound(moment: Moment) -> bool:
+    return bool(moment.text.strip() and moment.spans) and all(0 <= start < end for start, end in moment.spans)

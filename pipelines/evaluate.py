@@ -43,6 +43,9 @@ def body(stage: cli.Stage) -> None:
         for direction, metrics in scorecard.card.metrics[WHOLE].items():
             shown = "  ".join(f"{key} {value:.1f}" for key, value in metrics.items())
             print(f"{args.task} {name} {split:5s} {direction}  {shown}")
+        if scorecard.card.moments is not None:
+            shown = "  ".join(f"{key} {value:.1f}" for key, value in scorecard.card.moments.metrics.items())
+            print(f"{args.task} {name} {split:5s} moments  {shown}")
 
 
 if __name__ == "__main__":

@@ -163,8 +163,31 @@ class Binary:
     tied: int
 
 
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Moments:
+    """How well texts are found within their videos (:mod:`components.evaluation.moments`).
+
+    Attributes:
+        queries: Texts with spans.
+        videos: The videos that they belong to.
+        failed_videos: Videos of these that could not be decoded. Their queries count as wrong.
+        metrics: The metrics, in percent.
+        intervals: The 95 % interval of each metric but those by length.
+        whole_video: The metrics if the answer to each query is its whole video.
+        rule: How spans are found, in words.
+    """
+
+    queries: int
+    videos: int
+    failed_videos: int
+    metrics: Metrics
+    intervals: Intervals
+    whole_video: Metrics
+    rule: str
+
+
 # Fields of a card that are left out of the file if there is nothing in them.
-SPARSE = ("rescored", "part_rules", "binary", "binary_rule")
+SPARSE = ("rescored", "part_rules", "binary", "binary_rule", "moments")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -188,6 +211,7 @@ class ScorecardHead(Identity):
         part_rules: How the queries of a part are ranked, in words, if not against the whole gallery.
         binary: The choice between a video and its reversal, where the split has reversals.
         binary_rule: How that choice is counted, in words.
+        moments: Texts found within their videos, where the split has texts with spans.
     """
 
     split: str
@@ -206,6 +230,7 @@ class ScorecardHead(Identity):
     part_rules: dict[str, str] = field(default_factory=dict)
     binary: dict[Direction, Binary] = field(default_factory=dict)
     binary_rule: str | None = None
+    moments: Moments | None = None
 
     @property
     def name(self) -> str:

@@ -32,7 +32,7 @@ def describe(card: ScorecardHead) -> str:
         title = "all queries" if part == WHOLE else f"queries of the part {part!r}, against the whole gallery"
         title = title if rule is None else f"{part}: {rule}"
         lines += [*_metric_lines(title, metrics, card.intervals.get(part)), ""]
-    lines += _binary_lines(card)
+    lines += [*_binary_lines(card), *_moment_lines(card)]
     for name, block in card.rescored.items():
         title = f"RE-SCORED by {name}, which uses {block.uses}; not comparable with the figures above"
         lines += [*_metric_lines(title, block.metrics, None), f"  settings: {_pairs(block.settings)}", ""]
@@ -73,6 +73,19 @@ def _binary_lines(card: ScorecardHead) -> list[str]:
         counts = f"{found.queries} queries, {found.tied} of which tied"
         lines.append(f"  {DIRECTIONS[direction]}: accuracy {found.accuracy:.1f} [{low:.1f}, {high:.1f}], {counts}")
     return [*lines, ""]
+
+
+def _moment_lines(card: ScorecardHead) -> list[str]:
+    """Texts found within their videos."""
+    if (found := card.moments) is None:
+        return []
+    lines = [f"moments: {found.rule}"]
+    counts = f"{found.queries} queries of {found.videos} videos, {found.failed_videos} of which failed to decode"
+    for name, value in found.metrics.items():
+        low, high = found.intervals.get(name, (None, None))
+        interval = "" if low is None else f" [{low:.1f}, {high:.1f}]"
+        lines.append(f"  {name}: {value:.1f}{interval}; the whole video as the answer: {found.whole_video[name]:.1f}")
+    return [*lines, f"  {counts}", ""]
 
 
 def _facts(card: ScorecardHead) -> Iterator[tuple[str, str]]:

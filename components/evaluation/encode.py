@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from components import heartbeat
 from components.backbones.host import upload
@@ -68,7 +69,12 @@ class EncodedSplit:
 
 @torch.no_grad()
 def encode_videos(
-    method: Method, reader: FrameReader, ids: Sequence[str], batch_size: int, precision: Precision = "float32"
+    method: Method,
+    reader: FrameReader,
+    ids: Sequence[str],
+    batch_size: int,
+    precision: Precision = "float32",
+    embed: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Vectors of videos. A thread reads and copies the next batch while this one is encoded.
 
@@ -78,6 +84,7 @@ def encode_videos(
         ids: At least one video.
         batch_size: Videos per forward pass.
         precision: What the towers compute in.
+        embed: ``float[B, T, 3, S, S], bool[B, T] -> float[B, D]``, None for the method's vectors of videos.
 
     Returns:
         ``float32[N, D]`` on the CPU, in the order of ``ids``. The processes of a group divide the videos.
@@ -109,9 +116,32 @@ def encode_videos(
             frames.record_stream(current)
             mask.record_stream(current)
         with numerics(precision), autocast(precision, device):
-            return method.encode_video(method.backbone.normalize(frames), mask)
+            return (embed or method.encode_video)(method.backbone.normalize(frames), mask)
 
     return share_out(len(ids), batch_size, encode, fetch)
+
+
+def encode_frames(
+    method: Method, reader: FrameReader, ids: Sequence[str], batch_size: int, precision: Precision = "float32"
+) -> Tensor:
+    """A vector for each frame of each video, in the space of the texts.
+
+    These are the frame features that the method pools. A method with a pooling of its own pools each frame alone, and
+    its tower also sees that frame alone: what it computes of a frame in its video may be of the whole video.
+
+    The arguments and errors are those of :func:`encode_videos`.
+
+    Returns:
+        ``float32[N, T, D]`` on the CPU, L2-normalised, zero for padding frames.
+    """
+
+    def embed(frames: Tensor, mask: Tensor) -> Tensor:
+        if method.pools_itself:
+            return method.encode_video(frames.flatten(0, 1)[:, None], mask.flatten()[:, None]).view(len(mask), -1)
+        features = F.normalize(method.frame_features(frames, mask), dim=-1)
+        return torch.where(mask[..., None], features, features.new_zeros(())).flatten(1)
+
+    return encode_videos(method, reader, ids, batch_size, precision, embed).unflatten(1, (reader.frames, -1))
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from components.adapters.card import AdapterCard
 from components.evaluation.card import Decoding, Identity, Parameters
 from components.evaluation.encode import device_of, encode_split
+from components.evaluation.localisation import measure_moments
 from components.evaluation.rescoring import encode_bank, rescored
 from components.evaluation.scorecard import Scorecard, make_scorecard
 from components.evaluation.settings import EvaluationSettings
@@ -17,6 +18,8 @@ def evaluate(
     method: Method, store: FrameStore, split: str, adapter: AdapterCard, seed: int, settings: EvaluationSettings
 ) -> Scorecard:
     """Encodes the split once and ranks every query in both directions. Re-scored metrics are kept in a separate block.
+
+    Where the split has texts with spans, their frames are encoded once more, and the texts are looked for in them.
 
     Args:
         method: The backbone with the adapter.
@@ -35,6 +38,7 @@ def evaluate(
     encoded = encode_split(method, store, reader, split, settings.batch_size, settings.precision)
     identity = _identity(adapter, store, seed, settings.precision)
     scorecard = make_scorecard(encoded, store.manifest, split, identity, settings.bootstrap, device_of(method))
+    scorecard = scorecard.with_moments(measure_moments(method, store, reader, split, settings))
     if not settings.rescoring:
         return scorecard
     bank = encode_bank(method, store, reader, settings) if "qb_norm" in settings.rescoring else None

@@ -14,7 +14,7 @@ import torch
 
 from components import storage
 from components.evaluation import bootstrap
-from components.evaluation.card import RANKS_SCHEMA, Direction, Identity, Rescored, ScorecardHead
+from components.evaluation.card import RANKS_SCHEMA, Direction, Identity, Moments, Rescored, ScorecardHead
 from components.evaluation.card_text import describe
 from components.evaluation.encode import EncodedSplit
 from components.evaluation.metrics import summary, ties
@@ -43,6 +43,10 @@ class Scorecard:
     def with_rescored(self, rescored: Mapping[str, Rescored]) -> Scorecard:
         """The same scorecard with re-scored metrics, which have a separate block."""
         return Scorecard(dataclasses.replace(self.card, rescored=dict(rescored)), self.ranks)
+
+    def with_moments(self, moments: Moments | None) -> Scorecard:
+        """The same scorecard with the metrics of moments, if the split has any."""
+        return Scorecard(dataclasses.replace(self.card, moments=moments), self.ranks)
 
 
 def make_scorecard(

@@ -165,6 +165,25 @@ class FrameStore:
             raise DataError("video has no frames in this store", where=self.uri, found=first_few(unknown))
         return self._read(list(ids))
 
+    def times(self, ids: Sequence[str]) -> dict[str, tuple[tuple[float, ...], float]]:
+        """When the frames of videos are shown, and the lengths of their files, in seconds. No frame is read.
+
+        Raises:
+            DataError: An id is not in the store or has no frames.
+        """
+        if unknown := [video_id for video_id in ids if video_id not in self._places]:
+            raise DataError("video has no frames in this store", where=self.uri, found=first_few(unknown))
+        shown = {video_id: self._reversals.get(video_id, video_id) for video_id in ids}
+        columns = ["video_id", "timestamps_seconds", "duration_seconds"]
+        found = {}
+        for shard in sorted({self._places[name][0] for name in shown.values()}):
+            for row in self._open_shard(shard).read(columns=columns).to_pylist():
+                found[row["video_id"]] = tuple(row["timestamps_seconds"]), row["duration_seconds"]
+        return {
+            video_id: found[name] if name == video_id else (found[name][0][::-1], found[name][1])
+            for video_id, name in shown.items()
+        }
+
     def _read(self, ids: list[str]) -> Iterator[StoredVideo]:
         for start in range(0, len(ids), WINDOW):
             window = ids[start : start + WINDOW]

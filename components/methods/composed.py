@@ -83,6 +83,7 @@ class Composed(Method[ComposedSettings]):
             raise ConfigError(
                 "two parts replace the pooling of frames", where=self.name, found=[part.name for part in pooling]
             )
+        self.pools_itself = bool(pooling)
         vision = [part.vision_hooks() for part in parts.values()]
         self._check_tokens("vision", vision)
         self._check_readout(vision)

@@ -15,7 +15,7 @@ from components.adapters.card import FILES, read_card
 from components.adapters.record import RECORD, read_training
 from components.config import STRICT
 from components.errors import DataError
-from components.evaluation.card import Binary, Direction, Metrics, Rescored, read_scorecard
+from components.evaluation.card import Binary, Direction, Metrics, Moments, Rescored, read_scorecard
 from components.evaluation.card_text import warnings_of
 from components.layout import Layout
 
@@ -31,6 +31,7 @@ class AdapterResult:
         metrics: Metrics by part of the test split and direction.
         rescored: Metrics by the name of the re-scoring.
         binary: The choice between a video and its reversal, where the test split has reversals.
+        moments: Texts found within their videos, where the test split has texts with spans.
         warnings: The warnings of the scorecard.
         trainable_parameters: Scalars of the adapter.
         backbone_share: These divided by the scalars of the backbone.
@@ -45,12 +46,17 @@ class AdapterResult:
     metrics: dict[str, dict[Direction, Metrics]]
     rescored: dict[str, Rescored] = field(default_factory=dict)
     binary: dict[Direction, Binary] = field(default_factory=dict)
+    moments: Moments | None = None
     warnings: tuple[str, ...] = ()
     trainable_parameters: int
     backbone_share: float
     artifact_bytes: int
     training_seconds: float
     backbone: str = ""
+
+
+# Fields that are left out of results.json if there is nothing in them.
+SPARSE = ("binary", "moments")
 
 
 def collect_results(root: Path, wanted: Iterable[tuple[str, str, int]]) -> tuple[list[AdapterResult], list[str]]:
@@ -86,6 +92,7 @@ def _result(folder: Path, scorecards: Path) -> AdapterResult:
         metrics=scorecard.metrics,
         rescored=scorecard.rescored,
         binary=scorecard.binary,
+        moments=scorecard.moments,
         warnings=tuple(warnings_of(scorecard)),
         trainable_parameters=adapter.trainable,
         backbone_share=adapter.share,
@@ -97,7 +104,7 @@ def _result(folder: Path, scorecards: Path) -> AdapterResult:
 
 def write_results(path: Path, results: Sequence[AdapterResult]) -> None:
     """Writes results.json. The file appears whole or not at all."""
-    rows = [{k: v for k, v in asdict(result).items() if v or k != "binary"} for result in results]
+    rows = [{k: v for k, v in asdict(result).items() if v or k not in SPARSE} for result in results]
     text = json.dumps(rows, indent=1)
     storage.write_bytes(path, (text + "\n").encode())
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from components.evaluation.card import DIRECTIONS, METRICS, WHOLE, Direction
+from components.evaluation.card import DIRECTIONS, METRICS, WHOLE, Direction, Moments
 from components.report.results import AdapterResult
 
 # The last columns of the table of the whole test split.
@@ -40,7 +40,7 @@ class Table:
 
 
 def tables_of(results: Sequence[AdapterResult], task: str) -> list[Table]:
-    """The tables of one task: the whole test split with sizes, then each part, reversals, and each re-scoring.
+    """The tables of one task: the whole test split with sizes, then parts, reversals, moments and each re-scoring.
 
     Args:
         results: The results of all tasks. Titles name the backbone if these have several.
@@ -48,7 +48,8 @@ def tables_of(results: Sequence[AdapterResult], task: str) -> list[Table]:
     """
     selected = [result for result in results if result.task == task]
     parts = [_table(selected, task, part) for part in _common_parts(selected)]
-    tables = [*parts, *_binary_tables(selected, task), *_rescored_tables(selected, task)]
+    tables = [*parts, *_binary_tables(selected, task)]
+    tables += [*_moment_tables(selected, task), *_rescored_tables(selected, task)]
     if len({result.backbone for result in results}) < 2:
         return tables
     on = ", on " + " and ".join(dict.fromkeys(result.backbone for result in selected))
@@ -85,6 +86,31 @@ def _binary_tables(results: Sequence[AdapterResult], task: str) -> list[Table]:
 
 def _accuracy(direction: Direction) -> Callable[[AdapterResult], float]:
     return lambda result: result.binary[direction].accuracy
+
+
+def _moment_tables(results: Sequence[AdapterResult], task: str) -> list[Table]:
+    """Texts found within their videos, in percent. The first row has the whole video as the answer to each text."""
+    found = [result for result in results if result.moments is not None]
+    if not found:
+        return []
+    peer = _moments(found[0])
+    names = list(peer.metrics)
+    methods = list(dict.fromkeys(result.method for result in found))
+    values = [[_over_seeds(found, method, _moment(name)) for name in names] for method in methods]
+    rows = [["whole video", *(_cell([peer.whole_video[name]]) for name in names)]]
+    rows += [[method, *map(_cell, line)] for method, line in zip(methods, values, strict=True)]
+    best = [[False] * (len(names) + 1), *([False, *marks] for marks in _best(values, [True] * len(names)))]
+    title = f"{task}: moments, {peer.queries:,} texts found within their {peer.videos:,} videos{_spread(found)}"
+    return [Table(title, [("", 1), ("", len(names))], ["answer", *names], rows, best, _warnings(found))]
+
+
+def _moment(name: str) -> Callable[[AdapterResult], float]:
+    return lambda result: _moments(result).metrics[name]
+
+
+def _moments(result: AdapterResult) -> Moments:
+    assert result.moments is not None, "only results with moments are in the table"
+    return result.moments
 
 
 def _rescored_tables(results: Sequence[AdapterResult], task: str) -> list[Table]:

@@ -8,7 +8,7 @@ from video_files import SHARED
 
 from components.benchmarks import activitynet
 from components.errors import ConfigError, DataError
-from components.manifest import Manifest
+from components.manifest import Manifest, Moment
 
 TRAIN, VAL, TEST = ("v_a-1", "v_v_2", "v__3"), ("v_b1",), ("v_c1", "v_c2")
 
@@ -48,6 +48,38 @@ def test_sentences_become_one_paragraph(folder: Path) -> None:
     assert manifest.by_id()["c1"].captions == ("First v_c1. Then v_c1.",)
     assert manifest.by_id()["c1"].end_seconds is None
     assert manifest.notes == ("1 of 4 ids of train_ids.json have no captions and are left out",)
+
+
+def test_each_sentence_is_a_moment_of_its_video(folder: Path) -> None:
+    assert read(folder).by_id()["c1"].moments == (
+        Moment("First v_c1.", ((0.0, 2.0),)),
+        Moment("Then v_c1.", ((2.0, 4.0),)),
+    )
+
+
+@pytest.mark.parametrize(
+    "stamp", [[3.0, 3.0], [3.0, 1.0], [-1.0, 2.0], [1.0], "1-2", None, [0, float("nan")], [0, True]]
+)
+def test_a_sentence_without_sound_time_stamps_is_only_a_caption(folder: Path, stamp: object) -> None:
+    """A few published time stamps have no length or run backwards."""
+    content = {"v_b1": {"timestamps": [stamp, [1, 2.5]], "sentences": ["One.", "Two."]}}
+    (folder / "val.json").write_text(json.dumps(content))
+    video = read(folder).by_id()["b1"]
+    assert video.captions == ("One. Two.",)
+    assert video.moments == (Moment("Two.", ((1.0, 2.5),)),)
+    assert read(folder).notes[-1] == (
+        "1 sentences of val.json have no time stamps that end after they start, so they are captions and no moments: "
+        "videos b1"
+    )
+
+
+def test_sentences_and_time_stamps_that_differ_in_number_give_no_moments(folder: Path) -> None:
+    (folder / "val.json").write_text(json.dumps({"v_b1": {"timestamps": [[0, 1]], "sentences": ["One.", "Two."]}}))
+    assert read(folder).by_id()["b1"].moments == ()
+    assert "2 sentences of val.json" in read(folder).notes[-1]
+    (folder / "val.json").write_text(json.dumps({"v_b1": {"sentences": ["One.", "Two."]}}))
+    assert read(folder).by_id()["b1"].moments == ()
+    assert len(read(folder).notes) == 1
 
 
 def test_without_a_validation_file_training_videos_are_held_out(folder: Path) -> None:
@@ -111,6 +143,8 @@ def test_published_files(tmp_path: Path) -> None:
     assert activitynet.PUBLISHED.concerns(manifest)
     assert activitynet.PUBLISHED.differences(manifest) == []
     assert len(manifest.split("test")) == 4917
+    assert sum(len(video.moments) for video in manifest.split("test")) == 17_505
+    assert "4 sentences of train.json have no time stamps" in manifest.notes[1]
     assert len(manifest.split("train")) + len(manifest.split("val")) == 10009
     assert manifest.by_id()["uqiMw7tQ1Cc"].captions == (
         "A weight lifting tutorial is given. "

@@ -11,7 +11,7 @@ from video_files import write_collection
 
 from components.benchmarks.reader import read_manifest
 from components.errors import ConfigError, DataError
-from components.manifest import NO_CAPTIONS, Manifest, Protocol, Video, first_few
+from components.manifest import NO_CAPTIONS, Manifest, Moment, Protocol, Video, first_few
 from components.task import TaskSettings
 
 PROTOCOL = Protocol("msrvtt", "9k / 1k-A", "one caption per test video", "MSRVTT_val.csv")
@@ -40,6 +40,16 @@ def test_a_sound_manifest_passes() -> None:
         (Video("w", "a", "train", ()), "without a caption, or with an empty one; found 'w'"),
         (Video("w", "a", "train", ("x", " \n")), "without a caption, or with an empty one; found 'w'"),
         (Video("w", "a", "train", ("x",), 2.0, 2.0), "segment ends before it starts; found 'w'"),
+        (
+            Video("w", "a", "train", ("x",), moments=(Moment("x", ((2.0, 2.0),)),)),
+            "moment without text, or .* found 'w'",
+        ),
+        (
+            Video("w", "a", "train", ("x",), moments=(Moment(" ", ((0.0, 2.0),)),)),
+            "moment without text, or .* found 'w'",
+        ),
+        (Video("w", "a", "train", ("x",), moments=(Moment("x", ()),)), "without a span that ends .* found 'w'"),
+        (Video("w", "a", "train", ("x",), moments=(Moment("\ud83d", ((0.0, 1.0),)),)), "half a character .* found 'w'"),
         (Video("w", "a", "dev", ("x",)), r"unknown split; found \['dev'\]"),
     ],
 )
@@ -65,6 +75,7 @@ def test_a_collection_to_search_has_one_split_and_no_captions() -> None:
 
 
 names = st.text(min_size=1, max_size=8)
+spans = st.tuples(st.floats(0, 1e6), st.floats(0, 1e6))
 videos = st.builds(
     Video,
     video_id=names,
@@ -74,6 +85,7 @@ videos = st.builds(
     start_seconds=st.none() | st.floats(0, 1e6),
     end_seconds=st.none() | st.floats(0, 1e6),
     subsets=st.lists(names, max_size=2).map(tuple),
+    moments=st.lists(st.builds(Moment, names, st.lists(spans, max_size=2).map(tuple)), max_size=2).map(tuple),
 )
 
 
@@ -93,6 +105,15 @@ def test_any_change_of_a_row_changes_the_fingerprint(rows: tuple[Video, ...], fi
     changed = dataclasses.replace(rows[-1], **{field: getattr(rows[-1], field) + "x"})
     assert Manifest("task", PROTOCOL, (*rows[:-1], changed)).fingerprint() != before.fingerprint()
     assert Manifest("task", dataclasses.replace(PROTOCOL, variant="7k"), rows).fingerprint() != before.fingerprint()
+
+
+def test_moments_leave_a_manifest_as_it_was() -> None:
+    """They decide neither frames nor training, so a store that gets them is still the same store."""
+    video = Video("a", "a.mp4", "test", ("x",))
+    timed = dataclasses.replace(video, moments=(Moment("x", ((0.0, 1.5), (2.0, 3.0))),))
+    assert manifest(timed).fingerprint() == manifest(video).fingerprint()
+    assert manifest(video).to_table().schema.names[-1] == "subsets"
+    assert Manifest.from_table(manifest(timed).to_table()).by_id()["a"].moments == timed.moments
 
 
 def test_another_table_is_no_manifest() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from trained_world import TASK
 
 from components.errors import DataError, EvaluationError
-from components.evaluation.card import Binary, Rescored
+from components.evaluation.card import Binary, Moments, Rescored
 from components.layout import Layout
 from components.report import tables
 from components.report.results import AdapterResult, collect_results, read_results, write_results
@@ -66,6 +66,35 @@ def test_reversals_have_a_table_if_all_results_have_them(tmp_path: Path) -> None
     assert read_results(tmp_path / "results.json") == [one, two]
     write_results(tmp_path / "results.json", [result("vop", 0, 10.0)])
     assert "binary" not in (tmp_path / "results.json").read_text()
+
+
+def test_moments_have_a_table_with_the_whole_video_as_the_first_answer(tmp_path: Path) -> None:
+    one, two, old = result("vop", 0, 10.0), result("mv_adapter", 0, 20.0), result("full", 0, 30.0)
+    one, two = (dataclasses.replace(some, moments=moments(value)) for some, value in ((one, 50.0), (two, 61.25)))
+    made = tables.tables_of([one, two, old], "clips")[2]
+    assert made.title == "clips: moments, 1,200 texts found within their 400 videos"
+    assert made.head == ["answer", "R1@0.5", "mAP"]
+    assert made.rows == [["whole video", "5.0", "2.5"], ["vop", "50.0", "50.0"], ["mv_adapter", "61.2", "61.2"]]
+    assert made.best == [[False] * 3, [False] * 3, [False, True, True]]
+    assert "| mv_adapter | **61.2** | **61.2** |" in tables.markdown(made)
+    assert [table.title for table in tables.tables_of([old], "clips")] == [
+        table.title for table in tables.tables_of([one, two, old], "clips") if "moments" not in table.title
+    ]
+    write_results(tmp_path / "results.json", [one, old])
+    assert read_results(tmp_path / "results.json") == [one, old]
+    assert (tmp_path / "results.json").read_text().count('"moments"') == 1
+
+
+def moments(value: float) -> Moments:
+    return Moments(
+        queries=1200,
+        videos=400,
+        failed_videos=0,
+        metrics={"R1@0.5": value, "mAP": value},
+        intervals={"R1@0.5": (value, value), "mAP": (value, value)},
+        whole_video={"R1@0.5": 5.0, "mAP": 2.5},
+        rule="runs of frames",
+    )
 
 
 def binary(accuracy: float) -> Binary:
