@@ -76,6 +76,7 @@ PASSIVE = (
     "components.liveness",
     "components.params",
     "components.samecode",
+    "components.search.media",
     "components.search.notes",
     "components.training.mailbox",
     "components.training.metrics",

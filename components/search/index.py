@@ -50,6 +50,34 @@ class Index:
     vectors: NDArray[np.float32]
     rows: list[dict[str, Any]]
 
+    @property
+    def count(self) -> int:
+        """The number of rows."""
+        return len(self.rows)
+
+    @property
+    def blocks(self) -> tuple[NDArray[np.float32], ...]:
+        """The vectors in parts, rows in order."""
+        return (self.vectors,)
+
+    def table(self) -> pa.Table:
+        """What the rows say of the videos, without vectors and thumbnails."""
+        table = _table(self).drop_columns(["vector", "thumbnail"])
+        return table.append_column("window_of", pa.nulls(self.count, pa.string()))
+
+    def vectors_of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """``float32[n, D]``, the vectors of some rows."""
+        return self.vectors[rows]
+
+    def thumbnail(self, row: int) -> bytes:
+        """JPEG bytes of a row's middle frame."""
+        thumbnail: bytes = self.rows[row]["thumbnail"]
+        return thumbnail
+
+    def frames(self, row: int) -> tuple[NDArray[np.float64], NDArray[np.float32]] | None:
+        """Times and vectors of a row's frames, None if they were not kept."""
+        return None
+
 
 def build(
     method: Method,

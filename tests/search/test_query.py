@@ -18,7 +18,10 @@ from components.errors import AdapterError, ConfigError, DataError, ReelTuneErro
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.search import index as indexes
-from components.search.query import FULL_BEGINNINGS, Hit, Searcher, clock, format_hits, from_adapter, shared_backbone
+from components.search.backbones import shared_backbone
+from components.search.hits import Hit, clock, format_hits
+from components.search.query import Searcher, from_adapter
+from components.search.words import FULL_BEGINNINGS
 
 
 @pytest.fixture(scope="module")
