@@ -46,9 +46,7 @@ def test_of_overlapping_spans_of_a_file_the_best_is_kept(
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=12))
 def test_the_best_run_has_the_largest_sum_and_is_the_longest_of_equals(gains: list[int]) -> None:
-    runs = [
-        (sum(gains[a : b + 1]), b - a + 1, -a) for a in range(len(gains)) for b in range(a, len(gains))
-    ]
+    runs = [(sum(gains[a : b + 1]), b - a + 1, -a) for a in range(len(gains)) for b in range(a, len(gains))]
     total, length, start = max(runs)
     found = best_run(np.array(gains, dtype=np.int64))
     assert found == (None if total <= 0 else (-start, -start + length - 1))

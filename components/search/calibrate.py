@@ -65,7 +65,8 @@ def calibrate(
     outside = sorted({name for name in asked.sources if name not in rows})
     if outside:
         vectors = encode_videos(method, reader_for(method, store), outside, batch_size, precision).numpy()
-        right = np.where(np.isnan(right), _outside(index, texts, asked, dict(zip(outside, vectors, strict=True))), right)
+        found = _outside(index, texts, asked, dict(zip(outside, vectors, strict=True)))
+        right = np.where(np.isnan(right), found, right)
     tested = captions(store.manifest, "test", set(rows))
     lists = [absent, right]
     if tested.texts:

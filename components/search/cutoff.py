@@ -74,7 +74,9 @@ class CutOff:
                 f"no cut-off: {len(self.absent)} validation captions are too few for {false_alarms:.1%} false alarms, "
                 f"which need {math.ceil(1 / false_alarms) - 1}"
             )
-        text = f"cut-off at {height:.2f} deviations for {false_alarms:.1%} false alarms, from {len(self.absent)} captions"
+        text = (
+            f"cut-off at {height:.2f} deviations for {false_alarms:.1%} false alarms, from {len(self.absent)} captions"
+        )
         if self.tested_absent and self.tested_right:
             wrong, kept = (np.mean(np.array(found) > height) for found in (self.tested_absent, self.tested_right))
             text += f"; on {len(self.tested_absent)} test captions {wrong:.1%}, with {kept:.1%} of right answers kept"

@@ -207,12 +207,11 @@ class _Condition:
 
     def _differ(self, name: ast.Name, column: pa.ChunkedArray, found: str, kind: object) -> NoReturn:
         held = _kind(column.type)
-        cure = {"text": "put the text in quotes", "number": "give a number without quotes", "truth": "give True or False"}
         raise ReelTuneError(
             f"the column {self._name(name)} holds {NOUNS[held]}, and is compared with {found}",
             where="where",
             found=self.text,
-            cure=cure[held],
+            cure=CURES[held],
         )
 
     def _refuse(self, node: ast.expr) -> NoReturn:
@@ -220,6 +219,7 @@ class _Condition:
 
 
 NOUNS = {"text": "text", "number": "numbers", "truth": "True or False"}
+CURES = {"text": "put the text in quotes", "number": "give a number without quotes", "truth": "give True or False"}
 
 
 def _kind(kind: pa.DataType) -> str:

@@ -17,8 +17,8 @@ from components.manifest import Video
 from components.methods.base import Method
 from components.precision import Precision
 from components.search.card import Gallery, ShownHit, ShownQuery
-from components.search.index import Index
 from components.search.hits import Hit
+from components.search.index import Index
 from components.search.query import Searcher
 
 # Frames shown of each video. The first, the middle and the last make most motions visible.

@@ -89,8 +89,8 @@ class Answer:
 def written(answers: Sequence[Answer], form: Format) -> str:
     """Answers as text.
 
-    JSON is a list with ``query``, ``notes`` and ``hits`` of each question. CSV has a row per hit. Ids of near-duplicates
-    are a JSON list there too. Tables have a title if there are several questions.
+    JSON is a list with ``query``, ``notes`` and ``hits`` of each question. CSV has a row per hit, in which the ids of
+    near-duplicates are a JSON list. Tables have a title if there are several questions.
     """
     if form == "json":
         tree = [

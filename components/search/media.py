@@ -42,7 +42,7 @@ def picture_frames(location: str, settings: StoreSettings) -> list[bytes]:
             check_file(path)
             pixels = _pixels(path)
     except (DecodeError, sources.FetchError) as failure:
-        raise DataError(f"the picture cannot be read: {_why(failure)}", where=location) from None
+        raise DataError(f"the picture cannot be read: {why(failure)}", where=location) from None
     except Exception as error:  # Pillow's parsers raise errors of any kind
         raise DataError(
             f"the picture cannot be read ({type(error).__name__})",
@@ -93,15 +93,16 @@ def video_frames(location: str, settings: StoreSettings) -> list[bytes]:
         ):
             outcome = process.decode(path, None, None)
     except sources.FetchError as failure:
-        raise DataError(f"the video cannot be read: {_why(failure)}", where=location) from None
+        raise DataError(f"the video cannot be read: {why(failure)}", where=location) from None
     if outcome.reason is not None:
-        why = _why(DecodeError(outcome.reason, outcome.detail))
-        raise DataError(f"the video cannot be read: {why}", where=location)
+        found = why(DecodeError(outcome.reason, outcome.detail))
+        raise DataError(f"the video cannot be read: {found}", where=location)
     frames: list[bytes] = outcome.row["frames"]
     return frames
 
 
-def _why(failure: DecodeError | sources.FetchError) -> str:
+def why(failure: DecodeError | sources.FetchError) -> str:
+    """Why a file gives nothing, in words."""
     detail = f" ({failure.detail})" if failure.detail else ""
     return schema.REASONS[failure.reason].replace("the manifest's uri", "this path") + detail
 

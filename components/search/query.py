@@ -11,16 +11,13 @@ Example::
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -29,15 +26,13 @@ from components.adapters.card import read_card
 from components.adapters.file import load_adapter
 from components.backbones.settings import BackboneSettings
 from components.errors import DataError, ReelTuneError
-from components.frames.card import StoreSettings
-from components.frames.card import read_card as read_store_card
 from components.frames.store import FrameStore
 from components.layout import Layout
 from components.methods.base import Method
 from components.moments import narrow
 from components.params import Params, load_params
 from components.search import index as indexes
-from components.search import media
+from components.search.asking import Asking, Collection
 from components.search.backbones import adapter_backbone, shared_backbone
 from components.search.card import read_index_card
 from components.search.cutoff import CutOff, Level, background_rows, read_cutoff
@@ -45,7 +40,7 @@ from components.search.filters import rows_where
 from components.search.hits import Answer, Hit
 from components.search.index import Index
 from components.search.notes import check_index, store_difference
-from components.search.question import Part, Question, combine
+from components.search.question import Question
 from components.search.ranking import Ranked, Ranking
 from components.search.settings import SearchSettings
 from components.search.words import kept_words
@@ -53,22 +48,6 @@ from components.search.words import kept_words
 logger = logging.getLogger(__name__)
 
 PLAIN = SearchSettings(split="auto", top=10)
-
-# Ids among which a similar one is looked for, in a message.
-NEAR_IDS = 100_000
-
-
-@dataclass(frozen=True)
-class Collection:
-    """Where the searched videos come from.
-
-    Attributes:
-        root: The folder that relative paths start from.
-        frames: The frame store, or the folder of its card.
-    """
-
-    root: Path
-    frames: Path
 
 
 class Searcher:
@@ -97,9 +76,8 @@ class Searcher:
         self.index = index
         self.top = top
         self.settings = settings
-        self.collection = collection
-        self._device = next(method.parameters()).device
-        self._ranking = Ranking(index, self._device, settings.max_overlap)
+        self._asking = Asking(self.method, index, collection)
+        self._ranking = Ranking(index, self._asking.device, settings.max_overlap)
         self._background = index.vectors_of(background_rows(index.count))
         self._height = None if cutoff is None else cutoff.height(settings.false_alarms)
 
@@ -217,9 +195,9 @@ class Searcher:
         asked = [_question(question, number) for number, question in enumerate(questions, 1)]
         if not asked:
             return []
-        queries = self._vectors_of(asked)
+        queries = self._asking.vectors(asked)
         left = None if where is None else rows_where(where, self.index.table())
-        masks = [_without(left, self._rows_alike(question), self.index.count) for question in asked]
+        masks = [_without(left, self._asking.rows_alike(question), self.index.count) for question in asked]
         limit = self.settings.near_duplicates if near_duplicates is None else near_duplicates
         found = self._ranking.best(queries, top, masks, limit)
         table = self.index.table()
@@ -231,68 +209,6 @@ class Searcher:
     def kept_words(self, text: str) -> tuple[int, int]:
         """How many words of the text fit into the task's tokens, and how many words it has. The rest is ignored."""
         return kept_words(self.method, text)
-
-    def _vectors_of(self, asked: Sequence[Question]) -> Tensor:
-        """``float32[Q, D]``, the vector of each question. All texts go through the tower together."""
-        texts = [part.value for question in asked for part in question.parts if part.kind == "text"]
-        encoded = iter(())
-        if texts:
-            tokens = self.method.backbone.tokenize(texts, self.method.words)
-            encoded = iter(self.method.encode_text(tokens.to(self._device)))
-        made = []
-        for question in asked:
-            parts = [next(encoded) if part.kind == "text" else self._seen(part) for part in question.parts]
-            made.append(combine(torch.stack(parts), [part.weight for part in question.parts]))
-        return torch.stack(made)
-
-    def _seen(self, part: Part) -> Tensor:
-        """The vector of a picture, a video or a video of the index: ``float32[D]``."""
-        if part.kind == "like":
-            vectors = self.index.vectors_of(self._rows_of(part.value)).astype(np.float64).mean(axis=0)
-            return torch.from_numpy((vectors / np.linalg.norm(vectors)).astype(np.float32)).to(self._device)
-        read = media.picture_frames if part.kind == "picture" else media.video_frames
-        return media.vector_of(self.method, read(part.value, self._store_settings()))
-
-    def _store_settings(self) -> StoreSettings:
-        """How the collection's videos became frames."""
-        if self.collection is None:
-            raise DataError("without a frame store, neither a picture nor a video can be asked")
-        return read_store_card(self.collection.frames).settings
-
-    def _rows_of(self, video_id: str) -> NDArray[np.int64]:
-        """The row of a video, or those of its windows.
-
-        Raises:
-            DataError: The index has none.
-        """
-        table = self.index.table()
-        for column in ("video_id", "window_of"):
-            rows = np.flatnonzero(np.asarray(pc.fill_null(pc.equal(table[column], video_id), False)))
-            if len(rows):
-                return rows
-        near = difflib.get_close_matches(video_id, table["video_id"].slice(0, NEAR_IDS).to_pylist(), n=1)
-        raise DataError(
-            "the index has no such video",
-            where="like",
-            found=video_id,
-            expected=f"the id of one of its {self.index.count} videos" + (f" (did you mean {near[0]!r}?)" if near else ""),
-        )
-
-    def _rows_alike(self, question: Question) -> NDArray[np.int64]:
-        """Rows that a question is made from, and windows that overlap them. They are no answers to it."""
-        rows = [self._rows_of(part.value) for part in question.parts if part.kind == "like"]
-        if not rows:
-            return np.zeros(0, dtype=np.int64)
-        given = np.concatenate(rows)
-        table = self.index.table()
-        alike = [given]
-        for one in table.take(given).to_pylist():
-            if one["window_of"] is not None:
-                same = pc.equal(table["window_of"], one["window_of"])
-                early = pc.less(table["start_seconds"], one["end_seconds"])
-                late = pc.greater(table["end_seconds"], one["start_seconds"])
-                alike.append(np.flatnonzero(pc.fill_null(pc.and_(same, pc.and_(early, late)), False).to_numpy()))
-        return np.unique(np.concatenate(alike))
 
     def _answer(
         self,
@@ -346,7 +262,7 @@ class Searcher:
         times, vectors = kept
         level = None
         if known["window_of"] is not None:
-            others = (self.index.frames(int(other)) for other in self._rows_of(known["window_of"]))
+            others = (self.index.frames(int(other)) for other in self._asking.rows_of(known["window_of"]))
             level = float(np.concatenate([frames[1] @ query for frames in others if frames is not None]).mean())
         return narrow(times, (vectors @ query).astype(np.float64), span, level)
 

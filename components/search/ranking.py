@@ -1,7 +1,7 @@
 """From vectors to a ranking of spans: rows that a filter leaves, windows that do not overlap, no near-duplicates.
 
-Suppression and folding look only at what ranks higher. So the beginning of a ranking of all rows is enough, and it grows
-until the wanted number of hits is left.
+Suppression and folding look only at what ranks higher. So the beginning of a ranking of all rows is enough, and it
+grows until the wanted number of hits is left.
 """
 
 from __future__ import annotations
@@ -129,6 +129,4 @@ class Ranking:
             return hits
         place = {row: number for number, (row, _) in enumerate(ranking)}
         end = place[hits[top - 1].row]
-        return [
-            Ranked(hit.row, hit.score, tuple(row for row in hit.folded if place[row] < end)) for hit in hits[:top]
-        ]
+        return [Ranked(hit.row, hit.score, tuple(row for row in hit.folded if place[row] < end)) for hit in hits[:top]]
