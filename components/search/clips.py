@@ -34,8 +34,11 @@ OTHER = ".mkv"
 # Characters of an id in a file's name. With rank and times, it stays below the 255 bytes of a file system.
 LONGEST_NAME = 60
 
-# What FFmpeg seeks in: microseconds.
-SEEK_UNITS = 1_000_000
+# Times of pictures are rounded to 0.1 ms. A span that starts with a key frame should not start with the one before.
+ROUNDING = Fraction(1, 1000)
+
+# Seconds before the wanted time from which a key frame is looked for, and then the start of the film.
+STEPS_BACK = (0, 2, 10, 60, 10**9)
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,10 @@ def _copy(path: str, span: tuple[float, float], target: Path, form: str) -> tupl
     with _opened(path) as (container, video):
         streams = [video, *(stream for stream in container.streams.audio if stream.codec_context is not None)]
         zero = _zero(container, video)
-        key = _key_before(container, video, zero + Fraction(span[0]))
-        container.seek(_units(video, key), stream=video, backward=True)
+        place, key = _key_before(container, video, zero + Fraction(span[0]) + ROUNDING)
+        container.seek(place, stream=video, backward=True)
         with av.open(str(target), "w", format=form) as output:
-            end = _Copy(output, streams, video, key, zero + Fraction(span[1])).run(container)
+            end = _Copy(output, streams, video, key, zero + Fraction(span[1]) - ROUNDING).run(container)
     if end is None:
         raise DecodeError("empty_segment")
     return float(key - zero), float(end - zero)
@@ -126,35 +129,56 @@ class _Copy:
         self.video = video
         self.start = start
         self.end = end
+        self._held: list[Packet] = []
 
     def run(self, container: InputContainer) -> Fraction | None:
         """The end of the last picture in seconds of the file, None if there is none."""
         last: Fraction | None = None
-        began = False
         for packet in container.demux(self.streams):
-            if packet.dts is None:
+            if packet.pts is None and packet.dts is None:
                 continue
-            base = packet.time_base
-            shown = Fraction(packet.pts if packet.pts is not None else packet.dts) * base
+            shown = _shown(packet)
             if packet.stream.index == self.video.index:
-                if Fraction(packet.dts) * base >= self.end and began:
+                if last is None and not (packet.is_keyframe and shown == self.start):
+                    continue
+                if packet.dts is not None and packet.dts * packet.time_base >= self.end and last is not None:
                     break
-                began = began or (packet.is_keyframe and shown == self.start)
-                if not began or shown < self.start:
-                    continue  # shown before the key frame, and built on one that is not copied
-                finish = shown + Fraction(packet.duration or 0) * base
+                if shown < self.start:
+                    continue  # after the key frame, but built on pictures before it
+                finish = shown + Fraction(packet.duration or 0) * packet.time_base
                 last = finish if last is None else max(last, finish)
             elif shown < self.start or shown >= self.end:
                 continue
-            self._write(packet)
+            self._hold(packet)
+        self._release(None)
         return last
 
-    def _write(self, packet: Packet) -> None:
-        shift = int(self.start / packet.time_base)
-        packet.pts = None if packet.pts is None else packet.pts - shift
-        packet.dts = packet.dts - shift
-        packet.stream = self.copies[packet.stream.index]
-        self.output.mux(packet)
+    def _hold(self, packet: Packet) -> None:
+        """Writes a packet. After a seek, the first ones have no time of decoding and wait for one that has."""
+        self._held.append(packet)
+        if packet.dts is not None and packet.stream.index == self.video.index:
+            self._release(packet.dts)
+
+    def _release(self, known: int | None) -> None:
+        """Writes what waits. Pictures without a time of decoding get one, each a duration before the next.
+
+        Args:
+            known: The time of decoding of the last picture, if it has one.
+        """
+        pictures = [packet for packet in self._held if packet.stream.index == self.video.index]
+        step = next((packet.duration for packet in pictures if packet.duration), 1)
+        begin = _shown(pictures[0]) / pictures[0].time_base if pictures else Fraction(0)
+        for number, packet in enumerate(pictures):
+            if packet.dts is None:
+                before = len(pictures) - 1 - number
+                packet.dts = int(begin) + number * step if known is None else known - before * step
+        for packet in self._held:
+            shift = int(self.start / packet.time_base)
+            packet.pts = None if packet.pts is None else packet.pts - shift
+            packet.dts = None if packet.dts is None else packet.dts - shift
+            packet.stream = self.copies[packet.stream.index]
+            self.output.mux(packet)
+        self._held.clear()
 
 
 @contextlib.contextmanager
@@ -196,24 +220,44 @@ def _some(container: InputContainer, video: VideoStream, most: int = 64) -> Iter
         yield packet
 
 
-def _key_before(container: InputContainer, video: VideoStream, wanted: Fraction) -> Fraction:
-    """The time of the last key frame at or before a time, or of the first one.
+def _key_before(container: InputContainer, video: VideoStream, wanted: Fraction) -> tuple[int, Fraction]:
+    """The last key frame at or before a time, or the first one of the file.
+
+    Some containers have no list of key frames, and a seek lands after the one that is wanted. So it goes back further.
+
+    Returns:
+        Where to seek to, in units of the stream, and the time of the key frame in seconds of the file.
 
     Raises:
         DecodeError: no_frames.
     """
+    first = video.start_time or 0
+    for back in STEPS_BACK:
+        place = max(_units(video, wanted - back), first)
+        container.seek(place, stream=video, backward=True)
+        found = _last_key(container, video, wanted)
+        if found is not None and (found <= wanted or place == first):
+            return place, found
+    raise DecodeError("no_frames")
+
+
+def _last_key(container: InputContainer, video: VideoStream, wanted: Fraction) -> Fraction | None:
+    """The time of the last key frame from here to a time, else of the next one, else None."""
     assert video.time_base is not None
-    container.seek(max(_units(video, wanted), video.start_time or 0), stream=video, backward=True)
     found: Fraction | None = None
     for packet in container.demux(video):
-        if packet.dts is None:
+        if packet.pts is None and packet.dts is None:
             continue
-        shown = Fraction(packet.pts if packet.pts is not None else packet.dts) * video.time_base
+        shown = _shown(packet)
         if packet.is_keyframe and (found is None or shown <= wanted):
             found = shown
-        # Packets come in the order of decoding, which no picture after the wanted one precedes.
-        if found is not None and packet.dts * video.time_base > wanted:
+        # Packets come in the order of decoding. No picture after such a packet is shown before it.
+        if found is not None and packet.dts is not None and packet.dts * video.time_base > wanted:
             break
-    if found is None:
-        raise DecodeError("no_frames")
     return found
+
+
+def _shown(packet: Packet) -> Fraction:
+    """When a packet is shown, in seconds of the file."""
+    time = packet.pts if packet.pts is not None else packet.dts
+    return Fraction(time or 0) * packet.time_base
