@@ -40,7 +40,12 @@ class Asked:
 
 
 def calibrate(
-    method: Method, store: FrameStore, index: Index, batch_size: int, precision: Precision = "float32"
+    method: Method,
+    store: FrameStore,
+    index: Index,
+    adapter_sha256: str,
+    batch_size: int,
+    precision: Precision = "float32",
 ) -> CutOff | None:
     """The cut-off of an index, with its measurement on test captions if the index holds their videos.
 
@@ -48,6 +53,7 @@ def calibrate(
         method: The backbone with the adapter that made the index.
         store: The task's frames.
         index: The index.
+        adapter_sha256: Hash of the weights file of the adapter.
         batch_size: Texts or videos per forward pass.
         precision: What the towers compute in.
 
@@ -71,7 +77,7 @@ def calibrate(
     lists = [absent, right]
     if tested.texts:
         lists += heights(index, encode_texts(method, tested.texts, batch_size, precision).numpy(), tested, rows)
-    return CutOff(FORMAT, index.adapter_sha256, index.count, *map(_sorted, lists))
+    return CutOff(FORMAT, adapter_sha256, index.count, *map(_sorted, lists))
 
 
 def captions(manifest: Manifest, split: str, usable: set[str]) -> Asked:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 
 from components import storage
@@ -30,6 +31,7 @@ from components.methods.reader import reader_for
 from components.precision import Precision
 from components.records import make_record, write_record
 from components.search.card import CARD, FORMAT, GALLERY, Gallery, IndexCard, read_index_card, write_index_card
+from components.search.scores import Vectors
 
 VECTORS = "vectors.parquet"
 
@@ -59,6 +61,10 @@ class Index:
     def blocks(self) -> tuple[NDArray[np.float32], ...]:
         """The vectors in parts, rows in order."""
         return (self.vectors,)
+
+    def searched(self, device: torch.device) -> Vectors:
+        """The vectors on a device."""
+        return Vectors(self.blocks, device)
 
     def table(self) -> pa.Table:
         """What the rows say of the videos, without vectors and thumbnails."""

@@ -119,7 +119,8 @@ class Searcher:
         params.task(task)
         layout = Layout(root)
         folder = layout.index(task)
-        for note in check_index(read_index_card(folder), layout, params.tracking):
+        card = read_index_card(folder)
+        for note in check_index(card, layout, params.tracking):
             logger.warning("%s", note)
         index = indexes.read(folder)
         backbone, note = adapter_backbone(folder, params, task, root)
@@ -130,7 +131,7 @@ class Searcher:
             index,
             params.search.top,
             settings=params.search,
-            cutoff=read_cutoff(folder, index.adapter_sha256, index.count),
+            cutoff=read_cutoff(folder, card.adapter_sha256, index.count),
             collection=Collection(root, layout.frames(task)),
         )
 
@@ -195,6 +196,8 @@ class Searcher:
         asked = [_question(question, number) for number, question in enumerate(questions, 1)]
         if not asked:
             return []
+        if not self.index.count:
+            return [Answer(str(question), (), ("nothing found: the index has no videos",)) for question in asked]
         queries = self._asking.vectors(asked)
         left = None if where is None else rows_where(where, self.index.table())
         masks = [_without(left, self._asking.rows_alike(question), self.index.count) for question in asked]
@@ -242,9 +245,7 @@ class Searcher:
                 )
             )
         notes = []
-        if not self.index.count:
-            notes.append("nothing found: the index has no videos")
-        elif left is not None and not left.any():
+        if left is not None and not left.any():
             notes.append(f"nothing found: no video meets the condition {where}")
         elif limit is not None and hits and hits[0].below_cutoff:
             notes.append(

@@ -53,7 +53,7 @@ class Ranking:
         self.index = index
         self.max_overlap = max_overlap
         self._device = device
-        self._vectors = Vectors(index.vectors, device)
+        self._vectors = index.searched(device)
         self._has_windows = index.table()["window_of"].null_count < index.count
 
     def best(
@@ -91,7 +91,7 @@ class Ranking:
         if mask is not None and (left := np.flatnonzero(mask)).size <= FEW * self.index.count:
             if not left.size:
                 return []
-            vectors, numbers, mask = Vectors(self.index.vectors_of(left), self._device), left, None
+            vectors, numbers, mask = Vectors((self.index.vectors_of(left),), self._device), left, None
         want = top
         while True:
             ranking = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -22,11 +23,12 @@ class Vectors:
     """Vectors on the device that searches them.
 
     Args:
-        vectors: ``float32[N, D]``, L2-normalised.
+        blocks: ``float32[n, D]`` each, L2-normalised, at least one. Rows are counted through all of them.
         device: Where the product is computed. The vectors are copied there once.
     """
 
-    def __init__(self, vectors: NDArray[np.float32], device: torch.device) -> None:
+    def __init__(self, blocks: Sequence[NDArray[np.float32]], device: torch.device) -> None:
+        vectors = np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
         self.count = len(vectors)
         with warnings.catch_warnings():
             # Vectors read from a file may be read-only. Nothing writes to them here.

@@ -10,6 +10,7 @@ import pytest
 import tiny_world
 import trained_world
 from filmed_world import write_index
+from held_index import HeldIndex, copied
 from hypothesis import given
 from hypothesis import strategies as st
 from trained_world import TASK
@@ -17,7 +18,8 @@ from trained_world import TASK
 from components.errors import DataError
 from components.frames.store import FrameStore
 from components.layout import Layout
-from components.search.calibrate import MOST_CAPTIONS, calibrate, captions, heights, rows_of_sources
+from components.search.calibrate import MOST_CAPTIONS, Asked, calibrate, captions, heights, rows_of_sources
+from components.search.card import read_index_card
 from components.search.cutoff import CutOff, Level, background_rows, levels, read_cutoff, write_cutoff
 from components.search.query import Searcher
 from components.search.question import Part, Question
@@ -91,16 +93,16 @@ def test_heights_are_those_of_single_searches(world: Path, split: str) -> None:
     index = write_index(world, "mv_adapter-0", split)
     searcher = Searcher.open(world, TASK)
     store = FrameStore(Layout(world).frames(TASK))
-    found = calibrate(searcher.method, store, index, 16)
+    found = calibrate(searcher.method, store, index, "sha", 16)
     assert found is not None
     assert (len(found.absent), len(found.right)) == (32, 32)
     assert (len(found.tested_absent), len(found.tested_right)) == (48, 48)
-    videos = store.manifest.by_id()
+    videos, ids = store.manifest.by_id(), index.table()["video_id"].to_pylist()
     absent, right = [], []
     for video in store.manifest.split("test"):
         hits = searcher.search(video.captions[0], 1000)
         scores = {hit.video_id: hit.score for hit in hits}
-        background = np.array([scores[index.rows[row]["video_id"]] for row in background_rows(index.count)])
+        background = np.array([scores[ids[row]] for row in background_rows(index.count)])
         others = [h.score for h in hits if video.captions[0] not in videos[h.video_id].captions]
         absent.append((max(others) - background.mean()) / background.std())
         right.append((scores[video.video_id] - background.mean()) / background.std())
@@ -110,35 +112,25 @@ def test_heights_are_those_of_single_searches(world: Path, split: str) -> None:
 
 
 def test_windows_of_a_video_are_its_answers(world: Path) -> None:
-    index = write_index(world, "mv_adapter-0", "test")
-
-    class Windowed(type(index)):  # type: ignore[misc]
-        """The same rows, in pairs that are windows of one video."""
-
-        def table(self) -> object:
-            plain = super().table().drop_columns(["window_of"])
-            import pyarrow as pa
-
-            return plain.append_column("window_of", pa.array([f"film{row // 2}" for row in range(plain.num_rows)]))
-
-    windowed = Windowed(**{field.name: getattr(index, field.name) for field in dataclasses.fields(index)})
-    rows = rows_of_sources(windowed)
-    assert rows["film3"] == [6, 7]
-    from components.search.calibrate import Asked
-
+    rows, vectors = copied(write_index(world, "mv_adapter-0", "test"))
+    windows = [{**row, "window_of": f"film{number // 2}"} for number, row in enumerate(rows)]
+    index = HeldIndex(windows, vectors)
+    places = rows_of_sources(index.as_index)
+    assert places["film3"] == [6, 7]
     asked = Asked(["x"], ["film3"], [frozenset(["film3", "film0"])])
-    text = index.vectors[:1]
-    absent, right = heights(windowed, text, asked, rows)
-    scores = index.vectors @ text[0]
-    mean, deviation = levels(text @ index.vectors[background_rows(index.count)].T)
+    text = vectors[:1]
+    absent, right = heights(index.as_index, text, asked, places)
+    scores = vectors @ text[0]
+    mean, deviation = levels(text @ vectors[background_rows(len(vectors))].T)
     assert right == pytest.approx((scores[6:8].max() - mean) / deviation, abs=1e-4)
     left = np.delete(scores, [0, 1, 6, 7])
     assert absent == pytest.approx((left.max() - mean) / deviation, abs=1e-4)
 
 
 def test_a_searcher_marks_what_is_below_and_says_nothing_found(world: Path) -> None:
-    index = write_index(world, "mv_adapter-0", "test")
+    write_index(world, "mv_adapter-0", "test")
     folder = Layout(world).index(TASK)
+    sha256 = read_index_card(folder).adapter_sha256
     text = "a red square moves right"
     plain = Searcher.open(world, TASK).search(text, 5)
     assert [hit.below_cutoff for hit in plain] == [None] * 5
@@ -148,7 +140,7 @@ def test_a_searcher_marks_what_is_below_and_says_nothing_found(world: Path) -> N
     mean, deviation = np.mean(scores), np.std(scores)
     between = (scores[1] + scores[2]) / 2
     for height, below in (((between - mean) / deviation, [False, False, True, True, True]), (99.0, [True] * 5)):
-        write_cutoff(folder, CutOff(1, index.adapter_sha256, 48, (float(height),) * 40, ()))
+        write_cutoff(folder, CutOff(1, sha256, 48, (float(height),) * 40, ()))
         searcher = Searcher.open(world, TASK)
         answer = searcher.answer([text], 5)[0]
         assert [hit.below_cutoff for hit in answer.hits] == below
@@ -176,11 +168,11 @@ def test_a_cutoff_of_another_index_is_not_used_and_a_damaged_one_is_named(tmp_pa
 
 
 def test_without_validation_captions_or_with_few_videos_there_is_no_cutoff(world: Path, tmp_path: Path) -> None:
-    index = write_index(world, "mv_adapter-0", "test")
+    rows, vectors = copied(write_index(world, "mv_adapter-0", "test"))
     store = FrameStore(Layout(world).frames(TASK))
     method = Searcher.open(world, TASK).method
-    few = dataclasses.replace(index, vectors=index.vectors[:19], rows=index.rows[:19])
-    assert calibrate(method, store, few, 16) is None
+    assert calibrate(method, store, HeldIndex(rows[:19], vectors[:19]).as_index, "sha", 16) is None
+    assert calibrate(method, store, HeldIndex(rows[:20], vectors[:20]).as_index, "sha", 16) is not None
     bare = [dataclasses.replace(video, captions=()) for video in store.manifest.videos]
     assert captions(dataclasses.replace(store.manifest, videos=tuple(bare)), "val", {"val000"}).texts == []
 

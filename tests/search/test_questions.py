@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from pathlib import Path
 
 import filmed_world
 import numpy as np
 import pytest
 import torch
+from held_index import HeldIndex, copied
 from PIL import Image
 from trained_world import TASK
 
@@ -91,9 +91,9 @@ def test_a_picture_is_a_video_of_one_frame(world: Path, searcher: Searcher, tmp_
         frames = method.backbone.resize(torch.from_numpy(decode_frames([jpeg])).permute(0, 3, 1, 2))[None]
         alone = method.encode_video(method.backbone.normalize(frames), torch.ones(1, 1, dtype=torch.bool))[0].numpy()
     hits = searcher.search(ask(Part("picture", str(path))), 8)
-    ids = [row["video_id"] for row in searcher.index.rows]
-    for hit in hits:
-        assert hit.score == pytest.approx(float(searcher.index.vectors[ids.index(hit.video_id)] @ alone), abs=0.02)
+    rows, vectors = copied(searcher.index)
+    scores = {row["video_id"]: float(vector @ alone) for row, vector in zip(rows, vectors, strict=True)}
+    assert {hit.video_id: hit.score for hit in hits} == pytest.approx(scores, abs=0.02)
 
 
 def test_a_turned_picture_is_turned_and_a_grey_one_is_read(searcher: Searcher, tmp_path: Path) -> None:
@@ -176,18 +176,18 @@ def test_a_condition_comes_before_the_best(searcher: Searcher) -> None:
 
 
 def test_near_duplicates_are_folded_and_named(searcher: Searcher) -> None:
-    ids = [row["video_id"] for row in searcher.index.rows]
-    vectors = searcher.index.vectors.copy()
+    rows, vectors = copied(searcher.index)
+    ids = [row["video_id"] for row in rows]
     vectors[ids.index("test003")] = vectors[ids.index("test000")]
-    copied = Searcher(searcher.method, replace(searcher.index, vectors=vectors))
-    plain = [hit.video_id for hit in copied.search("a red square", 8)]
-    folded = copied.search("a red square", 8, near_duplicates=0.999999)
+    twice = Searcher(searcher.method, HeldIndex(rows, vectors).as_index)
+    plain = [hit.video_id for hit in twice.search("a red square", 8)]
+    folded = twice.search("a red square", 8, near_duplicates=0.999999)
     first = min(("test000", "test003"), key=plain.index)
     other = "test003" if first == "test000" else "test000"
     assert [hit.video_id for hit in folded] == [name for name in plain if name != other]
     assert {hit.video_id: hit.folded for hit in folded if hit.folded} == {first: (other,)}
     assert [hit.rank for hit in folded] == list(range(1, 8))
-    whole = copied.search("a red square", 8, near_duplicates=-1.0)
+    whole = twice.search("a red square", 8, near_duplicates=-1.0)
     assert [hit.video_id for hit in whole] == plain[:1]
     assert set(whole[0].folded) == set(plain[1:])
 
