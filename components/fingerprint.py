@@ -46,6 +46,7 @@ ROOTS: dict[str, tuple[str, ...]] = {
     "index": (
         "components.backbones.load",
         "components.benchmarks.reader",
+        "components.search.calibrate",
         "components.search.gallery",
         "components.search.source",
     ),

@@ -26,6 +26,8 @@ def body(stage: cli.Stage) -> None:
     from components.processes import pick_device
     from components.search import index as indexes
     from components.search.backbones import adapter_backbone, task_backbone
+    from components.search.calibrate import calibrate
+    from components.search.cutoff import write_cutoff
     from components.search.gallery import make_gallery
     from components.search.notes import shapes_note
     from components.search.source import of_champion, read_source, write_plain
@@ -53,11 +55,15 @@ def body(stage: cli.Stage) -> None:
     gallery = make_gallery(method, store, index, size, precision)
     made_from = {"version": source.version, "method": source.method, "seed": source.seed}
     made_from |= {"split": split, "store": store.fingerprint}
+    cutoff = calibrate(method, store, index, source.sha256, size, precision)
     card = indexes.write(index, stage.layout.index(task), source.folder, made_from, gallery)
+    write_cutoff(stage.layout.index(task), cutoff)
     version = "not registered" if card.version is None else f"version {card.version}"
     for note in filter(None, [*notes, elsewhere, shapes_note(card.backbone.model, task)]):
         print(f"note: {note}")
     print(f"{task}: {card.videos} videos indexed with {card.method} ({version})")
+    if cutoff is not None:
+        print(f"{task}: {cutoff.describe(params.search.false_alarms)}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trained_world import TASK
 
+from components.cli import Stage
 from components.errors import DataError
 from components.frames.store import FrameStore
 from components.layout import Layout
@@ -23,6 +26,8 @@ from components.search.card import read_index_card
 from components.search.cutoff import CutOff, Level, background_rows, levels, read_cutoff, write_cutoff
 from components.search.query import Searcher
 from components.search.question import Part, Question
+
+PIPELINES = Path(__file__).parents[2] / "pipelines"
 
 
 def cutoff_of(absent: np.ndarray, right: np.ndarray) -> CutOff:
@@ -109,6 +114,28 @@ def test_heights_are_those_of_single_searches(world: Path, split: str) -> None:
     assert found.tested_absent == pytest.approx(sorted(absent), abs=2e-3)
     assert found.tested_right == pytest.approx(sorted(right), abs=2e-3)
     assert "of right answers kept" in found.describe(0.1)
+
+
+def test_the_index_stage_writes_a_cutoff_and_prints_what_was_measured(
+    world: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(PIPELINES))
+    spec = importlib.util.spec_from_file_location("script_index", PIPELINES / "index.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    args = argparse.Namespace(task=TASK, adapter="outputs/adapters/tiny/mv_adapter-0")
+    script.body(Stage(tiny_world.params(world), world, args))
+    folder = Layout(world).index(TASK)
+    card = read_index_card(folder)
+    found = read_cutoff(folder, card.adapter_sha256, card.videos)
+    assert found is not None
+    assert found.describe(0.05) in capsys.readouterr().out
+    assert (len(found.absent), len(found.tested_absent)) == (32, 48)
+    assert (folder / "cutoff.json").stat().st_size < 5000
+    searcher = Searcher.open(world, TASK)
+    assert searcher.search("a red square moves right", 1)[0].below_cutoff is not None
 
 
 def test_windows_of_a_video_are_its_answers(world: Path) -> None:
