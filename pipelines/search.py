@@ -14,17 +14,21 @@ import _here  # noqa: F401
 
 from components import cli
 
+PARTS = (
+    ("plus", "TEXT", "also this; 2*TEXT weighs it twice"),
+    ("minus", "TEXT", "but not this; 0.5*TEXT weighs it half"),
+    ("picture", "FILE", "like this picture"),
+    ("video", "FILE", "like this video file"),
+    ("like", "ID", "like this video of the collection"),
+)
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The script's arguments."""
     parser.add_argument("--task", required=True, help="key of the task in params.yaml")
     parser.add_argument("text", nargs="*", help="what to look for")
-    several = {"action": "append", "default": []}
-    parser.add_argument("--plus", metavar="TEXT", **several, help="also this; 2*TEXT weighs it twice")
-    parser.add_argument("--minus", metavar="TEXT", **several, help="but not this; 0.5*TEXT weighs it half")
-    parser.add_argument("--picture", metavar="FILE", **several, help="like this picture")
-    parser.add_argument("--video", metavar="FILE", **several, help="like this video file")
-    parser.add_argument("--like", metavar="ID", **several, help="like this video of the collection")
+    for name, value, text in PARTS:
+        parser.add_argument(f"--{name}", action="append", default=[], metavar=value, help=text)
     parser.add_argument("--queries", metavar="FILE", help="a text file with one sentence per line, each a question")
     parser.add_argument(
         "--where", metavar="CONDITION", help="only videos with, for example, 'length < 60 and year > 2020'"

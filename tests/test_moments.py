@@ -53,17 +53,17 @@ def test_the_best_run_has_the_largest_sum_and_is_the_longest_of_equals(gains: li
 
 
 def test_a_span_is_narrowed_to_the_frames_that_show_it() -> None:
-    times, scores = np.arange(10) + 0.5, np.full(10, 0.1)
+    times, scores = np.array([n + 0.5 for n in range(10)]), np.full(10, 0.1)
     scores[3:6] = 0.4
     assert narrow(times, scores, (0.0, 10.0)) == (3.0, 6.0)
-    assert narrow(times + 20, scores, (20.0, 30.0)) == (23.0, 26.0)
+    assert narrow(np.array([time + 20 for time in times]), scores, (20.0, 30.0)) == (23.0, 26.0)
     # At its ends a span reaches to where it began.
     assert narrow(times, scores[::-1].copy(), (0.0, 10.0)) == (4.0, 7.0)
     assert narrow(times, np.where(times < 2, 0.4, 0.1), (0.0, 10.0)) == (0.0, 2.0)
 
 
 def test_a_span_without_contrast_stays_whole() -> None:
-    times, noise = np.arange(8.0), 0.25 + np.arange(8) * 1e-9
+    times, noise = np.arange(8.0), np.array([0.25 + n * 1e-9 for n in range(8)])
     assert narrow(times, noise, (0.0, 8.0)) == (0.0, 8.0)
     assert narrow(times[:1], np.array([0.9]), (0.0, 8.0)) == (0.0, 8.0)
     # All of its frames are above the rest of the file: the moment fills the span.
@@ -73,7 +73,7 @@ def test_a_span_without_contrast_stays_whole() -> None:
 
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=20), st.one_of(st.none(), st.floats(-1, 1)))
 def test_a_narrowed_span_is_inside_the_span(scores: list[float], level: float | None) -> None:
-    times = np.arange(len(scores)) + 0.5
+    times = np.array([n + 0.5 for n in range(len(scores))])
     start, end = narrow(times, np.array(scores), (0.0, float(len(scores))), level)
     assert 0.0 <= start < end <= len(scores)
 

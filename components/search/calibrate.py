@@ -17,6 +17,8 @@ from components.precision import Precision
 from components.search.cutoff import DECIMALS, FEWEST_VIDEOS, FORMAT, CutOff, background_rows, levels
 from components.search.index import Index
 
+Blocks = Sequence[NDArray[np.float32]]
+
 # Captions per split, evenly spaced. With 1,000, a share of 5 % is known to 1.4 points.
 MOST_CAPTIONS = 1000
 
@@ -62,22 +64,25 @@ def calibrate(
     """
     if index.count < FEWEST_VIDEOS:
         return None
-    asked = captions(store.manifest, "val", set(store.ids("val")))
+    decoded = store.ids("val")
+    asked = captions(store.manifest, "val", set(decoded))
     if not asked.texts:
         return None
-    rows = rows_of_sources(index)
-    texts = encode_texts(method.eval(), asked.texts, batch_size, precision).numpy()
-    absent, right = heights(index, texts, asked, rows)
-    outside = sorted({name for name in asked.sources if name not in rows})
-    if outside:
-        vectors = encode_videos(method, reader_for(method, store), outside, batch_size, precision).numpy()
-        found = _outside(index, texts, asked, dict(zip(outside, vectors, strict=True)))
-        right = np.where(np.isnan(right), found, right)
+    rows, blocks = rows_of_sources(index), tuple(index.blocks)
+    background = index.vectors_of(background_rows(index.count))
+
+    def found(asked: Asked, rows: dict[str, list[int]], blocks: Blocks) -> list[tuple[float, ...]]:
+        texts = encode_texts(method.eval(), asked.texts, batch_size, precision).numpy()
+        return [_sorted(values) for values in heights(blocks, background, texts, asked, rows)]
+
     tested = captions(store.manifest, "test", set(rows))
-    lists = [absent, right]
-    if tested.texts:
-        lists += heights(index, encode_texts(method, tested.texts, batch_size, precision).numpy(), tested, rows)
-    return CutOff(FORMAT, adapter_sha256, index.count, *map(_sorted, lists))
+    of_test = found(tested, rows, blocks) if tested.texts else []
+    # Hard negatives of a caption are in its split, and belong to the wrong answers.
+    if outside := [name for name in decoded if name not in rows]:
+        vectors = encode_videos(method, reader_for(method, store), outside, batch_size, precision).numpy()
+        rows = {**rows, **{name: [index.count + place] for place, name in enumerate(outside)}}
+        blocks = (*blocks, vectors)
+    return CutOff(FORMAT, adapter_sha256, index.count, *found(asked, rows, blocks), *of_test)
 
 
 def captions(manifest: Manifest, split: str, usable: set[str]) -> Asked:
@@ -116,24 +121,29 @@ def rows_of_sources(index: Index) -> dict[str, list[int]]:
 
 
 def heights(
-    index: Index, texts: NDArray[np.float32], asked: Asked, rows: dict[str, list[int]]
+    blocks: Blocks,
+    background: NDArray[np.float32],
+    texts: NDArray[np.float32],
+    asked: Asked,
+    rows: dict[str, list[int]],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """How far above the background each caption's best wrong answer is, and its right one.
 
     Args:
-        index: The index.
+        blocks: The vectors of all possible answers, ``float32[n, D]`` each.
+        background: ``float32[B, D]``, the vectors of the background.
         texts: ``float32[Q, D]``, the vectors of the captions.
         asked: The captions.
-        rows: The rows of each video.
+        rows: The rows of each video, counted through all blocks.
 
     Returns:
         ``float64[Q]`` twice. A wrong answer is the best one after all videos with this caption were taken out, so it is
-        NaN if none is left. The right one is NaN if the index does not hold the video.
+        NaN if none is left. The right one is NaN if its video is not among the answers.
     """
     out = [[row for name in same for row in rows.get(name, ())] for same in asked.same]
     wanted = [rows.get(source, []) for source in asked.sources]
     absent, right = np.full((2, len(texts)), -np.inf)
-    for start, block in _chunks(index.blocks):
+    for start, block in _chunks(blocks):
         scores = texts @ block.T
         end = start + len(block)
         for number, (gone, own) in enumerate(zip(out, wanted, strict=True)):
@@ -141,24 +151,12 @@ def heights(
             right[number] = max(right[number], scores[number, here].max(initial=-np.inf))
             scores[number, [row - start for row in gone if start <= row < end]] = -np.inf
         absent = np.maximum(absent, scores.max(axis=1))
-    mean, deviation = levels(texts @ index.vectors_of(background_rows(index.count)).T)
+    mean, deviation = levels(texts @ background.T)
     above = [np.where(np.isfinite(best), (best - mean) / deviation, np.nan) for best in (absent, right)]
     return above[0], above[1]
 
 
-def _outside(
-    index: Index, texts: NDArray[np.float32], asked: Asked, vectors: dict[str, NDArray[np.float32]]
-) -> NDArray[np.float64]:
-    """The heights of right answers that the index does not hold: ``float64[Q]``, NaN for those that it holds."""
-    mean, deviation = levels(texts @ index.vectors_of(background_rows(index.count)).T)
-    scores = [
-        float(text @ vectors[source]) if source in vectors else np.nan
-        for text, source in zip(texts, asked.sources, strict=True)
-    ]
-    return (np.array(scores) - mean) / deviation
-
-
-def _chunks(blocks: Sequence[NDArray[np.float32]]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def _chunks(blocks: Blocks) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """The vectors in parts that fit into memory with their scores, each with the number of its first row."""
     number = 0
     for block in blocks:

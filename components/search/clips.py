@@ -31,6 +31,8 @@ from components.search.media import why
 KEPT = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".webm": "webm", ".mkv": "matroska"}
 OTHER = ".mkv"
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 # Characters of an id in a file's name. With rank and times, it stays below the 255 bytes of a file system.
 LONGEST_NAME = 60
 
@@ -82,8 +84,9 @@ def save_clip(location: str, span: tuple[float, float], folder: Path, name: str)
     except (DecodeError, sources.FetchError) as failure:
         raise DataError(f"no clip: {why(failure)}", where=location) from None
     except (av.error.FFmpegError, ValueError, EOFError) as error:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DataError(f"no clip: {DISK_FAULTS[error.errno]}", where=folder) from None
+        number = getattr(error, "errno", None)
+        if number in FULL:
+            raise DataError(f"no clip: {DISK_FAULTS[number]}", where=folder) from None
         raise DataError(f"no clip: the film cannot be copied ({type(error).__name__})", where=location) from None
     finally:
         aside.unlink(missing_ok=True)
@@ -93,7 +96,8 @@ def save_clip(location: str, span: tuple[float, float], folder: Path, name: str)
 def _copy(path: str, span: tuple[float, float], target: Path, form: str) -> tuple[float, float]:
     """Copies the packets of a span, and returns where they start and end in the source, in seconds."""
     with _opened(path) as (container, video):
-        streams = [video, *(stream for stream in container.streams.audio if stream.codec_context is not None)]
+        sounds = [stream for stream in container.streams.audio if stream.codec_context is not None]
+        streams: list[VideoStream | AudioStream] = [video, *sounds]
         zero = _zero(container, video)
         place, key = _key_before(container, video, zero + Fraction(span[0]) + ROUNDING)
         container.seek(place, stream=video, backward=True)

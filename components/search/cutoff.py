@@ -6,7 +6,8 @@ is it above their mean? Captions of the validation split, with their videos take
 the best wrong answer comes. The cut-off is the height that only a stated share of them passes, the false alarms.
 
 The captions are asked of the collection that is searched, since the best of many wrong videos scores higher than the
-best of few. Test captions choose nothing: with them, the false alarms and the right answers that are kept are measured.
+best of few, and of the other validation videos, since those that resemble a caption's video are in its split. Test
+captions choose nothing: with them, the false alarms and the right answers that are kept are measured.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def rows_where(condition: str, table: pa.Table) -> NDArray[np.bool_]:
     try:
         tree = ast.parse(QUOTED.sub(plain, condition), mode="eval").body
         held = _Condition(condition, table, names).truth(tree)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, OverflowError) as error:
         text = error.msg if isinstance(error, SyntaxError) else str(error)
         raise ReelTuneError(f"not a condition ({text})", where="where", found=condition, expected=FORMS) from None
     except (RecursionError, MemoryError):
@@ -201,9 +201,11 @@ class _Condition:
         kind = "truth" if isinstance(value, bool) else "text" if isinstance(value, str) else "number"
         if kind != _kind(column.type):
             self._differ(name, column, ast.unparse(node), kind)
-        if isinstance(value, int) and abs(value) >= 2**63:
-            value = float(value)  # Arrow's whole numbers end there
-        return pa.scalar(-value if negative else value)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return pa.scalar(value)
+        # Arrow's whole numbers end at 64 bits.
+        number = float(value) if abs(value) >= 2**63 else value
+        return pa.scalar(-number if negative else number)
 
     def _differ(self, name: ast.Name, column: pa.ChunkedArray, found: str, kind: object) -> NoReturn:
         held = _kind(column.type)
