@@ -151,8 +151,8 @@ def heights(
             right[number] = max(right[number], scores[number, here].max(initial=-np.inf))
             scores[number, [row - start for row in gone if start <= row < end]] = -np.inf
         absent = np.maximum(absent, scores.max(axis=1))
-    mean, deviation = levels(texts @ background.T)
-    above = [np.where(np.isfinite(best), (best - mean) / deviation, np.nan) for best in (absent, right)]
+    middle, deviation = levels(texts @ background.T)
+    above = [np.where(np.isfinite(best), (best - middle) / deviation, np.nan) for best in (absent, right)]
     return above[0], above[1]
 
 

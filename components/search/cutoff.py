@@ -2,8 +2,9 @@
 
 Scores of different questions have different levels, so one cosine for all of them fails. A score is therefore compared
 with the same question's scores of a fixed set of the collection's videos, the background: how many standard deviations
-is it above their mean? Captions of the validation split, with their videos taken out of the collection, tell how high
-the best wrong answer comes. The cut-off is the height that only a stated share of them passes, the false alarms.
+is it above their median? The deviation is that of the quartiles, which a few similar videos do not move. Captions of
+the validation split, with their videos taken out of the collection, tell how high the best wrong answer
+comes. The cut-off is the height that only a stated share of them passes, the false alarms.
 
 The captions are asked of the collection that is searched, since the best of many wrong videos scores higher than the
 best of few, and of the other validation videos, since those that resemble a caption's video are in its split. Test
@@ -30,8 +31,11 @@ FORMAT = 1
 # Videos of the background, evenly spaced over the index. It is the same for every question.
 BACKGROUND = 1000
 
-# Fewer videos have no mean and deviation to speak of.
+# Fewer videos have no middle and deviation to speak of.
 FEWEST_VIDEOS = 20
+
+# The distance of the quartiles of a normal distribution, in standard deviations.
+QUARTILES = 1.349
 
 DECIMALS = 4
 
@@ -93,18 +97,18 @@ class Level:
 
     Attributes:
         scores: ``float32[B]``, ascending: its cosines with the videos of the background.
-        mean, deviation: Of these scores.
+        middle, deviation: Of these scores, as :func:`levels` gives them.
     """
 
     scores: NDArray[np.float32]
-    mean: float
+    middle: float
     deviation: float
 
     @classmethod
     def of(cls, scores: NDArray[np.float32]) -> Level:
         """The level of a question with these background scores, ``float32[B]`` in any order."""
-        mean, deviation = levels(scores[None])
-        return cls(np.sort(scores), float(mean[0]), float(deviation[0]))
+        middle, deviation = levels(scores[None])
+        return cls(np.sort(scores), float(middle[0]), float(deviation[0]))
 
     def percentile(self, score: float) -> float:
         """The percentage of the background that scores lower. Scores are compared to six decimals."""
@@ -113,14 +117,21 @@ class Level:
 
     def score_at(self, height: float) -> float:
         """The score at a height above the background."""
-        return self.mean + height * self.deviation
+        return self.middle + height * self.deviation
 
 
 def levels(scores: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation of each question's background: ``float32[Q, B] -> float64[Q], float64[Q]``."""
-    wide = scores.astype(np.float64)
+    """The median of each question's background, and the standard deviation that its quartiles have in a normal one.
+
+    Args:
+        scores: ``float32[Q, B]``.
+
+    Returns:
+        ``float64[Q]`` twice.
+    """
+    low, middle, high = np.quantile(scores.astype(np.float64), (0.25, 0.5, 0.75), axis=1)
     # Where all scores are equal, any score above them is infinitely far: a tiny deviation says so in finite numbers.
-    return wide.mean(axis=1), np.maximum(wide.std(axis=1), 1e-6)
+    return middle, np.maximum((high - low) / QUARTILES, 1e-6)
 
 
 def background_rows(count: int) -> NDArray[np.int64]:

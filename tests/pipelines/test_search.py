@@ -12,6 +12,7 @@ from types import ModuleType
 
 import av
 import filmed_world
+import numpy as np
 import pytest
 import tiny_world
 from trained_world import TASK
@@ -122,9 +123,8 @@ def test_what_is_below_the_cutoff_is_left_out_unless_all_is_asked(shell: Shell, 
     folder = Layout(root).index(TASK)
     card = read_index_card(folder)
     hits = json.loads(shell("--format", "json", "--top", "100", TEXT))[0]["hits"]
-    mean = sum(hit["score"] for hit in hits) / 8
-    deviation = (sum((hit["score"] - mean) ** 2 for hit in hits) / 8) ** 0.5
-    height = ((hits[2]["score"] + hits[3]["score"]) / 2 - mean) / deviation
+    low, middle, high = np.quantile([hit["score"] for hit in hits], (0.25, 0.5, 0.75))
+    height = float(((hits[2]["score"] + hits[3]["score"]) / 2 - middle) / ((high - low) / 1.349))
     write_cutoff(folder, CutOff(1, card.adapter_sha256, 8, (height,) * 30, ()))
     text = shell(TEXT, root=root)
     assert "note: 5 of 8 answers are below the cut-off; --all shows them" in text

@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.video.stream import VideoStream
 
 from components.errors import DataError
 from components.search.clips import save_clip
@@ -20,6 +21,7 @@ def write_film(path: Path, codec: str, seconds: int = 6, sound: bool = False, b_
     with av.open(str(path), "w") as container:
         options = {"g": str(GROUP), "keyint_min": str(GROUP), "bf": str(b_frames), "sc_threshold": "0"}
         stream = container.add_stream(codec, rate=FPS, options=options)
+        assert isinstance(stream, VideoStream)
         stream.width = stream.height = 64
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         tone = (

@@ -53,7 +53,7 @@ def test_a_sentence_with_weight_is_the_sentence(searcher: Searcher) -> None:
 
 
 def test_texts_of_several_questions_keep_their_questions(searcher: Searcher) -> None:
-    mixed = [
+    mixed: list[str | Question] = [
         "a blue square",
         ask(Part("like", "test000"), Part("text", "a red square", -1)),
         ask(Part("text", "it moves"), Part("text", "a green square", 0.5)),
