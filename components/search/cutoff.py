@@ -3,8 +3,8 @@
 Scores of different questions have different levels, so one cosine for all of them fails. A score is therefore compared
 with the same question's scores of a fixed set of the collection's videos, the background: how many standard deviations
 is it above their median? The deviation is that of the quartiles, which a few similar videos do not move. Captions of
-the validation split, with their videos taken out of the collection, tell how high the best wrong answer
-comes. The cut-off is the height that only a stated share of them passes, the false alarms.
+the validation split, with their videos taken out of the collection, tell how high the best wrong answer comes. The
+cut-off is the height that only a stated share of them passes, the false alarms.
 
 The captions are asked of the collection that is searched, since the best of many wrong videos scores higher than the
 best of few, and of the other validation videos, since those that resemble a caption's video are in its split. Test

@@ -24,11 +24,8 @@ def write_film(path: Path, codec: str, seconds: int = 6, sound: bool = False, b_
         assert isinstance(stream, VideoStream)
         stream.width = stream.height = 64
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        tone = (
-            container.add_stream("libopus" if path.suffix in (".webm", ".mkv") else "aac", rate=48000)
-            if sound
-            else None
-        )
+        tone = container.add_stream("aac" if path.suffix == ".mp4" else "libopus", rate=48000) if sound else None
+        assert tone is None or isinstance(tone, AudioStream)
         for number in range(seconds * FPS):
             frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 20 + 3 * number, np.uint8), format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, FPS)
