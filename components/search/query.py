@@ -31,7 +31,6 @@ from components.search.backbones import adapter_backbone, shared_backbone
 from components.search.card import read_index_card
 from components.search.index import Index
 from components.search.notes import check_index, store_difference
-from components.search.scores import Vectors
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +84,7 @@ class Searcher:
         self.index = index
         self.top = top
         self._device = next(method.parameters()).device
-        self._vectors = Vectors(index.vectors, self._device)
+        self._vectors = index.searched(self._device)
 
     @classmethod
     def open(cls, root: str | Path, task: str) -> Searcher:
@@ -181,7 +180,12 @@ class Searcher:
         return self.method.backbone.tokenize([text], self.method.words)[0]
 
     def _hits(self, best: Sequence[tuple[int, float]]) -> list[Hit]:
-        return [Hit(rank=n, score=score, **self.index.rows[row]) for n, (row, score) in enumerate(best, 1)]
+        return [self._hit(rank, row, score) for rank, (row, score) in enumerate(best, 1)]
+
+    def _hit(self, rank: int, row: int, score: float) -> Hit:
+        known = self.index.table().slice(row, 1).to_pylist()[0]
+        shown = {name: known[name] for name in ("video_id", "start_seconds", "end_seconds", "uri")}
+        return Hit(rank=rank, score=score, thumbnail=self.index.thumbnail(row), **shown)
 
 
 def from_adapter(

@@ -25,7 +25,7 @@ SCORE_DECIMALS = 6
 SLACK = 4e-6
 
 # Rows per product. On a CPU their scores stay in its cache.
-ROWS = {"cpu": 1 << 14, "cuda": 1 << 22}
+ROWS = {"cpu": 1 << 16, "cuda": 1 << 22}
 
 # Scores that are held at once.
 CHUNK_SCORES = 2**26
@@ -102,8 +102,12 @@ class Vectors:
             low, high = np.searchsorted(self._gone, [start, stop])
             if high > low:
                 scores[:, torch.from_numpy(self._gone[low:high] - start).to(scores.device)] = -torch.inf
-            for row, (best, place) in enumerate(zip(scores.amax(dim=1).tolist(), places, strict=True)):
-                if not best < place.limit:
+            # Several times faster than the maximum along a dimension.
+            highest = [float(scores.max())] if len(scores) == 1 else scores.amax(dim=1).tolist()
+            for row, (best, place) in enumerate(zip(highest, places, strict=True)):
+                if np.isnan(best):
+                    raise _not_finite()
+                if best >= place.limit:
                     place.add(start, scores[row])
         return [place.rows() for place in places]
 
@@ -148,25 +152,29 @@ class _Places:
 
     def add(self, start: int, scores: Tensor) -> None:
         """Takes the scores of the rows from ``start`` on that reach the limit."""
-        chosen = (scores >= self.limit).nonzero().squeeze(1) if self.limit > -np.inf else torch.arange(len(scores))
-        chosen = chosen.to(scores.device)
-        if bool(torch.isnan(scores).any()):
-            raise _not_finite()
+        if self.limit == -np.inf:
+            self._set_limit(scores)
+        kept = scores >= self.limit if self.limit > -np.inf else scores > -torch.inf
+        chosen = kept.nonzero().squeeze(1)
         self._rows.append(chosen + start)
         self._scores.append(scores[chosen])
         self._held += len(chosen)
-        if self._held > 4 * self.top or self.limit == -np.inf:
+        if self._held > 4 * self.top:
             self._shrink()
 
     def _shrink(self) -> None:
         rows, scores = torch.cat(self._rows), torch.cat(self._scores)
+        self._set_limit(scores)
+        if self.limit > -np.inf:
+            kept = scores >= self.limit
+            rows, scores = rows[kept], scores[kept]
+        self._rows, self._scores, self._held = [rows], [scores], len(rows)
+
+    def _set_limit(self, scores: Tensor) -> None:
         if len(scores) >= self.top:
             worst = float(torch.topk(scores, self.top, sorted=False).values.amin())
             if worst > -np.inf:  # where rows are gone, fewer may be left than places
-                self.limit = worst - SLACK * max(1.0, abs(worst))
-        kept = scores >= self.limit if self.limit > -np.inf else scores > -torch.inf
-        self._rows, self._scores = [rows[kept]], [scores[kept]]
-        self._held = len(self._rows[0])
+                self.limit = max(self.limit, worst - SLACK * max(1.0, abs(worst)))
 
     def rows(self) -> NDArray[np.int64]:
         """The rows, in any order."""

@@ -61,7 +61,7 @@ HASHED_BYTES = 4 << 20
 COPIED_ROWS = 4096
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Segment:
     """An open segment. It can be read to the end even if its files are deleted meanwhile.
 
@@ -102,7 +102,7 @@ class Segment:
         return int(starts[row]), int(starts[row + 1])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Part:
     """Rows of an open segment that are copied to a new one.
 
