@@ -44,7 +44,8 @@ logger = logging.getLogger(__name__)
 # Batches per block. A kill loses at most this work of each process.
 BATCHES = 4
 
-# With `execution.index_workers: 0`, this process embeds what takes it less than this. Ray takes about half of it to start.
+# With `execution.index_workers: 0`, this process embeds what takes it less than this. Ray takes a good part of it to
+# start.
 ALONE_SECONDS = 60.0
 
 # Videos whose embedding is timed.
@@ -344,7 +345,7 @@ class _WithFrames:
 
 
 class _Noted(FrameStore):
-    """A store that keeps each video that is read, until it is indexed: its frames are hashed, and one of them is shown."""
+    """A store that keeps each video that is read, for the hash of its frames and the picture that is shown."""
 
     def __init__(self, store: FrameStore) -> None:
         self.__dict__.update(store.__dict__)  # the store is open and checked

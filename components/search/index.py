@@ -35,12 +35,12 @@ from components.search.card import (
     write_index_card,
 )
 from components.search.embed import Block, Embedder, Encoding, embed_blocks, run_alone
-from components.search.opened import SEGMENTS, Index, open_version, read, rebuild
+from components.search.opened import SEGMENTS, Index, read, rebuild
 from components.search.plan import make_plan
 from components.search.rows import Row, rows_of
 from components.search.segments import Part, Segment
 
-__all__ = ["Index", "build", "grow", "publish", "read", "write"]
+__all__ = ["Index", "build", "grow", "publish", "read", "read_card", "write"]
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def grow(
     work: Path,
     run: Callable[[Sequence[Block]], None],
 ) -> Index:
-    """The next version of an index: what it holds already, and the rows that it lacks. :func:`publish` makes it current.
+    """The next version of an index: what it holds already, and what it lacks. :func:`publish` makes it current.
 
     Args:
         method: The backbone with the adapter.

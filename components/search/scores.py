@@ -1,7 +1,7 @@
 """The best rows for a query: products with all vectors, or with those that an approximate index proposes.
 
-Either way the candidates are scored again in one fixed way, so that the result does not depend on the device, on threads
-or on how the vectors are cut into blocks.
+Either way the candidates are scored again in one fixed way. So the result does not depend on the device, on threads or
+on how the vectors are cut into blocks.
 """
 
 from __future__ import annotations
