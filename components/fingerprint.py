@@ -48,6 +48,7 @@ ROOTS: dict[str, tuple[str, ...]] = {
         "components.benchmarks.reader",
         "components.search.gallery",
         "components.search.source",
+        "components.search.stage",
     ),
     "report": ("components.report.collect", "components.report.page"),
 }

@@ -228,9 +228,7 @@ def test_a_damaged_or_missing_segment_is_one_sentence_whose_cure_cures(root: Pat
     content = bytearray((part / "vectors.npy").read_bytes())
     content[-3] ^= 1
     (part / "vectors.npy").write_bytes(content)
-    with pytest.raises(
-        DataError, match=r"vectors\.npy: damaged: its content is not.*run python pipelines/index"
-    ):
+    with pytest.raises(DataError, match=r"vectors\.npy: damaged: its content is not.*run python pipelines/index"):
         indexes.read(stage.folder)
     assert vectors(stage.publish()) == good
     assert stage.embedded == [video.video_id for video in VIDEOS[-3:]]
