@@ -49,6 +49,7 @@ ROOTS: dict[str, tuple[str, ...]] = {
         "components.search.calibrate",
         "components.search.gallery",
         "components.search.source",
+        "components.search.stage",
     ),
     "report": ("components.report.collect", "components.report.page"),
 }

@@ -105,7 +105,7 @@ class RankingModel(PythonModel):
                 batch_size=self.config.batch_size,
             )
         if reason is not None:
-            videos = len(searcher.index.rows)
+            videos = searcher.index.count
             logger.warning("no index of this adapter (%s); embedded %d videos instead", reason, videos)
         return searcher
 
