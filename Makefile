@@ -11,7 +11,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test quick check format lint audit types env ui pretrain results bench-ranks bench-ingest bench-train prerequisites chromium clean
+.PHONY: demo test quick check format lint audit types env ui pretrain results bench-ranks bench-ingest bench-train bench-search prerequisites chromium clean
 
 demo: env ## the whole pipeline on the embedded collections
 	dvc repro
@@ -88,6 +88,10 @@ bench-train: env ## time and memory of a training step compared with open_clip's
 	python bench/train.py
 	dvc repro ingest
 	python bench/workers.py
+
+bench-search: env ## one query against faiss, recall, opening, memory, embedding, and adding one per cent
+	python -c 'import faiss' 2>/dev/null || python -m pip install --quiet 'faiss-cpu>=1.10'
+	python bench/search.py
 
 clean: ## removes all outputs and keeps the environment
 	rm -rf data outputs reports .reeltune mlflow.db* mlartifacts

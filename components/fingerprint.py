@@ -46,8 +46,10 @@ ROOTS: dict[str, tuple[str, ...]] = {
     "index": (
         "components.backbones.load",
         "components.benchmarks.reader",
+        "components.search.calibrate",
         "components.search.gallery",
         "components.search.source",
+        "components.search.stage",
     ),
     "report": ("components.report.collect", "components.report.page"),
 }
@@ -76,6 +78,7 @@ PASSIVE = (
     "components.liveness",
     "components.params",
     "components.samecode",
+    "components.search.media",
     "components.search.notes",
     "components.training.mailbox",
     "components.training.metrics",

@@ -86,6 +86,10 @@ class Layout:
         """The working state of the ingest of a task."""
         return self.work / "ingest" / task
 
+    def index_work(self, task: str) -> Path:
+        """The working state of the index of a task: blocks of vectors that are not part of an index yet."""
+        return self.work / "index" / task
+
     @property
     def training_work(self) -> Path:
         """The checkpoints of unfinished trainings, unless ``execution.storage`` names another place."""

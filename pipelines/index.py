@@ -20,44 +20,41 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def body(stage: cli.Stage) -> None:
     """Adapter + frame store -> outputs/indexes/<task>/."""
-    from components.adapters.file import load_adapter
     from components.benchmarks.reader import is_published
     from components.frames.store import FrameStore
-    from components.processes import pick_device
-    from components.search import index as indexes
-    from components.search.backbones import adapter_backbone, task_backbone
+    from components.search.backbones import adapter_backbone
+    from components.search.calibrate import calibrate
+    from components.search.chosen import choose_source
+    from components.search.cutoff import write_cutoff
     from components.search.gallery import make_gallery
+    from components.search.index import publish
     from components.search.notes import shapes_note
-    from components.search.source import of_champion, read_source, write_plain
-    from components.tracking.champion import current_champion
+    from components.search.stage import AdapterOpener, encoding_of, finish, grow_index, locked
 
     task, params = stage.args.task, stage.params
     settings = params.task(task)
     store = FrameStore(stage.layout.frames(task))
-    notes = [""]
-    if stage.args.adapter:
-        source = read_source(stage.path(stage.args.adapter))
-    elif store.manifest.is_only_searched:
-        plain = task_backbone(params, task, stage.root)
-        source = write_plain(stage.layout, task, settings, plain, params.backbone_of(task))
-    else:
-        current = current_champion(stage.layout, params.tracking, task)
-        source, notes = of_champion(stage.layout, current.champion), [current.note]
-    backbone, elsewhere = adapter_backbone(source.folder, params, task, stage.root)
-    method = load_adapter(source.folder, backbone).to(pick_device(params.evaluation.device))
+    adapter = stage.path(stage.args.adapter) if stage.args.adapter else None
+    source, note = choose_source(stage.layout, params, task, adapter, store)
+    _, elsewhere = adapter_backbone(source.folder, params, task, stage.root)
     split = params.search.split_of(is_published(task, settings))
-    size, precision = params.evaluation.batch_size, params.evaluation.precision
-    index = indexes.build(
-        method, store, split=split, adapter_sha256=source.sha256, batch_size=size, precision=precision
-    )
-    gallery = make_gallery(method, store, index, size, precision)
-    made_from = {"version": source.version, "method": source.method, "seed": source.seed}
-    made_from |= {"split": split, "store": store.fingerprint}
-    card = indexes.write(index, stage.layout.index(task), source.folder, made_from, gallery)
+    opener = AdapterOpener(stage.root, task, params, source.folder, encoding_of(params))
+    made_from = {"version": source.version, "method": source.method, "seed": source.seed, "store": store.fingerprint}
+    with locked(stage.layout, task):
+        embedder, index = grow_index(opener, source.sha256, split)
+        encoding = opener.encoding
+        gallery = make_gallery(embedder.method, store, index, encoding.batch_size, encoding.precision)
+        size, precision = encoding.batch_size, encoding.precision
+        cutoff = calibrate(embedder.method, store, index, source.sha256, size, precision)
+        card = publish(index, stage.layout.index(task), source.folder, made_from, gallery)
+        write_cutoff(stage.layout.index(task), cutoff)
+        finish(stage.layout, task)
     version = "not registered" if card.version is None else f"version {card.version}"
-    for note in filter(None, [*notes, elsewhere, shapes_note(card.backbone.model, task)]):
-        print(f"note: {note}")
+    for line in filter(None, [note, elsewhere, shapes_note(card.backbone.model, task)]):
+        print(f"note: {line}")
     print(f"{task}: {card.videos} videos indexed with {card.method} ({version})")
+    if cutoff is not None:
+        print(f"{task}: {cutoff.describe(params.search.false_alarms)}")
 
 
 if __name__ == "__main__":

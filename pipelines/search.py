@@ -1,4 +1,4 @@
-"""Ranks a task's videos for a text.
+"""Ranks a task's videos for a question.
 
 Example: python pipelines/search.py --task shapes-clips "a red circle moves from left to right"
 """
@@ -6,30 +6,56 @@ Example: python pipelines/search.py --task shapes-clips "a red circle moves from
 from __future__ import annotations
 
 import argparse
+import sys
+from itertools import chain
+from pathlib import Path
 
 import _here  # noqa: F401
 
 from components import cli
 
+PARTS = (
+    ("plus", "TEXT", "also this; 2*TEXT weighs it twice"),
+    ("minus", "TEXT", "but not this; 0.5*TEXT weighs it half"),
+    ("picture", "FILE", "like this picture"),
+    ("video", "FILE", "like this video file"),
+    ("like", "ID", "like this video of the collection"),
+)
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The script's arguments."""
     parser.add_argument("--task", required=True, help="key of the task in params.yaml")
+    parser.add_argument("text", nargs="*", help="what to look for")
+    for name, value, text in PARTS:
+        parser.add_argument(f"--{name}", action="append", default=[], metavar=value, help=text)
+    parser.add_argument("--queries", metavar="FILE", help="a text file with one sentence per line, each a question")
+    parser.add_argument(
+        "--where", metavar="CONDITION", help="only videos with, for example, 'length < 60 and year > 2020'"
+    )
     parser.add_argument("--top", type=int, help="ranked videos to print (default: search.top)")
-    parser.add_argument("text", nargs="+", help="what to look for")
+    parser.add_argument("--all", action="store_true", help="also print answers below the cut-off")
+    parser.add_argument("--format", choices=["table", "json", "csv"], default="table", help="default: table")
+    parser.add_argument("--save-clips", metavar="DIR", help="write each answer's span there as a video file")
 
 
 def body(stage: cli.Stage) -> None:
-    """Text + index -> a table on the terminal."""
-    from components.search.query import Searcher, format_hits
+    """Question + index -> ranked videos on the terminal, and clips."""
+    from components.search.asked import asked_on, shown, word_notes
+    from components.search.hits import written
+    from components.search.query import Searcher
 
-    params, text = stage.params, " ".join(stage.args.text)
-    searcher = Searcher.of(stage.root, params, stage.args.task)
-    hits = searcher.search(text, stage.args.top)
-    kept, total = searcher.kept_words(text)
-    if kept < total:
-        print(f"note: only the first {kept} of {total} words fit, and the rest is ignored")
-    cli.show(format_hits(hits))
+    args = stage.args
+    questions = asked_on(args)
+    searcher = Searcher.of(stage.root, stage.params, args.task)
+    found = searcher.answer(questions, args.top, where=args.where)
+    folder = Path(args.save_clips).resolve() if args.save_clips else None
+    notes = word_notes(searcher, questions)
+    answers = [shown(one, few, args.all, stage.root, folder) for one, few in zip(found, notes, strict=True)]
+    if args.format == "csv":
+        for line in chain.from_iterable(answer.notes for answer in answers):
+            print(line, file=sys.stderr)
+    cli.show(written(answers, args.format))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ LINES = [
         "heartbeat",
         "layout",
         "liveness",
+        "moments",
         "plugins",
         "precision",
         "processes",

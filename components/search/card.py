@@ -1,4 +1,8 @@
-"""The records in an index folder: ``index.json`` and ``gallery.json``. Reading them needs no torch."""
+"""The records in an index folder: ``index.json`` and ``gallery.json``. Reading them needs no torch.
+
+``index.json`` is the version of an index. It names the files that belong to it and is replaced by one rename, so a
+reader sees one version or the other.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +18,66 @@ from components.config import STRICT
 from components.errors import DataError
 from components.records import make_record, read_record, read_tree
 
-FORMAT = 1
+FORMAT = 2
 CARD = "index.json"
 GALLERY = "gallery.json"
 
 
 @dataclass(frozen=True, config=STRICT)
+class FileCard:
+    """A file of an index, which is never changed.
+
+    Attributes:
+        bytes: Its length.
+        sha256: Hex hash of its content.
+    """
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, config=STRICT)
+class SegmentCard:
+    """A segment: rows that were added together.
+
+    Attributes:
+        name: Its folder in ``segments/``, a hash of the content.
+        rows: The number of its rows, with those that were removed.
+        files: Its files by name.
+        removed: First and last row of each run of rows that are gone, in order.
+    """
+
+    name: str
+    rows: int
+    files: dict[str, FileCard]
+    removed: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, config=STRICT)
+class NearCard:
+    """An approximate index, for collections that are too large for an exact search.
+
+    Attributes:
+        name: Its file in the index folder.
+        file: Length and hash of the file.
+        segments: The segments that it covers, in the order of its rows. Rows of other segments are searched exactly.
+        rows: The number of its rows, with those that were removed since.
+    """
+
+    name: str
+    file: FileCard
+    segments: tuple[str, ...]
+    rows: int
+
+
+@dataclass(frozen=True, config=STRICT)
 class IndexCard:
-    """The content of index.json: what an index was made from.
+    """The content of index.json: what an index was made from, and the files that it consists of.
 
     Attributes:
         format: Version of this format, :data:`FORMAT`.
         task: Name of the collection.
-        videos: The number of rows in vectors.parquet.
+        videos: The number of rows, without those that were removed.
         dimension: The length of a vector.
         adapter_sha256: Hash of the weights file of the adapter that made the vectors.
         backbone: The backbone of that adapter.
@@ -35,6 +86,10 @@ class IndexCard:
         seed: The seed of its training, None if it is not registered.
         split: The indexed videos: ``train``, ``val``, ``test`` or ``all``.
         store: Fingerprint of the frame store.
+        segments: The segments, in the order of their rows.
+        encoder: Hash of what else decides a vector: the precision, and the code that encodes. None if it is not known.
+        frame_vectors: Whether each frame's vector is kept too.
+        near: The approximate index, None if every search is exact.
     """
 
     format: int
@@ -48,6 +103,10 @@ class IndexCard:
     seed: int | None = None
     split: str | None = None
     store: str | None = None
+    segments: tuple[SegmentCard, ...] = ()
+    encoder: str | None = None
+    frame_vectors: bool = False
+    near: NearCard | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -118,7 +177,7 @@ def read_index_card(folder: Path) -> IndexCard:
 
 def write_index_card(folder: Path, card: IndexCard) -> None:
     """Writes index.json."""
-    text = json.dumps(asdict(card), indent=2, sort_keys=True) + "\n"
+    text = json.dumps(asdict(card), sort_keys=True) + "\n"
     storage.write_bytes(folder / CARD, text.encode())
 
 

@@ -17,8 +17,9 @@ from components.manifest import Video
 from components.methods.base import Method
 from components.precision import Precision
 from components.search.card import Gallery, ShownHit, ShownQuery
+from components.search.hits import clock
 from components.search.index import Index
-from components.search.query import Hit, Searcher
+from components.search.scores import Vectors
 
 # Frames shown of each video. The first, the middle and the last make most motions visible.
 STRIP = 3
@@ -56,17 +57,20 @@ def make_gallery(
         precision: What the text tower computes in.
 
     Returns:
-        The queries, None if the collection has no test captions or the index does not hold the test videos.
+        The queries. None if the collection has no test captions, or the index does not hold the test videos or holds
+        windows of them: captions are about whole videos.
     """
-    held = {row["video_id"] for row in index.rows}
-    videos = store.manifest.split(SPLIT)
-    if not any(video.captions for video in videos) or not any(video.video_id in held for video in videos):
+    table, videos = index.table().select(["video_id", "window_of"]), store.manifest.split(SPLIT)
+    held, cut = (set(table[name].to_pylist()) for name in ("video_id", "window_of"))
+    ids = {video.video_id for video in videos}
+    if not any(video.captions for video in videos) or not ids & held or ids & cut:
         return None
     chosen = choose(ranked_captions(method, store, index, batch_size, precision))
-    answers = Searcher(method, index).search_many([query.caption for query in chosen], len(index.rows))
-    queries = tuple(_shown(query, hits) for query, hits in zip(chosen, answers, strict=True))
-    ids = dict.fromkeys(hit.video_id for query in queries for hit in (*query.best, query.right))
-    return Gallery(queries, {name: _strip(store, name) for name in ids})
+    texts = encode_texts(method.eval(), [query.caption for query in chosen], batch_size, precision)
+    found = Vectors(index.blocks, torch.device("cpu")).best(texts, index.count)
+    queries = tuple(_shown(query, best, index) for query, best in zip(chosen, found, strict=True))
+    shown = dict.fromkeys(hit.video_id for query in queries for hit in (*query.best, query.right))
+    return Gallery(queries, {name: _strip(store, name) for name in shown})
 
 
 def ranked_captions(
@@ -78,12 +82,10 @@ def ranked_captions(
     """
     videos = store.manifest.split(SPLIT)
     pairs = [(row, caption) for row, video in enumerate(videos) for caption in video.captions]
-    row_of = {row["video_id"]: number for number, row in enumerate(index.rows)}
+    row_of = {video_id: row for row, video_id in enumerate(index.table()["video_id"].to_pylist())}
     present = torch.tensor([video.video_id in row_of for video in videos])
-    vectors = np.zeros((len(videos), index.vectors.shape[1]), dtype=np.float32)
-    for row, video in enumerate(videos):
-        if video.video_id in row_of:
-            vectors[row] = index.vectors[row_of[video.video_id]]
+    vectors = np.zeros((len(videos), index.dimension), dtype=np.float32)
+    vectors[present.numpy()] = index.vectors_of([row_of[v.video_id] for v in videos if v.video_id in row_of])
     texts = encode_texts(method.eval(), [caption for _, caption in pairs], batch_size, precision)
     owner = torch.tensor([row for row, _ in pairs])
     names = [video.video_id for video in videos]
@@ -112,11 +114,19 @@ def _draw(query: RankedCaption) -> str:
     return hashlib.sha256(f"{query.video.video_id}\0{query.caption}".encode()).hexdigest()
 
 
-def _shown(query: RankedCaption, hits: Sequence[Hit]) -> ShownQuery:
-    shown = [ShownHit(hit.rank, hit.score, hit.video_id, hit.span) for hit in hits]
-    right = next(hit for hit in shown if hit.video_id == query.video.video_id)
+def _shown(query: RankedCaption, best: Sequence[tuple[int, float]], index: Index) -> ShownQuery:
+    ids = index.table()["video_id"].to_pylist()
+    place = next(place for place, (row, _) in enumerate(best) if ids[row] == query.video.video_id)
+    shown = [_hit(rank + 1, best[rank], index) for rank in (*range(min(TOP, len(best))), place)]
     video = query.video
-    return ShownQuery(query.caption, video.video_id, tuple(video.subsets), tuple(shown[:TOP]), right)
+    return ShownQuery(query.caption, video.video_id, tuple(video.subsets), tuple(shown[:-1]), shown[-1])
+
+
+def _hit(rank: int, found: tuple[int, float], index: Index) -> ShownHit:
+    row, score = found
+    known = index.table().slice(row, 1).to_pylist()[0]
+    span = f"{clock(known['start_seconds'])}-{clock(known['end_seconds'])}"
+    return ShownHit(rank, score, known["video_id"], span)
 
 
 def _strip(store: FrameStore, video_id: str) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from components.errors import RegistryError
 from components.layout import Layout
 from components.search.notes import files_of
 from components.search.query import Searcher, from_adapter
+from components.search.question import Part, Question
 from components.tracking.model import ModelConfig, PythonModel, PythonModelContext, set_model
 
 logger = logging.getLogger("reeltune")
@@ -48,18 +49,22 @@ class RankingModel(PythonModel):
         Args:
             context: Not used.
             model_input: One column of texts, called ``text`` or without a name, as MLflow makes it from a list.
-            params: ``top``, the number of videos per text.
+            params: ``top``, the number of videos per text. ``where``, a condition on the videos as search.py takes it.
+                ``minus``, a text that is subtracted from each. The last two may be empty.
 
         Returns:
             A row per text and video: text, rank, video_id, score, start_seconds, end_seconds, uri.
 
         Raises:
             RegistryError: The first column has another name, a cell is empty, or the project's root does not exist.
-            ReelTuneError: A text is empty.
+            ReelTuneError: A text is empty, or the condition is none.
             DataError: There is neither an index nor a frame store under the root.
         """
-        texts = _texts(model_input)
-        found = self._current().search_many(texts, (params or {}).get("top"))
+        texts, given = _texts(model_input), params or {}
+        asked: list[str | Question] = list(texts)
+        if minus := given.get("minus"):
+            asked = [Question((Part("text", text), Part("text", minus, -1.0))) for text in texts]
+        found = self._current().search_many(asked, given.get("top"), where=given.get("where") or None)
         rows = [
             (text, hit.rank, hit.video_id, hit.score, hit.start_seconds, hit.end_seconds, hit.uri)
             for text, hits in zip(texts, found, strict=True)
@@ -100,7 +105,7 @@ class RankingModel(PythonModel):
                 batch_size=self.config.batch_size,
             )
         if reason is not None:
-            videos = len(searcher.index.rows)
+            videos = searcher.index.count
             logger.warning("no index of this adapter (%s); embedded %d videos instead", reason, videos)
         return searcher
 

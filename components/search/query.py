@@ -1,4 +1,4 @@
-"""Text in, ranked videos out.
+"""Questions in, ranked videos out.
 
 Example::
 
@@ -13,10 +13,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from components.adapters.card import read_card
 from components.adapters.file import load_adapter
@@ -25,67 +29,57 @@ from components.errors import DataError, ReelTuneError
 from components.frames.store import FrameStore
 from components.layout import Layout
 from components.methods.base import Method
+from components.moments import narrow
 from components.params import Params, load_params
 from components.search import index as indexes
+from components.search.asking import Asking, Collection
 from components.search.backbones import adapter_backbone, shared_backbone
 from components.search.card import read_index_card
+from components.search.cutoff import CutOff, Level, background_rows, read_cutoff
+from components.search.filters import rows_where
+from components.search.hits import Answer, Hit
 from components.search.index import Index
 from components.search.notes import check_index, store_difference
-from components.search.scores import Vectors
+from components.search.question import Question
+from components.search.ranking import Ranked, Ranking
+from components.search.settings import SearchSettings
+from components.search.words import kept_words
 
 logger = logging.getLogger(__name__)
 
-# A text whose first words fill the tokens in another way than the whole text does: the clean-up before the tokens looks
-# at the whole. After so many beginnings the count is an estimate. Trying all of them would take quadratic time.
-FULL_BEGINNINGS = 8
-
-
-@dataclass(frozen=True, repr=False)
-class Hit:
-    """One answer.
-
-    Attributes:
-        rank: The position in the list, from 1.
-        video_id: The video's id in the collection.
-        score: The cosine of text and video, from -1 to 1, rounded to six decimals.
-        start_seconds: Where the video starts in its file.
-        end_seconds: Where the video ends in its file.
-        uri: The file's path or URI. A path under the project's root is relative to it.
-        thumbnail: JPEG bytes of the middle frame.
-    """
-
-    rank: int
-    video_id: str
-    score: float
-    start_seconds: float
-    end_seconds: float
-    uri: str
-    thumbnail: bytes
-
-    @property
-    def span(self) -> str:
-        """Start and end, as in ``00:01.5-00:04.0``."""
-        return f"{clock(self.start_seconds)}-{clock(self.end_seconds)}"
-
-    def __repr__(self) -> str:
-        return f"Hit({self.rank}, {self.score:.3f}, {self.span}, {self.video_id!r}, {self.uri!r})"
+PLAIN = SearchSettings(split="auto", top=10)
 
 
 class Searcher:
-    """Answers queries on one collection. The searchers of several collections share one backbone in memory.
+    """Answers questions on one collection. The searchers of several collections share one backbone in memory.
 
     Args:
-        method: The backbone with the adapter, of which only the text side is used.
+        method: The backbone with the adapter. Its video side is used for pictures and videos alone.
         index: Vectors that were made with the same adapter.
         top: The default number of hits.
+        settings: Further defaults of answers.
+        cutoff: The cut-off of "nothing found", None if there is none.
+        collection: Where the videos come from. Without it, only sentences and videos of the index can be asked.
     """
 
-    def __init__(self, method: Method, index: Index, top: int = 10) -> None:
+    def __init__(
+        self,
+        method: Method,
+        index: Index,
+        top: int = 10,
+        *,
+        settings: SearchSettings = PLAIN,
+        cutoff: CutOff | None = None,
+        collection: Collection | None = None,
+    ) -> None:
         self.method = method.eval()
         self.index = index
         self.top = top
-        self._device = next(method.parameters()).device
-        self._vectors = Vectors(index.vectors, self._device)
+        self.settings = settings
+        self._asking = Asking(self.method, index, collection)
+        self._ranking = Ranking(index, self._asking.device, settings.max_overlap)
+        self._background = index.vectors_of(background_rows(index.count))
+        self._height = None if cutoff is None else cutoff.height(settings.false_alarms)
 
     @classmethod
     def open(cls, root: str | Path, task: str) -> Searcher:
@@ -125,63 +119,153 @@ class Searcher:
         params.task(task)
         layout = Layout(root)
         folder = layout.index(task)
-        for note in check_index(read_index_card(folder), layout, params.tracking):
+        card = read_index_card(folder)
+        for note in check_index(card, layout, params.tracking):
             logger.warning("%s", note)
         index = indexes.read(folder)
         backbone, note = adapter_backbone(folder, params, task, root)
         if note:
             logger.warning("%s", note)
-        return cls(load_adapter(folder, backbone), index, params.search.top)
+        return cls(
+            load_adapter(folder, backbone),
+            index,
+            params.search.top,
+            settings=params.search,
+            cutoff=read_cutoff(folder, card.adapter_sha256, index.count),
+            collection=Collection(root, layout.frames(task)),
+        )
 
-    @torch.inference_mode()
-    def search(self, text: str, top: int | None = None) -> list[Hit]:
-        """The best videos for ``text``. Videos with equal scores keep the order of the collection.
+    def search(
+        self,
+        question: str | Question,
+        top: int | None = None,
+        *,
+        where: str | None = None,
+        near_duplicates: float | None = None,
+    ) -> list[Hit]:
+        """The best videos for a question. Videos with equal scores keep the order of the collection.
+
+        Args:
+            question: A sentence, or a question of several parts.
+            top: How many, of those that the condition leaves.
+            where: A condition on the videos, see :mod:`components.search.filters`.
+            near_duplicates: The cosine from which on a video is folded into a better one. None means the setting.
+
+        Returns:
+            The hits, fewer than ``top`` where there are fewer. Those below the cut-off are marked.
 
         Raises:
-            ReelTuneError: The text is empty, or ``top`` is below 1.
+            ReelTuneError: The question is empty, ``top`` is below 1, or the condition is none.
+            DataError: A picture or video cannot be read, or the index has no video of this id.
         """
-        return self.search_many([text], top)[0]
+        return self.search_many([question], top, where=where, near_duplicates=near_duplicates)[0]
 
-    @torch.inference_mode()
-    def search_many(self, texts: Sequence[str], top: int | None = None) -> list[list[Hit]]:
-        """The best videos for each text.
+    def search_many(
+        self,
+        questions: Sequence[str | Question],
+        top: int | None = None,
+        *,
+        where: str | None = None,
+        near_duplicates: float | None = None,
+    ) -> list[list[Hit]]:
+        """The best videos for each question, as :meth:`search` finds them.
 
         Raises:
-            ReelTuneError: A text is empty, or ``top`` is below 1.
+            ReelTuneError: As :meth:`search`.
+        """
+        answers = self.answer(questions, top, where=where, near_duplicates=near_duplicates)
+        return [list(answer.hits) for answer in answers]
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        questions: Sequence[str | Question],
+        top: int | None = None,
+        *,
+        where: str | None = None,
+        near_duplicates: float | None = None,
+    ) -> list[Answer]:
+        """The best videos for each question with notes for people.
+
+        Raises:
+            ReelTuneError: As :meth:`search`.
         """
         top = self.top if top is None else top
         if top < 1:
             raise ReelTuneError("too few results", where="top", found=top, expected="at least 1")
-        for number, text in enumerate(texts, 1):
-            if not text.strip():
-                raise ReelTuneError("the text is empty", where=f"text {number}", expected="words to search for")
-        if not texts:
+        asked = [_question(question, number) for number, question in enumerate(questions, 1)]
+        if not asked:
             return []
-        tokens = self.method.backbone.tokenize(list(texts), self.method.words)
-        queries = self.method.encode_text(tokens.to(self._device))
-        return [self._hits(best) for best in self._vectors.best(queries, top)]
+        if not self.index.count:
+            return [Answer(str(question), (), ("nothing found: the index has no videos",)) for question in asked]
+        queries = self._asking.vectors(asked)
+        left = None if where is None else rows_where(where, self.index.table())
+        masks = [_without(left, self._asking.rows_alike(question), self.index.count) for question in asked]
+        limit = self.settings.near_duplicates if near_duplicates is None else near_duplicates
+        found = self._ranking.best(queries, top, masks, limit)
+        table = self.index.table()
+        return [
+            self._answer(question, query, ranked, table, where, left)
+            for question, query, ranked in zip(asked, queries, found, strict=True)
+        ]
 
     def kept_words(self, text: str) -> tuple[int, int]:
         """How many words of the text fit into the task's tokens, and how many words it has. The rest is ignored."""
-        words = text.split()
-        whole = self._tokens(text)
-        if not words or int(whole[-1]) == 0:  # padding: nothing was cut
-            return len(words), len(words)
-        full = 0
-        for count in range(1, len(words)):
-            tokens = self._tokens(" ".join(words[:count]))
-            if torch.equal(tokens, whole):
-                return count, len(words)
-            full += int(tokens[-1]) != 0
-            if full == FULL_BEGINNINGS:
-                return max(1, count - full), len(words)
-        return max(1, len(words) - 1 - full) if full else len(words), len(words)
+        return kept_words(self.method, text)
 
-    def _tokens(self, text: str) -> torch.Tensor:
-        return self.method.backbone.tokenize([text], self.method.words)[0]
+    def _answer(
+        self,
+        question: Question,
+        query: Tensor,
+        ranked: Sequence[Ranked],
+        table: pa.Table,
+        where: str | None,
+        left: NDArray[np.bool_] | None,
+    ) -> Answer:
+        """The hits of one question, with spans, percentiles and the cut-off."""
+        vector = query.float().cpu().numpy()
+        level = Level.of(self._background @ vector)
+        limit = level.score_at(self._height) if self._height is not None and question.is_sentence else None
+        hits = []
+        for rank, (found, row) in enumerate(zip(ranked, _rows(table, [one.row for one in ranked]), strict=True), 1):
+            start, end = self._narrowed(found.row, row, vector)
+            hits.append(
+                Hit(
+                    rank=rank,
+                    video_id=row["video_id"],
+                    score=found.score,
+                    start_seconds=start,
+                    end_seconds=end,
+                    uri=row["uri"],
+                    thumbnail=self.index.thumbnail(found.row),
+                    window_of=row["window_of"],
+                    percentile=level.percentile(found.score),
+                    below_cutoff=None if limit is None else found.score <= limit,
+                    folded=tuple(other["video_id"] for other in _rows(table, found.folded)),
+                )
+            )
+        notes = []
+        if left is not None and not left.any():
+            notes.append(f"nothing found: no video meets the condition {where}")
+        elif limit is not None and hits and hits[0].below_cutoff:
+            notes.append(
+                f"nothing found: best score {hits[0].score:.3f} is below {limit:.3f}, this question's cut-off "
+                f"for {self.settings.false_alarms:.1%} false alarms"
+            )
+        return Answer(str(question), hits, notes)
 
-    def _hits(self, best: Sequence[tuple[int, float]]) -> list[Hit]:
-        return [Hit(rank=n, score=score, **self.index.rows[row]) for n, (row, score) in enumerate(best, 1)]
+    def _narrowed(self, row: int, known: dict[str, Any], query: NDArray[np.float32]) -> tuple[float, float]:
+        """The span of a row, narrowed to its frames where their vectors are kept. Above average means in its file."""
+        span = known["start_seconds"], known["end_seconds"]
+        kept = self.index.frames(row)
+        if kept is None:
+            return span
+        times, vectors = kept
+        level = None
+        if known["window_of"] is not None:
+            others = (self.index.frames(int(other)) for other in self._asking.rows_of(known["window_of"]))
+            level = float(np.concatenate([frames[1] @ query for frames in others if frames is not None]).mean())
+        return narrow(times, (vectors @ query).astype(np.float64), span, level)
 
 
 def from_adapter(
@@ -209,36 +293,46 @@ def from_adapter(
     """
     layout, sha256 = Layout(root), read_card(adapter).sha256
     method = load_adapter(adapter, shared_backbone(backbone, root))
+    collection = Collection(root, layout.frames(task))
     try:
         card = read_index_card(layout.index(task))
         reason = "the task's index was made with another" if card.adapter_sha256 != sha256 else None
         reason = reason or store_difference(card, layout)
         if reason is None:
-            return Searcher(method, indexes.read(layout.index(task)), top), None
+            folder = layout.index(task)
+            index = indexes.read(folder)
+            cutoff = read_cutoff(folder, sha256, index.count)
+            return Searcher(method, index, top, cutoff=cutoff, collection=collection), None
     except DataError as error:
         reason = str(error)
     store = FrameStore(layout.frames(task))
     index = indexes.build(method, store, split=split, adapter_sha256=sha256, batch_size=batch_size)
-    return Searcher(method, index, top), reason
+    return Searcher(method, index, top, collection=collection), reason
 
 
-def format_hits(hits: Sequence[Hit]) -> str:
-    """Hits as an aligned table."""
-    head = ("rank", "score", "span", "video", "file")
-    rows = [(str(hit.rank), f"{hit.score:.3f}", hit.span, hit.video_id, hit.uri) for hit in hits]
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    lines = []
-    for row in (head, *rows):
-        cells = [row[0].rjust(widths[0]), row[1].rjust(widths[1])]
-        cells += [text.ljust(width) for text, width in zip(row[2:], widths[2:], strict=True)]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+def _question(given: str | Question, number: int) -> Question:
+    """A sentence as a question.
+
+    Raises:
+        ReelTuneError: The sentence is empty.
+    """
+    if isinstance(given, Question):
+        return given
+    if not given.strip():
+        raise ReelTuneError("the text is empty", where=f"text {number}", expected="words to search for")
+    return Question.of_text(given)
 
 
-def clock(seconds: float) -> str:
-    """``mm:ss.s``, or ``h:mm:ss.s`` from one hour on."""
-    tenths = round(seconds * 10)
-    minutes, rest = divmod(tenths, 600)
-    hours, minutes = divmod(minutes, 60)
-    text = f"{minutes:02d}:{rest // 10:02d}.{rest % 10}"
-    return f"{hours}:{text}" if hours else text
+def _without(left: NDArray[np.bool_] | None, gone: NDArray[np.int64], count: int) -> NDArray[np.bool_] | None:
+    """The rows that may answer, ``bool[N]``, None for all."""
+    if not len(gone):
+        return left
+    mask = np.ones(count, dtype=bool) if left is None else left.copy()
+    mask[gone] = False
+    return mask
+
+
+def _rows(table: pa.Table, rows: Sequence[int]) -> list[dict[str, Any]]:
+    """What a table says of some rows."""
+    found: list[dict[str, Any]] = table.take(pa.array(rows, pa.int64())).to_pylist()
+    return found

@@ -63,7 +63,9 @@ def save_model(folder: Path, *, code: Path, adapter: Path, config: ModelConfig) 
         ColSpec(DataType.string, "uri"),
     ]
     # The input column has no name in the schema. With a name, MLflow would refuse a plain list of texts.
-    inputs, params = Schema([ColSpec(DataType.string)]), ParamSchema([ParamSpec("top", DataType.long, config.top)])
+    inputs = Schema([ColSpec(DataType.string)])
+    texts = [ParamSpec(name, DataType.string, "") for name in ("where", "minus")]
+    params = ParamSchema([ParamSpec("top", DataType.long, config.top), *texts])
     mlflow.pyfunc.save_model(
         str(folder),
         python_model=str(code),

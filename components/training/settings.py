@@ -58,3 +58,4 @@ class ExecutionSettings:
     max_failures: Annotated[int, Field(ge=0)]
     # New since 0.1, so files without it are right too.
     decode_threads: Annotated[int, Field(ge=0)] = 0
+    index_workers: Annotated[int, Field(ge=0)] = 0

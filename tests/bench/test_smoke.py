@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -29,6 +30,7 @@ RUNS: dict[str, tuple[str, str]] = {
     "memory": ("--videos 2 --shard 1 --cpus 1", "driver"),
     "ranks": ("--sizes 50 60 --plain-up-to 50", "peak MiB"),
     "recipes": ("--smoke --recipes msvd --methods vop", "vop"),
+    "search": ("--smoke" if importlib.util.find_spec("faiss") else "--smoke --parts open embed add", "added_s"),
     "search_settings": ("--root ROOT --task tiny --method vop training.epochs=1", "t2v R@1"),
     "train": ("--parts evaluation --models mini --rounds 1 --videos 2", "of the limit"),
     "workers": ("--parts resume --root ROOT --task tiny --epochs 5", "resume:"),

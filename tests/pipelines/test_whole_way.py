@@ -147,7 +147,8 @@ def test_metrics_and_plots_are_declared(clone: Path) -> None:
 
 
 def test_search_prints_ranked_videos(clone: Path) -> None:
-    text = call(clone, sys.executable, "pipelines/search.py", "--task", "shapes-clips", "a red circle moves right")
+    question = ("--task", "shapes-clips", "--all", "a red circle moves right")
+    text = call(clone, sys.executable, "pipelines/search.py", *question)
     rows = [line for line in text.splitlines() if re.match(r"\s*\d+\s", line)]
     assert len(rows) == 10
     assert all(".mp4" in row for row in rows)

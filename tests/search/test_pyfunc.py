@@ -60,6 +60,14 @@ def test_an_empty_cell_is_refused_through_mlflow_too(root: Path, tmp_path: Path)
     save_model(tmp_path / "model", code=code, adapter=adapter, config=config)
     model = mlflow.pyfunc.load_model(str(tmp_path / "model"))
     assert len(model.predict(["a red square", "nan"])) == 6
+    ranked = list(model.predict(["a red square"], {"top": 8})["video_id"])
+    without = list(model.predict(["a red square"], {"top": 8, "minus": "a red square moves right"})["video_id"])
+    assert sorted(ranked) == sorted(without)
+    assert ranked != without
+    left = model.predict(["a red square"], {"top": 2, "where": "id in ['test004', 'test006', 'test001']"})
+    assert list(left["video_id"]) == [name for name in ranked if name in ("test004", "test006", "test001")][:2]
+    with pytest.raises(Exception, match="no such column; found 'year'"):
+        model.predict(["a red square"], {"where": "year > 2000"})
     for table in (
         pd.DataFrame({"text": ["a red square", None]}),
         pd.DataFrame({"text": ["a red square", np.nan]}),

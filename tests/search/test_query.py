@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import shutil
 from pathlib import Path
@@ -18,7 +19,10 @@ from components.errors import AdapterError, ConfigError, DataError, ReelTuneErro
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.search import index as indexes
-from components.search.query import FULL_BEGINNINGS, Hit, Searcher, clock, format_hits, from_adapter, shared_backbone
+from components.search.backbones import shared_backbone
+from components.search.hits import Hit, clock, format_hits
+from components.search.query import Searcher, from_adapter
+from components.search.words import FULL_BEGINNINGS
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +89,10 @@ def test_searchers_share_one_backbone(world: Path) -> None:
 
 def test_equal_scores_keep_the_order_of_the_collection(world: Path) -> None:
     searcher = Searcher.open(world, TASK)
-    same = np.repeat(searcher.index.vectors[:1], len(searcher.index.rows), axis=0)
-    flat = indexes.Index(TASK, "", same, searcher.index.rows)
-    hits = Searcher(searcher.method, flat).search("anything", top=5)
-    assert [hit.video_id for hit in hits] == [row["video_id"] for row in searcher.index.rows[:5]]
+    part = searcher.index.segments[0]
+    same = dataclasses.replace(part, vectors=np.repeat(part.vectors[:1], len(part.vectors), axis=0))
+    hits = Searcher(searcher.method, indexes.Index(searcher.index.card, (same,))).search("anything", top=5)
+    assert [hit.video_id for hit in hits] == searcher.index.table()["video_id"].to_pylist()[:5]
 
 
 def test_an_adapter_without_an_index_embeds_the_same_vectors(world: Path) -> None:
@@ -100,8 +104,8 @@ def test_an_adapter_without_an_index_embeds_the_same_vectors(world: Path) -> Non
     other = world / "outputs" / "adapters" / TASK / "vop-0"
     fresh, reason = from_adapter(other, world, TASK, params.backbone, split="test", top=3, batch_size=4)
     assert reason == "the task's index was made with another"
-    assert fresh.index.vectors.shape == ready.index.vectors.shape
-    assert not np.allclose(fresh.index.vectors, ready.index.vectors, atol=1e-3)
+    assert fresh.index.count == ready.index.count
+    assert not np.allclose(fresh.index.blocks[0], ready.index.blocks[0], atol=1e-3)
 
 
 def test_long_texts_say_how_many_words_were_kept(world: Path) -> None:
@@ -194,8 +198,8 @@ def test_faults_name_the_cure(world: Path, tmp_path: Path) -> None:
     root = tmp_path / "copy"
     shutil.copytree(world, root)
     folder = root / "outputs" / "indexes" / TASK
-    (folder / "vectors.parquet").write_bytes(b"PAR1 no more")
-    with pytest.raises(DataError, match=r"vectors\.parquet: damaged"):
+    next(folder.glob("segments/*/vectors.npy")).write_bytes(b"NUMPY no more")
+    with pytest.raises(DataError, match=r"vectors\.npy: damaged.*run python pipelines/index\.py --task tiny"):
         Searcher.open(root, TASK)
     shutil.rmtree(folder)
     with pytest.raises(DataError, match=r"no search index.*pipelines/index\.py --task tiny"):
@@ -223,10 +227,10 @@ def test_a_published_index_is_replaced_whole(world: Path, tmp_path: Path) -> Non
         "adapter.json",
         "adapter.safetensors",
         "index.json",
-        "vectors.parquet",
+        "segments",
     ]
     one, two = indexes.read(folder), indexes.read(world / "outputs" / "indexes" / TASK)
-    assert np.array_equal(one.vectors, two.vectors)
+    assert np.array_equal(one.blocks[0], two.blocks[0])
 
 
 @given(st.floats(0, 100_000))

@@ -25,7 +25,7 @@ def test_equal_to_a_full_sort_with_many_ties(count: int, top: int, kinds: int, s
     # Few different vectors with exact products, so that whole groups of rows tie.
     vectors = np.eye(8, dtype=np.float32)[rng.integers(0, kinds, count)]
     query = rng.integers(0, 3, (1, 8)).astype(np.float32)
-    found = Vectors(vectors, CPU).best(torch.from_numpy(query), top)[0]
+    found = Vectors([vectors], CPU).best(torch.from_numpy(query), top)[0]
     assert [row for row, _ in found] == by_full_sort(vectors, query[0], top)
 
 
@@ -34,7 +34,7 @@ def test_a_size_at_which_queries_go_in_chunks(monkeypatch: pytest.MonkeyPatch) -
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((1000, 16)).astype(np.float32)
     queries = rng.standard_normal((8, 16)).astype(np.float32)
-    found = Vectors(vectors, CPU).best(torch.from_numpy(queries), 5)
+    found = Vectors([vectors], CPU).best(torch.from_numpy(queries), 5)
     assert [[row for row, _ in best] for best in found] == [by_full_sort(vectors, query, 5) for query in queries]
 
 
@@ -43,6 +43,6 @@ def test_a_gpu_finds_the_same_rows_among_100_000() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((100_000, 64)).astype(np.float32)
     queries = torch.from_numpy(rng.standard_normal((4, 64)).astype(np.float32))
-    on_gpu = Vectors(vectors, torch.device("cuda")).best(queries, 10)
-    on_cpu = Vectors(vectors, CPU).best(queries, 10)
+    on_gpu = Vectors([vectors], torch.device("cuda")).best(queries, 10)
+    on_cpu = Vectors([vectors], CPU).best(queries, 10)
     assert [[row for row, _ in best] for best in on_gpu] == [[row for row, _ in best] for best in on_cpu]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 from dataclasses import asdict
@@ -102,12 +103,12 @@ def test_vectors_that_are_not_finite_are_neither_written_nor_read(root: Path) ->
         next(iter(method.trainable().values())).fill_(torch.nan)
     with pytest.raises(DataError, match=r"8 of 8 vectors are not finite; found 'test000, "):
         indexes.build(method, FrameStore(layout.frames(TASK)), split="test", adapter_sha256="", batch_size=4)
-    good = indexes.read(layout.index(TASK))
-    bad = indexes.Index(TASK, good.adapter_sha256, good.vectors.copy(), good.rows)
-    bad.vectors[3, 5] = np.inf
-    indexes.write(bad, layout.index(TASK), layout.adapter(TASK, "vop", 0), {})
-    with pytest.raises(DataError, match=r"vectors\.parquet: 1 of 8 vectors are not finite; found 'test003'"):
-        Searcher.open(root, TASK)
+    part = indexes.read(layout.index(TASK)).segments[0]
+    vectors = part.vectors.copy()
+    vectors[3, 5] = np.nan
+    bad = indexes.Index(indexes.read(layout.index(TASK)).card, (dataclasses.replace(part, vectors=vectors),))
+    with pytest.raises(DataError, match="vectors are not finite"):
+        bad.searched(torch.device("cpu")).best(torch.ones(1, bad.dimension), 1)
 
 
 def test_an_adapter_of_fewer_frames_says_which_setting_to_change(root: Path) -> None:
@@ -117,7 +118,7 @@ def test_an_adapter_of_fewer_frames_says_which_setting_to_change(root: Path) -> 
     with pytest.raises(DataError, match=r"set tasks\.tiny\.frames: 2 and run python pipelines/ingest\.py --task tiny"):
         indexes.build(method, store, split="test", adapter_sha256="", batch_size=4)
     more = build("vop", {"lr": 1e-3}, method.backbone, frames=9, words=16)
-    assert len(indexes.build(more, store, split="test", adapter_sha256="", batch_size=4).rows) == 8
+    assert indexes.build(more, store, split="test", adapter_sha256="", batch_size=4).count == 8
 
 
 def test_the_mini_backbone_says_what_it_knows(root: Path, caplog: pytest.LogCaptureFixture) -> None:
