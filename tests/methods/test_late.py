@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny_world
 import torch
-from tiny_backbone import FRAMES, TEXTS, WORDS, clips
+from tiny_backbone import TEXTS, WORDS, clips
 from torch import Tensor
 from variants import BACKBONE, make
 

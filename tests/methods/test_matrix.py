@@ -14,7 +14,6 @@ from variants import BACKBONE, NAMES, TRAINED, make
 from components.backbones.weights import weights_sha256
 from components.methods.base import Method
 
-
 # Embeddings of one vector per frame and per word.
 PER_FRAME = ("late", "lora+late", "lora+late mean")
 
