@@ -22,6 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def body(stage: cli.Stage) -> None:
     """Adapters + scorecards -> versions, alias, outputs/registry/<task>.json and outputs/registry/<task>/."""
     from components.benchmarks.reader import is_published
+    from components.methods.entries import check_searchable
     from components.tracking.evaluated import read_evaluated
     from components.tracking.model import ModelConfig
     from components.tracking.record import write_registry_record
@@ -33,6 +34,8 @@ def body(stage: cli.Stage) -> None:
     if not pairs:
         raise ConfigError("nothing to register", where="tracking.methods", expected="one of run.methods")
     adapters = [read_evaluated(stage.root, task, method, seed) for method, seed in pairs]
+    for adapter in adapters:
+        check_searchable(adapter.card.method, f"tracking.methods, {adapter.method}")
     client = connect(stage.root, settings)
     registry = ModelRegistry(client, stage.root, settings, task)
     config = ModelConfig(

@@ -38,6 +38,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tempme one group": {"method": "tempme", "groups": [5], "merge_layers": [0], "image_merge": 1, "token_share": 0.4},
     "tempme last layer": {"method": "tempme", "groups": [3, 2], "merge_layers": [1, 2], "targets": ["out", "fc"]},
     "discovla last layer": {"method": "discovla", "fusion_layers": 1, "bottleneck": 3, "rank": 2},
+    "lora+late mean": {"method": ["lora", "late"], "late": {"weights": "mean"}},
+    "lora+late": {"method": ["lora", "late"]},
     "dgl transformer": {"method": "dgl", "generator": "transformer", "frame_prompts": 2, "global_prompts": 1},
     "dgl postfix": {"method": "dgl", "postfix": True, "global_prompts": 3},
     "stop released": {"method": "stop", "regions": 1, "grid": "released", "dropout": 0.0, "hidden": 2, "bottleneck": 0},

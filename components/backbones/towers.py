@@ -312,14 +312,32 @@ class TextTower(nn.Module):
         Returns:
             ``float[B, E]``.
         """
+        x, flow = self._embed(tokens, hooks)
+        return projected(layer_norm(self.ln_final, self.layers(x, hooks, flow)), self.text_projection)
+
+    def every_token(self, tokens: Tensor, hooks: Hooks) -> Tensor:
+        """The features of all tokens, not only of the one that is read out.
+
+        Args:
+            tokens: ``int64[B, L]``.
+            hooks: The method's hooks, with ``whole_last_layer``.
+
+        Returns:
+            ``float[B, L', E]`` for the first L' columns. Padding after the batch's longest text may be left out.
+        """
+        x, flow = self._embed(tokens, hooks)
+        x = flow.own_tokens(self.layers.through(x, hooks, flow, range(len(self.layers.blocks))))
+        return projected(layer_norm(self.ln_final, x), self.text_projection)
+
+    def _embed(self, tokens: Tensor, hooks: Hooks) -> tuple[Tensor, Flow]:
+        """The input of the first layer, and its layout."""
         columns = self.columns(tokens)
         if self.layers.causal and not hooks.whole_text and not tokens.is_meta:
             # No token up to the one that is read out sees the columns after it.
             tokens = tokens[:, : int(self.columns(on_host(tokens)).max()) + 1]
         flow = Flow(readout=columns, prefix=self.prefix)
         x = hooks.before_positions(self.token_embedding(tokens), flow)
-        x = hooks.after_positions(x + self.positional_embedding[: x.shape[1]], flow)
-        return projected(layer_norm(self.ln_final, self.layers(x, hooks, flow)), self.text_projection)
+        return hooks.after_positions(x + self.positional_embedding[: x.shape[1]], flow), flow
 
     def columns(self, tokens: Tensor) -> Tensor:
         """The column that is read out: ``int64[B, L] -> int64[B]``."""
@@ -329,7 +347,7 @@ class TextTower(nn.Module):
 
 
 def projected(x: Tensor, proj: nn.Parameter | nn.Linear | None) -> Tensor:
-    """The joint space's features: ``float[n, D] -> float[n, E]``."""
+    """The joint space's features: ``float[..., D] -> float[..., E]``."""
     if proj is None:
         return x
     y: Tensor = proj(x) if isinstance(proj, nn.Module) else x @ proj

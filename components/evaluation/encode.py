@@ -18,6 +18,7 @@ from components.frames.staging import Staging
 from components.frames.store import FrameStore
 from components.manifest import Video
 from components.methods.base import Method
+from components.methods.similarity import DOT, Similarity
 from components.precision import Precision, autocast, check_precision, numerics
 from components.processes import share_out
 
@@ -37,6 +38,7 @@ class EncodedSplit:
         owner: int64[Q], the row of each text's video.
         text_vectors: float32[Q, D], L2-normalised.
         seconds: wall time of the two encodings.
+        similarity: how near a text is to a video. It decides the width of the vectors.
     """
 
     videos: tuple[Video, ...]
@@ -46,6 +48,7 @@ class EncodedSplit:
     owner: Tensor
     text_vectors: Tensor
     seconds: dict[str, float]
+    similarity: Similarity = DOT
 
     def select(self, videos: Tensor, texts: Tensor) -> EncodedSplit:
         """Some of the videos and some of their texts.
@@ -64,6 +67,7 @@ class EncodedSplit:
             rows[self.owner[texts]],
             self.text_vectors[texts],
             self.seconds,
+            self.similarity,
         )
 
 
@@ -186,17 +190,17 @@ def encode_split(
     vectors = encode_videos(method, reader, decoded, batch_size, precision)
     rows = torch.tensor([row_of[name] for name in decoded])
     gallery = vectors.new_zeros(len(videos), vectors.shape[1]).index_copy_(0, rows, vectors)
-    gallery = without_rounding(videos, gallery)
+    gallery = without_rounding(videos, gallery, method.similarity)
     present = torch.zeros(len(videos), dtype=torch.bool).index_fill_(0, rows, True)
     video_seconds = time.perf_counter() - started
     texts = tuple(caption for video in videos for caption in video.captions)
     owner = torch.tensor([row for row, video in enumerate(videos) for _ in video.captions])
     text_vectors = encode_texts(method, texts, batch_size, precision)
     seconds = {"videos": video_seconds, "texts": time.perf_counter() - started - video_seconds}
-    return EncodedSplit(videos, present, gallery, texts, owner, text_vectors, seconds)
+    return EncodedSplit(videos, present, gallery, texts, owner, text_vectors, seconds, method.similarity)
 
 
-def without_rounding(videos: Sequence[Video], vectors: Tensor) -> Tensor:
+def without_rounding(videos: Sequence[Video], vectors: Tensor, similarity: Similarity = DOT) -> Tensor:
     """Gives a reversal the vector of its video where no coordinate differs by more than :data:`ROUNDING`.
 
     The scores of a method that does not see the order of frames are then exactly equal, so that they count as ties.
@@ -204,6 +208,7 @@ def without_rounding(videos: Sequence[Video], vectors: Tensor) -> Tensor:
     Args:
         videos: N videos.
         vectors: ``float32[N, D]``.
+        similarity: The method's similarity.
 
     Returns:
         ``float32[N, D]``.
@@ -211,7 +216,7 @@ def without_rounding(videos: Sequence[Video], vectors: Tensor) -> Tensor:
     if not (pairs := reversals(videos)):
         return vectors
     backwards, forwards = torch.tensor(pairs).T
-    same = (vectors[backwards] - vectors[forwards]).abs().amax(dim=1) <= ROUNDING
+    same = similarity.same(vectors[backwards], vectors[forwards], ROUNDING)
     return vectors.index_copy(0, backwards[same], vectors[forwards[same]])
 
 

@@ -100,7 +100,7 @@ def _languages(encoded: EncodedSplit, device: torch.device | None) -> Iterator[t
 def _ranked(encoded: EncodedSplit, device: torch.device | None) -> dict[Direction, Ranks]:
     names = [video.video_id for video in encoded.videos]
     texts, videos = encoded.text_vectors, encoded.video_vectors
-    return both_directions(texts, videos, encoded.owner, encoded.present, names, device)
+    return both_directions(texts, videos, encoded.owner, encoded.present, names, device, encoded.similarity)
 
 
 def _rows(encoded: EncodedSplit) -> dict[Direction, NDArray[np.int64]]:

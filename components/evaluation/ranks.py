@@ -24,6 +24,7 @@ from torch import Tensor
 
 from components.errors import EvaluationError
 from components.evaluation.card import Direction
+from components.methods.similarity import DOT, Similarity
 
 # The similarities held at a time. This bounds the memory for any size of gallery. Sizes near the cache's are fastest.
 CHUNK_BYTES = 64 * 2**20
@@ -53,12 +54,14 @@ def both_directions(
     present: Tensor,
     ids: Sequence[str] | None = None,
     device: torch.device | None = None,
+    similarity: Similarity = DOT,
 ) -> dict[Direction, Ranks]:
     """The ranks of ``t2v`` (:func:`text_to_video`) and ``v2t`` (:func:`video_to_text`).
 
     Args:
         texts, videos, owner, present, ids: As for :func:`text_to_video`, on any device.
         device: Where the similarities are computed, None for the CPU. It changes the time, not the results.
+        similarity: The method's similarity.
 
     Raises:
         EvaluationError: A vector contains NaN or Inf. The message names the ids.
@@ -66,8 +69,8 @@ def both_directions(
     place = device or torch.device("cpu")
     texts, videos, owner, present = texts.to(place), videos.to(place), owner.to(place), present.to(place)
     return {
-        "t2v": text_to_video(texts, videos, owner, present, ids),
-        "v2t": video_to_text(texts, videos, owner, present, ids),
+        "t2v": text_to_video(texts, videos, owner, present, ids, similarity=similarity),
+        "v2t": video_to_text(texts, videos, owner, present, ids, similarity=similarity),
     }
 
 
@@ -78,6 +81,7 @@ def text_to_video(
     present: Tensor | None = None,
     ids: Sequence[str] | None = None,
     chunk_bytes: int = CHUNK_BYTES,
+    similarity: Similarity = DOT,
 ) -> Ranks:
     """The rank of each text's video among all videos.
 
@@ -88,12 +92,14 @@ def text_to_video(
         present: bool[N], false for videos without a vector. None means that all have one.
         ids: Names of the videos, for messages.
         chunk_bytes: Size of the similarities held at a time. It changes memory, not results.
+        similarity: The method's similarity.
 
     Raises:
         EvaluationError: A vector contains NaN or Inf. The message names the ids.
     """
     present = _checked(texts, videos, owner, present, ids)
-    return rank(text_scores(texts, videos, present), owner, len(videos), present[owner], chunk_bytes)
+    scores = text_scores(texts, videos, present, similarity)
+    return rank(scores, owner, similarity.held * len(videos), present[owner], chunk_bytes)
 
 
 def video_to_text(
@@ -103,6 +109,7 @@ def video_to_text(
     present: Tensor | None = None,
     ids: Sequence[str] | None = None,
     chunk_bytes: int = CHUNK_BYTES,
+    similarity: Similarity = DOT,
 ) -> Ranks:
     """The rank of each video's captions among the captions of all videos.
 
@@ -111,16 +118,19 @@ def video_to_text(
     """
     present = _checked(texts, videos, owner, present, ids)
     own, width = torch.arange(len(videos), device=videos.device), max(len(texts), len(videos))
-    return rank(video_scores(videos, texts, owner, len(videos)), own, width, present, chunk_bytes)
+    scores = video_scores(videos, texts, owner, len(videos), similarity)
+    return rank(scores, own, similarity.held * width, present, chunk_bytes)
 
 
-def text_scores(texts: Tensor, videos: Tensor, present: Tensor) -> Scores:
+def text_scores(texts: Tensor, videos: Tensor, present: Tensor, similarity: Similarity = DOT) -> Scores:
     """The scores of texts, float32[n, N], with -inf for absent videos."""
+    # A float32 product of equal vectors may differ in the last bit from column to column. That would hide ties, or make
+    # them depend on the chunk. A product in float64 that is then rounded to float32 has no such differences.
     gallery = videos.double()
-    return lambda rows: _similarity(texts[rows], gallery).masked_fill_(~present, -torch.inf)
+    return lambda rows: similarity.matrix(texts[rows].double(), gallery).float().masked_fill_(~present, -torch.inf)
 
 
-def video_scores(queries: Tensor, texts: Tensor, owner: Tensor, videos: int) -> Scores:
+def video_scores(queries: Tensor, texts: Tensor, owner: Tensor, videos: int, similarity: Similarity = DOT) -> Scores:
     """The scores of videos, float32[n, N]. The score of a candidate video is that of its best caption.
 
     Args:
@@ -128,13 +138,14 @@ def video_scores(queries: Tensor, texts: Tensor, owner: Tensor, videos: int) -> 
         texts: float[Q, D], the captions that are searched.
         owner: int[Q], the candidate video of each caption.
         videos: N, the number of candidates.
+        similarity: The method's similarity.
     """
     gallery = texts.double()
     single = len(texts) == videos and bool((owner == torch.arange(videos, device=owner.device)).all())
 
     def scores(rows: slice) -> Tensor:
-        similarity = _similarity(queries[rows], gallery)
-        return similarity if single else _best_caption(similarity, owner, videos)
+        found = similarity.transposed(queries[rows].double(), gallery).float()
+        return found if single else _best_caption(found, owner, videos)
 
     return scores
 
@@ -182,12 +193,6 @@ def _count(marks: Tensor) -> Tensor:
     if marks.device.type == "cpu":  # NumPy counts booleans several times faster than torch
         return torch.from_numpy(np.count_nonzero(marks.numpy(), axis=1))
     return torch.count_nonzero(marks, dim=1).cpu()
-
-
-def _similarity(queries: Tensor, gallery: Tensor) -> Tensor:
-    # A float32 product of equal vectors may differ in the last bit from column to column. That would hide ties, or make
-    # them depend on the chunk. A product in float64 that is then rounded to float32 has no such differences.
-    return (queries.double() @ gallery.T).float()
 
 
 def _checked(texts: Tensor, videos: Tensor, owner: Tensor, present: Tensor | None, ids: Sequence[str] | None) -> Tensor:

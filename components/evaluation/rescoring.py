@@ -189,25 +189,26 @@ def qb_norm(
 
 def _directions(encoded: EncodedSplit, bank: Bank | None) -> dict[Direction, _Side]:
     texts, videos, owner, present = encoded.text_vectors, encoded.video_vectors, encoded.owner, encoded.present
+    similarity = encoded.similarity
     count, widest = len(videos), max(len(texts), len(videos))
     return {
         "t2v": _Side(
-            text_scores(texts, videos, present),
-            text_scores(bank.texts, videos, present) if bank else None,
+            text_scores(texts, videos, present, similarity),
+            text_scores(bank.texts, videos, present, similarity) if bank else None,
             len(bank.texts) if bank else 0,
             owner,
             present[owner],
             torch.ones(len(texts), dtype=torch.bool),
-            count,
+            similarity.held * count,
         ),
         "v2t": _Side(
-            video_scores(videos, texts, owner, count),
-            video_scores(bank.videos, texts, owner, count) if bank else None,
+            video_scores(videos, texts, owner, count, similarity),
+            video_scores(bank.videos, texts, owner, count, similarity) if bank else None,
             len(bank.videos) if bank else 0,
             torch.arange(count),
             present,
             present,
-            widest,
+            similarity.held * widest,
         ),
     }
 

@@ -41,8 +41,8 @@ def binary(encoded: EncodedSplit, resamples: int) -> dict[Direction, Binary]:
     texts, owner = encoded.text_vectors[asking].double(), encoded.owner[asking]
     videos = encoded.video_vectors.double()
     # Rounded as in components.evaluation.ranks, for the same ties.
-    own = (texts * videos[owner]).sum(dim=1).float()
-    other = (texts * videos[partner[owner]]).sum(dim=1).float()
+    own = encoded.similarity.rows(texts, videos[owner]).float()
+    other = encoded.similarity.rows(texts, videos[partner[owner]]).float()
     paired = (partner >= 0).nonzero().flatten()
     best_own = _best(own, owner, count)[paired]
     best_other = _best(other, partner[owner], count)[paired]

@@ -75,7 +75,7 @@ def make_scorecard(
     started = time.perf_counter()
     names = [video.video_id for video in encoded.videos]
     directions = both_directions(
-        encoded.text_vectors, encoded.video_vectors, encoded.owner, encoded.present, names, device
+        encoded.text_vectors, encoded.video_vectors, encoded.owner, encoded.present, names, device, encoded.similarity
     )
     seconds = {**encoded.seconds, "ranks": time.perf_counter() - started}
     parts = parts_of(encoded, directions, device)

@@ -46,7 +46,7 @@ class Validation:
         done = encode_split(method, store, reader, split, self.batch_size, self.precision)
         names = [video.video_id for video in done.videos]
         both = both_directions(
-            done.text_vectors, done.video_vectors, done.owner, done.present, names, device_of(method)
+            done.text_vectors, done.video_vectors, done.owner, done.present, names, device_of(method), done.similarity
         )
         return {
             f"{direction}_{name}": value

@@ -17,6 +17,7 @@ METHODS.register("adaptformer_seq", "components.methods.adaptformer:AdaptFormerS
 METHODS.register("st_adapter", "components.methods.st_adapter:STAdapter")
 METHODS.register("convpass", "components.methods.convpass:Convpass")
 METHODS.register("cm_adapter", "components.methods.cm_adapter:CrossModalAdapter")
+METHODS.register("late", "components.methods.late:Late")
 METHODS.register("lora", "components.methods.lora:LoRA")
 METHODS.register("tempme", "components.methods.tempme:TempMe")
 METHODS.register("discovla", "components.methods.discovla:DiscoVLA")

@@ -18,6 +18,7 @@ from components.backbones.host import on_host, upload
 from components.backbones.spec import BackboneSpec
 from components.config import STRICT
 from components.errors import ConfigError
+from components.methods.similarity import DOT, Similarity
 
 # The upper limit of exp(logit_scale), as in CLIP's training.
 MAX_SCALE = 100.0
@@ -93,6 +94,9 @@ class Method(nn.Module, Generic[S]):
         pools_itself: Whether frames are pooled in another way than by the mean of their normalised features.
         needs_class_token: Whether the method acts on the class token that is read out. A tower that pools all tokens is
             then refused.
+        video_width, text_width: The numbers of a video's and a text's embedding: E, or more if a method keeps a vector
+            per frame and per word.
+        similarity: How near an embedded text is to an embedded video.
     """
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
@@ -134,6 +138,8 @@ class Method(nn.Module, Generic[S]):
         self.settings: S = settings
         # A text that fills the context has more columns than words.
         self.frames, self.words = frames, backbone.text_length(words)
+        self.video_width = self.text_width = backbone.spec.embed_dim
+        self.similarity: Similarity = DOT
         tuned = self.tuned(backbone)
         self.backbone = trainable_copy(backbone, tuned) if tuned else backbone
         self.log_scale: nn.Parameter | None = None
@@ -222,7 +228,7 @@ class Method(nn.Module, Generic[S]):
         return mean_pool(features, mask)
 
     def encode_video(self, frames: Tensor, mask: Tensor) -> Tensor:
-        """Video embeddings, L2-normalised: ``float[B, T, 3, S, S], bool[B, T] -> float[B, E]``.
+        """Video embeddings, L2-normalised: ``float[B, T, 3, S, S], bool[B, T] -> float[B, video_width]``.
 
         A video without a valid frame gives zeros, so it is as near to every text, and moves no parameter.
         """
@@ -263,7 +269,7 @@ class Method(nn.Module, Generic[S]):
         return upload(host, mask.device)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Text embeddings, L2-normalised: ``int64[B, L] -> float[B, E]``.
+        """Text embeddings, L2-normalised: ``int64[B, L] -> float[B, text_width]``.
 
         Raises:
             ConfigError: The texts have more tokens than the method was built for.
@@ -275,7 +281,11 @@ class Method(nn.Module, Generic[S]):
                 found=tokens.shape[1],
                 expected=f"words <= {self.words}",
             )
-        return F.normalize(self.backbone.text(tokens, self.text_hooks()), dim=-1)
+        return self.text_embedding(tokens, self.text_hooks())
+
+    def text_embedding(self, tokens: Tensor, hooks: Hooks) -> Tensor:
+        """The embedding of texts that pass the text tower with ``hooks``, those of other parts among them."""
+        return F.normalize(self.backbone.text(tokens, hooks), dim=-1)
 
     def forward(self, frames: Tensor, mask: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Both embeddings, ``(video[B, E], text[B', E])``, in one call that distributed training can wrap."""

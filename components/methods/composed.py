@@ -84,6 +84,8 @@ class Composed(Method[ComposedSettings]):
                 "two parts replace the pooling of frames", where=self.name, found=[part.name for part in pooling]
             )
         self.pools_itself = bool(pooling)
+        for part in pooling:
+            self.video_width, self.text_width, self.similarity = part.video_width, part.text_width, part.similarity
         vision = [part.vision_hooks() for part in parts.values()]
         self._check_tokens("vision", vision)
         self._check_readout(vision)
@@ -165,6 +167,12 @@ class Composed(Method[ComposedSettings]):
             if part.pools_itself:
                 return part.pool(features, mask)
         return super().pool(features, mask)
+
+    def text_embedding(self, tokens: Tensor, hooks: Hooks) -> Tensor:
+        for part in self.members():
+            if part.pools_itself:
+                return part.text_embedding(tokens, hooks)
+        return super().text_embedding(tokens, hooks)
 
 
 def _key(name: str) -> str:

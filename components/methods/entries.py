@@ -11,6 +11,9 @@ from components.methods import METHODS
 # Runs several methods in one model.
 COMPOSED = "components.methods.composed:Composed"
 
+# Methods with more than one vector per video. An index holds one.
+MANY_VECTORS = frozenset({"components.methods.late:Late"})
+
 
 def canonical(label: str, raw: Mapping[str, Any], where: str | None = None) -> tuple[str, dict[str, Any]]:
     """The method that an entry of ``methods`` names, and its settings.
@@ -42,6 +45,27 @@ def canonical(label: str, raw: Mapping[str, Any], where: str | None = None) -> t
     if len(names) > 1:
         settings["parts"] = {name: settings.pop(key, {}) for name, key in zip(names, given, strict=True)}
     return "+".join(names), settings
+
+
+def check_searchable(name: str, where: str) -> None:
+    """Refuses a method that an index cannot hold.
+
+    Args:
+        name: A name as :func:`canonical` returns it.
+        where: The place of the setting that asks for it.
+
+    Raises:
+        ConfigError: The method keeps a vector per frame.
+    """
+    found = [part for part in name.split("+") if METHODS.target(part) in MANY_VECTORS]
+    if found:
+        raise ConfigError(
+            "the method keeps a vector per frame and word, and an index holds one per video",
+            where=where,
+            found=name,
+            expected=f"a method without {found[0]}",
+            cure=f"leave it out of tracking.methods, or train it without {found[0]} to search with it",
+        )
 
 
 def _not_a_method(found: object, where: str | None) -> ConfigError:

@@ -228,6 +228,14 @@ def _check(method: Method, store: FrameStore, rows: Sequence[Row], split: str) -
             cure=f"set tasks.{task}.frames: {method.frames} and run python pipelines/ingest.py --task {task}, "
             "or choose another adapter",
         )
+    if method.video_width != method.spec.embed_dim:
+        raise DataError(
+            "the method keeps a vector per frame and word, and an index holds one per video",
+            where=f"adapter of {store.manifest.task}",
+            found=method.name,
+            expected="a method without late",
+            cure="choose another adapter, or train the method without late to search with it",
+        )
     if not rows:
         raise DataError("no decoded video to index", where=store.uri, found=split)
 

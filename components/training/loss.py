@@ -6,19 +6,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from components.methods.similarity import DOT, Similarity
 
-def info_nce(video: Tensor, text: Tensor, logit_scale: Tensor) -> Tensor:
+
+def info_nce(video: Tensor, text: Tensor, logit_scale: Tensor, similarity: Similarity = DOT) -> Tensor:
     """The mean of the video-to-text and text-to-video cross-entropies (VoP, section 3.1; CLIP, figure 3).
 
     Args:
         video: float[B, D], L2-normalised.
         text: float[B, D], L2-normalised. Row i belongs to row i of ``video``.
         logit_scale: float[], the factor on the cosine similarity (1 / temperature).
+        similarity: The method's similarity, as in the other losses. It decides the width of the vectors.
 
     Returns:
         float[], in nats.
     """
-    logits = _logits(video, text, logit_scale)
+    logits = _logits(video, text, logit_scale, similarity)
     target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
@@ -30,6 +33,7 @@ def multi_positive_nce(
     owner: Tensor,
     same_text: Tensor | None = None,
     positives: bool = False,
+    similarity: Similarity = DOT,
 ) -> Tensor:
     """:func:`info_nce` for videos ``i`` with several captions ``P_i`` in the batch, all of them positives.
 
@@ -60,13 +64,14 @@ def multi_positive_nce(
         same_text: int64[C], from :func:`shared_texts`. None if no two videos have the same text, or if such videos are
             negatives.
         positives: Whether a caption and the other videos that it describes are positives, not left out.
+        similarity: The method's similarity.
 
     Returns:
         float[], in nats.
     """
     if same_text is None and len(text) == len(video):
-        return info_nce(video, text, logit_scale)
-    logits = _logits(video, text, logit_scale)
+        return info_nce(video, text, logit_scale, similarity)
+    logits = _logits(video, text, logit_scale, similarity)
     weight = 1 / (torch.bincount(owner) * len(video))[owner]
     if same_text is not None:
         return -(weight * _shared(logits, owner, same_text, positives)).sum() / 2
@@ -82,6 +87,7 @@ def sigmoid_loss(
     owner: Tensor,
     same_text: Tensor | None = None,
     positives: bool = False,
+    similarity: Similarity = DOT,
 ) -> Tensor:
     """Every pair of a caption and a video as a yes-or-no question (SigLIP, Zhai et al. 2023, equation 1).
 
@@ -99,11 +105,12 @@ def sigmoid_loss(
             negatives.
         positives: Whether a caption and the other videos that it describes are positives. If not, such pairs are left
             out.
+        similarity: The method's similarity.
 
     Returns:
         float[], in nats.
     """
-    logits = _logits(video, text, logit_scale) + logit_bias.float()
+    logits = _logits(video, text, logit_scale, similarity) + logit_bias.float()
     belongs = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, owner.unsqueeze(1), True)
     weight = (1 / (torch.bincount(owner) * len(video))[owner]).unsqueeze(1)
     if same_text is not None:
@@ -128,9 +135,9 @@ def shared_texts(tokens: Tensor, owner: Tensor) -> Tensor | None:
     return text if len(pairs[0]) > len(torch.unique(text)) else None
 
 
-def _logits(video: Tensor, text: Tensor, logit_scale: Tensor) -> Tensor:
+def _logits(video: Tensor, text: Tensor, logit_scale: Tensor, similarity: Similarity) -> Tensor:
     # Half-precision logits would round away the differences between hard negatives.
-    return logit_scale.float() * text.float() @ video.float().T
+    return similarity.matrix(logit_scale.float() * text.float(), video.float())
 
 
 def _shared(logits: Tensor, owner: Tensor, same_text: Tensor, positives: bool) -> Tensor:

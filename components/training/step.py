@@ -27,7 +27,7 @@ from components.training.loader import Batch, MicroBatch
 from components.training.loss import multi_positive_nce, sigmoid_loss
 from components.training.settings import TrainingSettings
 
-# Embeddings of a micro-batch's videos and captions: float[b, E], float[c, E].
+# Embeddings of a micro-batch's videos and captions: float[b, W_v], float[c, W_t].
 Pair = tuple[Tensor, Tensor]
 
 
@@ -113,9 +113,9 @@ class StepGradients:
 
     def _loss(self, batch: Batch, pairs: list[Pair]) -> tuple[Tensor, list[Pair]]:
         """The loss of the whole batch, and its gradient with respect to each of this process's pairs."""
-        videos = self._gathered(batch, [video for video, _ in pairs], batch.videos)
-        texts = self._gathered(batch, [text for _, text in pairs], batch.captions)
-        pairs_of = (batch.owner, batch.same_text, self.settings.equal_captions == "positives")
+        videos = self._gathered(batch, [video for video, _ in pairs], batch.videos, self.method.video_width)
+        texts = self._gathered(batch, [text for _, text in pairs], batch.captions, self.method.text_width)
+        pairs_of = (batch.owner, batch.same_text, self.settings.equal_captions == "positives", self.method.similarity)
         scale = self.method.logit_scale
         if self.bias is None:
             loss = multi_positive_nce(videos, texts, scale, *pairs_of)
@@ -126,10 +126,10 @@ class StepGradients:
         of_texts = _local_gradients(texts, batch, batch.captions)
         return loss.detach(), list(zip(of_videos, of_texts, strict=True))
 
-    def _gathered(self, batch: Batch, local: list[Tensor], sizes: tuple[int, ...]) -> Tensor:
+    def _gathered(self, batch: Batch, local: list[Tensor], sizes: tuple[int, ...], width: int) -> Tensor:
         """Embeddings of the whole batch as the start of a graph."""
         # A process may have no rows, and torch.cat needs a tensor.
-        empty = torch.zeros(0, self.method.spec.embed_dim, device=batch.owner.device)
+        empty = torch.zeros(0, width, device=batch.owner.device)
         rows = torch.cat([empty, *(part.detach() for part in local)])
         return gather(rows, batch.sizes_by_process(sizes)).requires_grad_()
 

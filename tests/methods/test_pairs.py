@@ -111,9 +111,10 @@ def check(method: Method) -> str:
     # VoP's released layout reads columns after the end token, so a text's padded length matters there.
     if not (text[order] - text_again[1:]).abs().max() <= 5e-6:
         return "a text's embedding depends on the batch"
-    if video[3].any() or not torch.allclose(video[[0, 1, 2, 4]].norm(dim=-1), torch.ones(4), atol=1e-5):
+    length = torch.full((4,), float(video.shape[1] / method.spec.embed_dim)).sqrt()
+    if video[3].any() or not torch.allclose(video[[0, 1, 2, 4]].norm(dim=-1), length, atol=1e-5):
         return "embeddings are not unit vectors, or a video without frames is not zero"
-    F.cross_entropy(10 * text @ video.T, torch.arange(len(text))).backward()
+    F.cross_entropy(10 * method.similarity.matrix(text, video), torch.arange(len(text))).backward()
     without = [
         name
         for name, p in method.trainable().items()
@@ -131,6 +132,7 @@ LOOKING = {
 }  # fmt: skip
 # Their global prompts are read out, and attention is their own.
 GLOBAL = {"dgl", "stop"}
+POOLING = {*GLOBAL, "seq_transf", "late"}
 
 
 def refusal(first: str, second: str) -> str:
@@ -140,10 +142,10 @@ def refusal(first: str, second: str) -> str:
         return "two parts train the same weights"
     if "tempme" in both and both & LOOKING:
         return "another part needs the frames or patches there"
+    if both <= POOLING:
+        return "two parts replace the pooling of frames"
     if not both & GLOBAL:
         return ""
-    if both <= {*GLOBAL, "seq_transf"}:
-        return "two parts replace the pooling of frames"
     if any(name == "vpt" or name.startswith("vop") for name in both):
         return "and one must be alone there: its global prompts attend to all frames"
     return "reads a prompt out of the vision tower" if both & {"mv_adapter", "discovla"} else ""

@@ -148,6 +148,7 @@ class TestPeers:
             ("cm_adapter", {}, 32, 519_168),  # 0.52 M, Cross-Modal Adapter
             ("vpt", {}, 32, 184_320),  # 0.18 M, the same paper
             ("coop", {"prompts": 64}, 13, 32_768),  # 0.033 M, the same paper
+            ("late", {}, 32, 512),
             ("lora", {}, 32, 491_520),  # TempMe's baseline
             ("tempme", {}, 32, 507_648),  # 0.50 M: LoRA and 21 positions
             ("discovla", {}, 32, 543_776),  # with 2 x 8,712 for captions of frames, 561,200

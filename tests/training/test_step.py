@@ -47,7 +47,7 @@ def make(root: Path, name: str, **changes: Any) -> Method:
     """A method with perturbed parameters, so that initial zeros hide nothing."""
     params = tiny_world.params(root)
     torch.manual_seed(1)
-    raw = {**params.method(name), **changes}
+    raw = changes if "method" in changes else {**params.method(name), **changes}
     method = build(name, raw, load_backbone(params.backbone, root), frames=tiny_world.FRAMES, words=16)
     with torch.no_grad():
         for parameter in method.trainable().values():
@@ -83,7 +83,9 @@ def expected_gradients(root: Path, name: str, raw: dict[str, Any], **changes: An
     batch, _ = batch_and_step(root, method, micro_batches=1, **changes)
     video, text = method(method.backbone.normalize(batch.frames), batch.mask, batch.tokens)
     positives = changes.get("equal_captions") == "positives"
-    loss = multi_positive_nce(video, text, method.logit_scale, batch.owner, batch.same_text, positives)
+    loss = multi_positive_nce(
+        video, text, method.logit_scale, batch.owner, batch.same_text, positives, method.similarity
+    )
     loss.backward()
     return float(loss.detach()), found_gradients(method)
 
@@ -97,7 +99,8 @@ def compare(found: tuple[float, Gradients], expected: tuple[float, Gradients]) -
     assert max(float(gradient.abs().max()) for gradient in expected[1].values()) > 1e-4
 
 
-METHODS = [("mv_adapter", {}), ("vop", {"text_prompts": 0}), ("full", {}), ("bias", {"train_logit_scale": True})]
+LATE = "lora_late", {"method": ["lora", "late"], "lr": 1e-2, "train_logit_scale": True}
+METHODS = [("mv_adapter", {}), ("vop", {"text_prompts": 0}), ("full", {}), ("bias", {"train_logit_scale": True}), LATE]
 
 
 @pytest.mark.parametrize(("name", "raw"), METHODS)
@@ -164,6 +167,17 @@ def test_hard_groups_leave_equal_captions_out(repeated: Path, caplog: pytest.Log
 def with_shared(root: Path, mode: str) -> tuple[float, Gradients]:
     changes = {"captions_per_video": 2, "equal_captions": mode, "micro_batches": 6}
     return gradients(root, "bias", {"train_logit_scale": True}, **changes)
+
+
+def test_processes_of_late_interaction(root: Path, tmp_path: Path) -> None:
+    """They gather rows of a vector per frame and per word."""
+    expected = expected_gradients(root, *LATE)
+    for found in gloo.spawn(2, with_late, tmp_path, root):
+        compare(found, expected)
+
+
+def with_late(root: Path) -> tuple[float, Gradients]:
+    return gradients(root, *LATE, micro_batches=6)
 
 
 def with_bias(root: Path) -> tuple[float, Gradients]:
