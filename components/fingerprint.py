@@ -48,7 +48,7 @@ ROOTS: dict[str, tuple[str, ...]] = {
         "components.benchmarks.reader",
         "components.search.calibrate",
         "components.search.gallery",
-        "components.search.source",
+        "components.search.chosen",
         "components.search.stage",
     ),
     "report": ("components.report.collect", "components.report.page"),

@@ -159,7 +159,7 @@ def _answers(
         cuts = edges[video.video_id]
         own = texts[row : row + len(video.moments)].double()
         row += len(video.moments)
-        scores = (own @ vectors[: len(cuts) - 1].T).numpy()
+        scores = method.similarity.matrix(own, vectors[: len(cuts) - 1]).numpy()
         answers[video.video_id] = [answer(line, cuts) for line in scores]
     return answers
 

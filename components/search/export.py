@@ -35,6 +35,7 @@ from components.methods.reader import reader_for
 from components.precision import Precision
 from components.records import read_record, write_record
 from components.search.encoders import Encoder, check_installed, write_encoders
+from components.search.single import check_single
 from components.search.source import Source
 
 FORMAT = 1
@@ -143,7 +144,7 @@ def export(
 
     Raises:
         DataError: The folder holds something else, no video was decoded, the videos have more frames than the adapter
-            takes, or a vector is not finite.
+            takes, a video has several vectors, or a vector is not finite.
         ConfigError: The device does not compute in this precision, or ONNX is not installed.
     """
     check_target(folder)
@@ -152,6 +153,7 @@ def export(
     ids = store.ids(split)
     if not ids:
         raise DataError("no decoded video to export", where=store.uri, found=split)
+    check_single(method, store.manifest.task)
     texts = texts_of(store.manifest, split)
     width = method.eval().spec.embed_dim
     card = ExportCard(

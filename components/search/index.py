@@ -39,6 +39,7 @@ from components.search.opened import SEGMENTS, Index, read, rebuild
 from components.search.plan import make_plan
 from components.search.rows import Row, rows_of
 from components.search.segments import Part, Segment
+from components.search.single import check_single
 
 __all__ = ["Index", "build", "grow", "publish", "read", "read_card", "write"]
 
@@ -228,14 +229,7 @@ def _check(method: Method, store: FrameStore, rows: Sequence[Row], split: str) -
             cure=f"set tasks.{task}.frames: {method.frames} and run python pipelines/ingest.py --task {task}, "
             "or choose another adapter",
         )
-    if method.video_width != method.spec.embed_dim:
-        raise DataError(
-            "the method keeps a vector per frame and word, and an index holds one per video",
-            where=f"adapter of {store.manifest.task}",
-            found=method.name,
-            expected="a method without late",
-            cure="choose another adapter, or train the method without late to search with it",
-        )
+    check_single(method, store.manifest.task)
     if not rows:
         raise DataError("no decoded video to index", where=store.uri, found=split)
 

@@ -15,7 +15,7 @@ from variants import BACKBONE, make
 
 from components.backbones.load import load_backbone
 from components.errors import ConfigError, DataError
-from components.evaluation.encode import EncodedSplit, without_rounding
+from components.evaluation.encode import EncodedSplit, encode_frames, encode_texts, without_rounding
 from components.evaluation.ranks import text_to_video, video_to_text
 from components.evaluation.rescoring import Bank, rescored_ranks
 from components.evaluation.reversals import binary
@@ -25,6 +25,7 @@ from components.methods.base import Method
 from components.methods.build import build
 from components.methods.entries import canonical, check_searchable
 from components.methods.late import MaxSim
+from components.methods.reader import reader_for
 from components.params import load_params
 from components.search import index
 
@@ -151,8 +152,27 @@ def test_an_index_refuses_a_vector_per_frame(store: FrameStore) -> None:
     backbone = load_backbone(tiny_world.params(root).backbone, root)
     raw = {"method": ["lora", "late"], "lr": 1e-2}
     method = build("both", raw, backbone, frames=tiny_world.FRAMES, words=16)
-    with pytest.raises(DataError, match="keeps a vector per frame and word, and an index holds one per video"):
+    with pytest.raises(DataError, match="keeps a vector per frame and word, and here a video has one"):
         index.build(method, store, split="test", adapter_sha256="", batch_size=2)
     with pytest.raises(ConfigError, match="leave it out of tracking.methods"):
         check_searchable(canonical("both", raw)[0], "tracking.methods, both")
     check_searchable("vop+mv_adapter", "tracking.methods, both")
+
+
+def test_a_frame_alone_scores_as_the_words_do_on_it(store: FrameStore) -> None:
+    """What moments are found by: each word's cosine with this frame, weighted."""
+    root = Path(store.uri).parents[2]
+    backbone = load_backbone(tiny_world.params(root).backbone, root)
+    method = build(
+        "both", {"method": ["lora", "late"], "lr": 1e-2}, backbone, frames=tiny_world.FRAMES, words=16
+    ).eval()
+    ids = store.ids("test")[:2]
+    frames = encode_frames(method, reader_for(method, store), ids, 2)
+    text = encode_texts(method, ["a red circle moves up"], 1)
+    scores = method.similarity.matrix(text, frames[0])
+    width = method.spec.embed_dim
+    alone = frames[0].unflatten(1, (-1, width))[:, 0]
+    expected = (text.view(-1, width) @ alone.T).sum(dim=0)
+    assert scores.shape == (1, tiny_world.FRAMES)
+    assert torch.allclose(scores[0], expected, atol=1e-5)
+    assert expected.std() > 0
