@@ -20,7 +20,10 @@ demo: env ## the whole pipeline on the embedded collections
 # Two processes, with the tests of a file in one of them: files share what is slow to set up, and most of them wait a lot.
 # The order is that of tests/conftest.py, the longest files first. pytest-xdist would start with those of most tests.
 test: env chromium lint types ## everything CI checks
-	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not exhaustive"
+
+exhaustive: env ## further sizes of what the tests above cover, such as every published backbone
+	python -m pytest -m exhaustive
 
 quick: env ## the fast tests, under three minutes
 	python -m pytest -m "not slow" $(QUICK)

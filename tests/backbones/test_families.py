@@ -27,7 +27,7 @@ PUBLISHED = [
     if name.startswith(("PE-Core", "MobileCLIP2-B", "MobileCLIP2-L", "MobileCLIP-B"))
     or "SigLIP" in name or "worldwide" in name or name.startswith("ViT-H-14-378")
 ]  # fmt: skip
-# One for each kind of tower runs by default; all of them with the slow tests.
+# One for each kind of tower runs by default; all of them with `make exhaustive`.
 KINDS = [
     "PE-Core-T-16-384", "PE-Core-B-16", "ViT-B-16-SigLIP", "ViT-B-32-SigLIP2-256", "MobileCLIP2-B", "MobileCLIP2-L-14",
     "ViT-H-14-worldwide-quickgelu",
@@ -84,6 +84,7 @@ def test_a_published_size_of_each_kind_equals_open_clip(name: str, monkeypatch: 
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if name not in KINDS])
 def test_published_sizes_equal_open_clip(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check_published(name, monkeypatch)

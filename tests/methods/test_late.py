@@ -154,7 +154,7 @@ def test_an_index_refuses_a_vector_per_frame(store: FrameStore) -> None:
     method = build("both", raw, backbone, frames=tiny_world.FRAMES, words=16)
     with pytest.raises(DataError, match="keeps a vector per frame and word, and here a video has one"):
         index.build(method, store, split="test", adapter_sha256="", batch_size=2)
-    with pytest.raises(ConfigError, match="leave it out of tracking.methods"):
+    with pytest.raises(ConfigError, match=r"leave it out of tracking\.methods"):
         check_searchable(canonical("both", raw)[0], "tracking.methods, both")
     check_searchable("vop+mv_adapter", "tracking.methods, both")
 
