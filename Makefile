@@ -11,7 +11,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test quick check format lint audit types env ui pretrain results bench-ranks bench-ingest bench-train bench-search prerequisites chromium clean
+.PHONY: demo test exhaustive quick check format lint audit types env ui pretrain results bench-ranks bench-ingest bench-train bench-search prerequisites chromium clean
 
 demo: env ## the whole pipeline on the embedded collections
 	dvc repro

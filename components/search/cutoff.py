@@ -37,6 +37,9 @@ FEWEST_VIDEOS = 20
 # The distance of the quartiles of a normal distribution, in standard deviations.
 QUARTILES = 1.349
 
+# A cut-off that keeps fewer of the right answers would hide more than it says, so it leaves nothing out.
+LEAST_KEPT = 0.5
+
 DECIMALS = 4
 
 
@@ -71,6 +74,15 @@ class CutOff:
         place = math.ceil((1 - false_alarms) * (len(self.absent) + 1) - 1e-9)
         return self.absent[place - 1] if 0 < place <= len(self.absent) else None
 
+    def limit(self, false_alarms: float) -> float | None:
+        """The height below which answers are left out. None if there is none, or if it is not :attr:`sharp` enough."""
+        height = self.height(false_alarms)
+        return height if height is not None and self.sharp(height) else None
+
+    def sharp(self, height: float) -> bool:
+        """Whether at least :data:`LEAST_KEPT` of the right answers to validation captions exceed a height."""
+        return not self.right or float(np.mean(np.array(self.right) > height)) >= LEAST_KEPT
+
     def describe(self, false_alarms: float) -> str:
         """The cut-off and what was measured, in one line."""
         height = self.height(false_alarms)
@@ -88,6 +100,8 @@ class CutOff:
         elif self.right:
             kept = np.mean(np.array(self.right) > height)
             text += f"; {kept:.1%} of their right answers are kept"
+        if not self.sharp(height):
+            text += f"; it leaves out nothing, since it keeps less than {LEAST_KEPT:.0%} of the right answers to those"
         return text
 
 

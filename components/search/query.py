@@ -79,7 +79,7 @@ class Searcher:
         self._asking = Asking(self.method, index, collection)
         self._ranking = Ranking(index, self._asking.device, settings.max_overlap)
         self._background = index.vectors_of(background_rows(index.count))
-        self._height = None if cutoff is None else cutoff.height(settings.false_alarms)
+        self._height = None if cutoff is None else cutoff.limit(settings.false_alarms)
 
     @classmethod
     def open(cls, root: str | Path, task: str) -> Searcher:

@@ -157,7 +157,16 @@ def test_the_index_stage_writes_a_cutoff_and_prints_what_was_measured(
     assert (len(found.absent), len(found.tested_absent)) == (32, 48)
     assert (folder / "cutoff.json").stat().st_size < 5000
     searcher = Searcher.open(world, TASK)
-    assert searcher.search("a red square moves right", 1)[0].below_cutoff is not None
+    judged = searcher.search("a red square moves right", 1)[0].below_cutoff is not None
+    assert judged == (found.limit(0.05) is not None)
+
+
+@pytest.mark.parametrize(("kept", "leaves_out"), [(20, True), (10, True), (9, False), (0, False)])
+def test_a_cutoff_that_keeps_few_right_answers_leaves_out_nothing(kept: int, leaves_out: bool) -> None:
+    found = CutOff(1, "", 48, tuple(range(40)), (0.0,) * (20 - kept) + (100.0,) * kept)
+    assert found.height(0.05) == 38.0
+    assert found.limit(0.05) == (38.0 if leaves_out else None)
+    assert ("leaves out nothing" in found.describe(0.05)) != leaves_out
 
 
 def test_windows_of_a_video_are_its_answers(world: Path) -> None:
