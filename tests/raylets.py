@@ -61,7 +61,8 @@ def cluster(folders: list[Path], cpus: list[int], environment: Mapping[str, str]
     # A socket path has at most 107 bytes, and pytest's folders leave too few of them.
     temporary = Path(tempfile.mkdtemp(prefix="rt-", dir="/tmp"))
     (temporary / "token").write_text(secrets.token_hex(32))
-    variables = {**environment, **QUIET, **LOOPBACK, "GLOO_SOCKET_IFNAME": "lo"}
+    # Ray's workers would wait for whatever another test computes: by default they have almost the lowest priority.
+    variables = {**environment, **QUIET, **LOOPBACK, "GLOO_SOCKET_IFNAME": "lo", "RAY_worker_niceness": "0"}
     variables["RAY_AUTH_TOKEN_PATH"] = str(temporary / "token")
     spec = {"folders": [str(folder) for folder in folders], "cpus": cpus, "temporary": str(temporary)}
     with (temporary / "log").open("w") as log:
