@@ -68,7 +68,8 @@ def narrow(
     A frame stands for the time to half way to its neighbours, and the outer frames reach to the ends of the span.
 
     Args:
-        times: ``float64[T]``, the times of the frames in seconds, ascending and inside the span.
+        times: ``float64[T]``, the times of the frames in seconds, ascending (or descending, where a video runs
+            backwards) and inside the span.
         scores: ``float64[T]``, the score of each frame.
         span: Start and end in seconds.
         level: What counts as above. None means the mean of ``scores``. The mean over the whole file lets a span that
@@ -79,6 +80,8 @@ def narrow(
     """
     if len(times) < 2:
         return span
+    if times[0] > times[-1]:
+        times, scores = times[::-1], scores[::-1]
     base = float(scores.mean()) if level is None else level
     run = best_run(np.rint((scores - base) * STEPS).astype(np.int64))
     if run is None:

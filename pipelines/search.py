@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 from itertools import chain
-from pathlib import Path
 
 import _here  # noqa: F401
 
@@ -41,15 +40,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def body(stage: cli.Stage) -> None:
     """Question + index -> ranked videos on the terminal, and clips."""
-    from components.search.asked import asked_on, shown, word_notes
+    from components.search.asked import asked_on, clip_folder, shown, word_notes
     from components.search.hits import written
     from components.search.query import Searcher
 
     args = stage.args
     questions = asked_on(args)
+    folder = clip_folder(args.save_clips)
     searcher = Searcher.of(stage.root, stage.params, args.task)
     found = searcher.answer(questions, args.top, where=args.where)
-    folder = Path(args.save_clips).resolve() if args.save_clips else None
     notes = word_notes(searcher, questions)
     answers = [shown(one, few, args.all, stage.root, folder) for one, few in zip(found, notes, strict=True)]
     if args.format == "csv":

@@ -57,7 +57,7 @@ class _NoFactError(Exception):
 
 
 def _column(name: str, rows: Iterable[Row], is_text: bool) -> dict[tuple[str, Span], Fact]:
-    if name in TAKEN:
+    if name in TAKEN or name.startswith("reeltune."):
         raise _NoFactError("a search has a column of this name")
     given = [(row, value) for row in rows if not _is_nothing(value := row.further.get(name))]
     kind = _kind_of_texts([str(value) for _, value in given]) if is_text else _kind([value for _, value in given])

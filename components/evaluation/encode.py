@@ -125,6 +125,26 @@ def encode_videos(
     return share_out(len(ids), batch_size, encode, fetch)
 
 
+def video_and_frames(method: Method, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The vectors of a batch's videos, and what :func:`encode_frames` says of their frames.
+
+    Args:
+        method: The method.
+        frames: ``float[B, T, 3, S, S]``.
+        mask: ``bool[B, T]``, true where a frame is real.
+
+    Returns:
+        ``float[B, W]`` and ``float[B, T, D]``.
+    """
+    if method.pools_itself:
+        alone = method.encode_video(frames.flatten(0, 1)[:, None], mask.flatten()[:, None])
+        # A method that keeps a vector per frame repeats the only one.
+        return method.encode_video(frames, mask), alone[:, : method.spec.embed_dim].reshape(*mask.shape, -1)
+    features = method.frame_features(frames, mask)
+    each = F.normalize(features, dim=-1)
+    return method.embedding(features, mask), torch.where(mask[..., None], each, each.new_zeros(()))
+
+
 def encode_frames(
     method: Method, reader: FrameReader, ids: Sequence[str], batch_size: int, precision: Precision = "float32"
 ) -> Tensor:
@@ -140,10 +160,7 @@ def encode_frames(
     """
 
     def embed(frames: Tensor, mask: Tensor) -> Tensor:
-        if method.pools_itself:
-            return method.encode_video(frames.flatten(0, 1)[:, None], mask.flatten()[:, None]).view(len(mask), -1)
-        features = F.normalize(method.frame_features(frames, mask), dim=-1)
-        return torch.where(mask[..., None], features, features.new_zeros(())).flatten(1)
+        return video_and_frames(method, frames, mask)[1].flatten(1)
 
     return encode_videos(method, reader, ids, batch_size, precision, embed).unflatten(1, (reader.frames, -1))
 

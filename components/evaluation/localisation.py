@@ -140,6 +140,8 @@ def measure_moments(
 def _edges(video: Video, times: Sequence[float], length: float) -> NDArray[np.float64]:
     start = video.start_seconds or 0.0
     end = length if video.end_seconds is None else min(video.end_seconds, length)
+    if video.reverse_of is not None:  # shown backwards, so the stored times descend
+        times = [start + end - time for time in times]
     return edges_of(times, start, end)
 
 

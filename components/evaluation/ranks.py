@@ -140,11 +140,14 @@ def video_scores(queries: Tensor, texts: Tensor, owner: Tensor, videos: int, sim
         videos: N, the number of candidates.
         similarity: The method's similarity.
     """
-    gallery = texts.double()
+    # Texts of many vectors take much more memory as doubles: a part of them at a time.
+    step = len(texts) if similarity.held == 1 else max(1, CHUNK_BYTES // (8 * texts.shape[1]))
+    gallery = texts.double() if step >= len(texts) else None
     single = len(texts) == videos and bool((owner == torch.arange(videos, device=owner.device)).all())
 
     def scores(rows: slice) -> Tensor:
-        found = similarity.transposed(queries[rows].double(), gallery).float()
+        asked, parts = queries[rows].double(), [gallery] if gallery is not None else texts.split(step)
+        found = torch.cat([similarity.transposed(asked, part.double()).float() for part in parts], dim=1)
         return found if single else _best_caption(found, owner, videos)
 
     return scores

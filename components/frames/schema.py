@@ -71,6 +71,7 @@ REASONS = {
     "decode_error": "opened, but the sampled frames could not be decoded, resized or stored",
     "wrong_answer": "the decoder returned times or frame numbers that cannot be right",
     "damaged": "more than half of the sampled frames, or of the packets, are damaged",
+    "too_many_windows": "more than 20,000 windows: raise tasks.<task>.windows.seconds, or lower its overlap",
     "extreme_shape": "one side of the picture is more than 16 times the other",
     "timeout": "more than frames.time_limit_seconds of processor time or of sleep, or 30 times as long by the clock",
     "out_of_memory": "the decoding process needed more than frames.memory_limit_mib, or more than the machine has",

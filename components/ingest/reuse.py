@@ -99,6 +99,7 @@ class EarlierRows:
         self._sampling = sampling
         self._index = sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)
         self._held: tuple[str, int, int, pa.Table] | None = None
+        self._open: tuple[str, pq.ParquetFile] | None = None
 
     def by_identity(self, video: Video, identity: Identity) -> EarlierRow | None:
         """Finds the row of a file at the same place, with the same size and modification time."""
@@ -133,11 +134,16 @@ class EarlierRows:
     def _read(self, file: str, number: int) -> dict[str, Any]:
         """Reads a row. Its row group is kept, since the next row is often in it."""
         if self._held is None or self._held[0] != file or not self._held[1] <= number < self._held[2]:
-            with pq.ParquetFile(file) as shard:
-                first, group = 0, 0
-                while number >= first + (rows := shard.metadata.row_group(group).num_rows):
-                    first, group = first + rows, group + 1
-                self._held = (file, first, first + rows, shard.read_row_group(group))
+            if self._open is None or self._open[0] != file:
+                if self._open is not None:
+                    self._open[1].close()
+                self._open = (file, pq.ParquetFile(file))
+            shard = self._open[1]
+            # All row groups but the last have one size.
+            size = shard.metadata.row_group(0).num_rows
+            group = number // size
+            table = shard.read_row_group(group)
+            self._held = (file, group * size, group * size + table.num_rows, table)
         _, first, _, table = self._held
         return dict(table.slice(number - first, 1).to_pylist()[0])
 

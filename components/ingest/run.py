@@ -34,15 +34,13 @@ from components.ingest.records import DoneShard, Settings, Shard
 from components.ingest.settings import FrameSettings
 from components.ingest.shards import flat_ledger, make_shard, plan_shards, with_windows
 from components.ingest.state import WorkingState
+from components.ingest.windows import MOST_WINDOWS
 from components.layout import Layout
 from components.manifest import Manifest
 from components.samecode import on_worker
 from components.task import TaskSettings
 
 log = logging.getLogger(__name__)
-
-# More windows than a file of a day has.
-MOST_WINDOWS = 10_000
 
 
 @dataclass(frozen=True)

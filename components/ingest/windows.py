@@ -19,13 +19,19 @@ from PIL import Image
 
 from components.frames.jpeg import encode_frames
 from components.ingest import sampling
-from components.ingest.decoders.base import Choose
+from components.ingest.decoders.base import Choose, DecodeError
 from components.ingest.resize import fitted_size, resize_frame
 
 Span = tuple[float, float]  # start and end in seconds
 
 # A rest of the file that is a smaller part of a window than this belongs to the last window.
 SMALLEST_REST = 0.1
+
+# The most windows of one file. A day in windows of 10 s that overlap by half has 17,279.
+MOST_WINDOWS = 20_000
+
+# A frame that no other one follows counts as shown for so long.
+STILL_SECONDS = 600.0
 
 # Shots are found, and their frames chosen, among so many frames of each second.
 LOOKS_PER_SECOND = 4
@@ -38,7 +44,9 @@ LOOK_SIDE = 16
 Emit = Callable[[Span | None, Sequence[int], Sequence[float], Sequence[bytes]], None]
 
 
-def fixed_spans(start: float, end: float, seconds: float, overlap: float) -> list[Span]:
+def fixed_spans(
+    start: float, end: float, seconds: float, overlap: float, times: Sequence[float] | None = None
+) -> list[Span]:
     """Cuts a part of a file into windows of equal length.
 
     Each begins a window's length without the overlap after the one before. The last one ends with the part, so that it
@@ -49,21 +57,50 @@ def fixed_spans(start: float, end: float, seconds: float, overlap: float) -> lis
         start, end: The part in seconds.
         seconds: The length of a window.
         overlap: The share that two windows have in common, below 1.
+        times: When the file shows its frames, in seconds, ascending. Windows in which no picture is on the screen are
+            left out. A frame stays there until the next one comes, for :data:`STILL_SECONDS` at most.
 
     Returns:
         At least two spans in whole milliseconds, or none if the part is not longer than a window.
+
+    Raises:
+        DecodeError: There are more than :data:`MOST_WINDOWS`.
     """
     low, high, length = round(start * 1000), math.ceil(end * 1000 - 1e-6), round(seconds * 1000)
     if not is_long(low / 1000, high / 1000, seconds):
         return []
-    starts = range(low, high - length + 1, max(1, round(length * (1 - overlap))))
-    spans = [(first, first + length) for first in starts]
-    rest = high - spans[-1][1]
-    if rest >= SMALLEST_REST * length:
+    step = max(1, round(length * (1 - overlap)))
+    last = low + (high - length - low) // step * step
+    spans: list[tuple[int, int]] = []
+    first = low
+    while first <= last:
+        if times is not None and (later := _next_picture(times, first, first + length)) is not None:
+            if later == math.inf:
+                break
+            # On to the first window that holds the next frame.
+            first = max(first + step, low + (math.floor((later - length - low) / step) + 1) * step)
+            continue
+        if len(spans) == MOST_WINDOWS:
+            raise DecodeError("too_many_windows", f"more than {MOST_WINDOWS}")
+        spans.append((first, first + length))
+        first += step
+    if high - (last + length) >= SMALLEST_REST * length:
         spans.append((high - length, high))
+    elif spans and spans[-1][0] == last:
+        spans[-1] = (last, high)
     else:
-        spans[-1] = (spans[-1][0], high)
+        spans.append((last, high))
     return [(first / 1000, last / 1000) for first, last in spans]
+
+
+def _next_picture(times: Sequence[float], first: int, last: int) -> float | None:
+    """None if a picture is on the screen between two times in milliseconds, else the time of the next frame."""
+    place = bisect_left(times, first / 1000)
+    if place < len(times) and times[place] * 1000 < last:
+        return None
+    if place and first / 1000 - times[place - 1] <= STILL_SECONDS:
+        return None
+    return times[place] * 1000 if place < len(times) else math.inf
 
 
 def is_long(start: float, end: float, seconds: float) -> bool:
@@ -134,21 +171,23 @@ class WindowPlan:
                 self._looks = set(looks(times, start, end))
                 self._shot = _Row((start, end))
         else:
-            for span in fixed_spans(start, end, self._cut["seconds"], self._cut["overlap"]):
+            for span in fixed_spans(start, end, self._cut["seconds"], self._cut["overlap"], times):
                 self._expect(span)
         return sorted(self._wanted | self._looks | self._rows_of.keys())
 
     def _part(self, times: Sequence[float]) -> Span:
-        """Where the video begins and ends in the file. The last frame lasts as long as the mean one."""
+        """Where the video begins and ends in the file. The last frame lasts as long as the middle one."""
         start, end = self._span
-        length = times[-1] + (times[-1] - times[0]) / max(1, len(times) - 1)
+        length = times[-1] + (float(np.median(np.diff(times))) if len(times) > 1 else 0.0)
         low = 0.0 if start is None else start
         high = length if end is None else min(end, length)
         return low, math.ceil(high * 1000 - 1e-6) / 1000
 
     def _expect(self, span: Span) -> None:
-        """Plans a window. One in which the file shows no frame does not exist."""
+        """Plans a window. One without a frame has the picture that is still on the screen, else it does not exist."""
         inside = _inside(self._times, span)
+        if not inside and inside.start and span[0] - self._times[inside.start - 1] <= STILL_SECONDS:
+            inside = range(inside.start - 1, inside.start)
         if not (indices := self._candidates(inside, span)):
             return
         row = _Row(span, missing=len(indices))
@@ -200,6 +239,8 @@ class WindowPlan:
         changed = self._before is not None and _change(self._before, picture) > self._cut["change"]
         self._before = picture
         longest = self._cut["seconds"]
+        if not self._shot.indices and time - start >= longest:  # nothing is shown at the beginning of the part
+            self._shot.span, start = (time, end), time
         if self._shot.indices and (time - start >= longest or (changed and time - start >= self._cut["shortest"])):
             cut = round(min(time, start + longest), 3)
             self._end_shot(cut)

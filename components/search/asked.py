@@ -43,6 +43,22 @@ def asked_on(args: argparse.Namespace) -> list[Question]:
     return read_questions(Path(args.queries))
 
 
+def clip_folder(name: str | None) -> Path | None:
+    """The folder of ``--save-clips``, which exists afterwards. None if no clips are saved.
+
+    Raises:
+        DataError: It is a file, or under one.
+    """
+    if name is None:
+        return None
+    folder = Path(name).resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise DataError("not a folder", where=folder, cure="name another folder with --save-clips") from None
+    return folder
+
+
 def word_notes(searcher: Searcher, questions: Sequence[Question]) -> list[list[str]]:
     """For each question, a note about each text that does not fit."""
     return [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,9 @@ from components.search.question import Part, Question, combine
 
 # Ids among which a similar one is looked for, in a message.
 NEAR_IDS = 100_000
+
+# Texts that go through the tower together.
+TEXTS = 256
 
 
 @dataclass(frozen=True)
@@ -54,17 +57,20 @@ class Asking:
         self.device = next(method.parameters()).device
 
     def vectors(self, asked: Sequence[Question]) -> Tensor:
-        """``float32[Q, D]``, the vector of each question. All texts go through the tower together."""
+        """``float32[Q, D]``, the vector of each question. Texts go through the tower in batches."""
         texts = [part.value for question in asked for part in question.parts if part.kind == "text"]
-        encoded = iter(())
-        if texts:
-            tokens = self.method.backbone.tokenize(texts, self.method.words)
-            encoded = iter(self.method.encode_text(tokens.to(self.device)))
+        encoded = self._encoded(texts)
         made = []
         for question in asked:
             parts = [next(encoded) if part.kind == "text" else self._seen(part) for part in question.parts]
             made.append(combine(torch.stack(parts), [part.weight for part in question.parts]))
         return torch.stack(made)
+
+    def _encoded(self, texts: Sequence[str]) -> Iterator[Tensor]:
+        """The vector of each text: ``float32[D]``."""
+        for start in range(0, len(texts), TEXTS):
+            tokens = self.method.backbone.tokenize(list(texts[start : start + TEXTS]), self.method.words)
+            yield from self.method.encode_text(tokens.to(self.device))
 
     def _seen(self, part: Part) -> Tensor:
         """The vector of a picture, a video or a video of the index: ``float32[D]``."""

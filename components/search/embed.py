@@ -26,7 +26,7 @@ from torch import Tensor
 
 from components.cluster import RaySettings, ray_session
 from components.errors import DISK_FAULTS, DataError, ReelTuneError
-from components.evaluation.encode import encode_videos
+from components.evaluation.encode import encode_videos, video_and_frames
 from components.frames.store import FrameStore, StoredVideo
 from components.manifest import first_few
 from components.methods.base import Method
@@ -331,7 +331,7 @@ def _threads(number: int) -> Iterator[None]:
 
 
 class _WithFrames:
-    """A method whose video embedding is followed by the normalised features of its frames: float[B, (1 + T) * E]."""
+    """A method whose video embedding is followed by the vectors of its frames: float[B, (1 + T) * E]."""
 
     def __init__(self, method: Method) -> None:
         self.backbone = method.backbone
@@ -339,9 +339,8 @@ class _WithFrames:
 
     def encode_video(self, frames: Tensor, mask: Tensor) -> Tensor:
         """``float[B, T, 3, S, S], bool[B, T] -> float[B, (1 + T) * E]``."""
-        features = self._method.frame_features(frames, mask)
-        each = torch.nn.functional.normalize(features, dim=-1)
-        return torch.cat([self._method.embedding(features, mask), each.flatten(1)], dim=1)
+        video, each = video_and_frames(self._method, frames, mask)
+        return torch.cat([video, each.flatten(1)], dim=1)
 
 
 class _Noted(FrameStore):

@@ -108,7 +108,7 @@ def check_target(folder: Path) -> None:
     Raises:
         DataError: It is a file, or holds other files.
     """
-    if not folder.exists() or (folder.is_dir() and ((folder / CARD).exists() or not any(folder.iterdir()))):
+    if not folder.exists() or (folder.is_dir() and (not any(folder.iterdir()) or _is_export(folder))):
         return
     raise DataError(
         "not an export and not empty, so nothing is written there",
@@ -117,6 +117,15 @@ def check_target(folder: Path) -> None:
         expected="a folder that does not exist, is empty, or has an earlier export",
         cure="name another folder with --to",
     )
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether a folder holds an export. A frame store has a card of the same name."""
+    try:
+        read_export_card(folder)
+    except DataError:
+        return False
+    return True
 
 
 def export(

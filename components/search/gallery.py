@@ -57,7 +57,7 @@ def make_gallery(
         precision: What the text tower computes in.
 
     Returns:
-        The queries. None if the collection has no test captions, or the index does not hold the test videos or holds
+        The queries. None if no decoded test video has a caption, or the index does not hold the test videos or holds
         windows of them: captions are about whole videos.
     """
     table, videos = index.table().select(["video_id", "window_of"]), store.manifest.split(SPLIT)
@@ -66,6 +66,8 @@ def make_gallery(
     if not any(video.captions for video in videos) or not ids & held or ids & cut:
         return None
     chosen = choose(ranked_captions(method, store, index, batch_size, precision))
+    if not chosen:
+        return None
     texts = encode_texts(method.eval(), [query.caption for query in chosen], batch_size, precision)
     found = Vectors(index.blocks, torch.device("cpu")).best(texts, index.count)
     queries = tuple(_shown(query, best, index) for query, best in zip(chosen, found, strict=True))

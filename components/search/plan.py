@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
 
 from components.frames.store import FrameStore
 from components.search import segments
@@ -80,4 +81,7 @@ def _moved(segment: Segment, pairs: Sequence[tuple[int, Row]]) -> Part:
     rows = [row for _, row in pairs]
     ends = [row.video.end_seconds for row in rows]
     known = [length if end is None else end for end, length in zip(ends, lengths, strict=True)]
-    return Part(segment, places, table_of(rows, known))
+    table = table_of(rows, known).append_column(
+        segments.HIDDEN.field(segments.PLACE), pa.array([row.place for row in rows], pa.binary(16))
+    )
+    return Part(segment, places, table)

@@ -40,6 +40,7 @@ from components.search.filters import rows_where
 from components.search.hits import Answer, Hit
 from components.search.index import Index
 from components.search.notes import check_index, store_difference
+from components.search.opened import TRIES
 from components.search.question import Question
 from components.search.ranking import Ranked, Ranking
 from components.search.settings import SearchSettings
@@ -120,18 +121,18 @@ class Searcher:
         layout = Layout(root)
         folder = layout.index(task)
         card = read_index_card(folder)
-        for note in check_index(card, layout, params.tracking):
-            logger.warning("%s", note)
-        index = indexes.read(folder)
-        backbone, note = adapter_backbone(folder, params, task, root)
-        if note:
-            logger.warning("%s", note)
+        notes = check_index(card, layout, params.tracking)  # before the backbone is loaded
+        index, method, elsewhere = _opened(folder, params, task, root)
+        if index.card != card:
+            notes = check_index(index.card, layout, params.tracking)
+        for line in filter(None, [*notes, elsewhere]):
+            logger.warning("%s", line)
         return cls(
-            load_adapter(folder, backbone),
+            method,
             index,
             params.search.top,
             settings=params.search,
-            cutoff=read_cutoff(folder, card.adapter_sha256, index.count),
+            cutoff=read_cutoff(folder, index.card.adapter_sha256, index.count),
             collection=Collection(root, layout.frames(task)),
         )
 
@@ -301,6 +302,8 @@ def from_adapter(
         if reason is None:
             folder = layout.index(task)
             index = indexes.read(folder)
+            if index.card.adapter_sha256 != sha256:
+                raise DataError("the index was replaced while it was opened", where=folder, cure="search again")
             cutoff = read_cutoff(folder, sha256, index.count)
             return Searcher(method, index, top, cutoff=cutoff, collection=collection), None
     except DataError as error:
@@ -308,6 +311,22 @@ def from_adapter(
     store = FrameStore(layout.frames(task))
     index = indexes.build(method, store, split=split, adapter_sha256=sha256, batch_size=batch_size)
     return Searcher(method, index, top, collection=collection), reason
+
+
+def _opened(folder: Path, params: Params, task: str, root: Path) -> tuple[Index, Method, str]:
+    """An index, the method with its adapter, and a note about its backbone.
+
+    Raises:
+        DataError: As :func:`components.search.index.read`, or the index was replaced again and again.
+    """
+    for _ in range(TRIES):
+        index = indexes.read(folder)
+        backbone, note = adapter_backbone(folder, params, task, root)
+        method = load_adapter(folder, backbone)
+        # Loading takes seconds, in which a new version may come with another adapter.
+        if read_card(folder).sha256 == index.card.adapter_sha256 == indexes.read(folder).card.adapter_sha256:
+            return index, method, note
+    raise DataError("the index was replaced while it was opened", where=folder, cure="search again")
 
 
 def _question(given: str | Question, number: int) -> Question:

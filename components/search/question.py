@@ -25,6 +25,9 @@ Kind = Literal["text", "picture", "video", "like"]
 
 WEIGHTED = re.compile(r"\s*(?P<weight>(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*\*(?P<rest>.*)", re.DOTALL)
 
+# A number before a star that is no weight: negative, or with a comma.
+NEARLY = re.compile(r"\s*[-+]?[\d.,]+\s*\*")
+
 # Below this length, the sum of the parts is their rounding.
 SHORTEST = 1e-4
 
@@ -104,6 +107,8 @@ def weighted(kind: Kind, given: str, sign: int = 1) -> Part:
         sign: -1 for what is subtracted.
     """
     match = WEIGHTED.fullmatch(given)
+    if match is None and NEARLY.match(given):
+        raise ReelTuneError("not a weight", where="question", found=given, expected="as in 0.5*snow; --minus subtracts")
     return Part(kind, match["rest"].strip(), sign * float(match["weight"])) if match else Part(kind, given, float(sign))
 
 

@@ -8,6 +8,7 @@ folder's name is a hash of the content. Equal rows give equal bytes.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import mmap
 import os
@@ -143,6 +144,8 @@ def open_segment(folder: Path, card: SegmentCard, cure: str, *, whole: bool = Fa
     except FileNotFoundError as error:
         raise DataError("missing", where=error.filename, cure=cure) from None
     except (OSError, ValueError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise  # not a fault of the file
         raise DataError(f"damaged: {' '.join(str(error).split())[:200]}", where=folder, cure=cure) from None
     if not len(vectors) == table.num_rows == card.rows or vectors.dtype != np.float32:
         raise DataError("damaged", where=folder, found=f"{len(vectors)} rows", expected=f"{card.rows} rows", cure=cure)
@@ -231,10 +234,21 @@ def join_tables(tables: Sequence[pa.Table]) -> pa.Table:
         DataError: A column has text in one table and numbers in another.
     """
     try:
-        return pa.concat_tables(tables, promote_options="permissive")
+        return pa.concat_tables([_without_empty(table) for table in tables], promote_options="permissive")
     except pa.ArrowException as error:
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"a column has values of different kinds: {reason}", where="facts of the videos") from None
+        raise DataError(
+            f"a column has values of different kinds: {reason}",
+            where="facts of the videos",
+            cure="write one kind into the column of the table, and run ingest again",
+        ) from None
+
+
+def _without_empty(table: pa.Table) -> pa.Table:
+    """The table without facts that no row has: their type is that of an earlier table, and may have changed."""
+    known = {*SHOWN.names, *HIDDEN.names}
+    empty = [name for name in table.column_names if name not in known and table[name].null_count == table.num_rows]
+    return table.drop_columns(empty)
 
 
 def _table_of(part: Part, rows: NDArray[np.int64]) -> pa.Table:
@@ -244,6 +258,8 @@ def _table_of(part: Part, rows: NDArray[np.int64]) -> pa.Table:
         return table
     replaced = part.facts
     for name in (CONTENT, PLACE, THUMBNAIL, FRAMES):
+        if name in replaced.column_names:
+            continue
         replaced = replaced.append_column(HIDDEN.field(name), table[name])
     return replaced
 

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from components.config import check
 from components.errors import ConfigError
 from components.frames.jpeg import decode_frames
-from components.ingest import child
+from components.ingest import child, windows
 from components.ingest.decoders import DECODERS, collector
 from components.ingest.decoders.auto import HAS_DECORD
+from components.ingest.decoders.base import DecodeError
 from components.ingest.isolation import DecodeProcess, Outcome, Recipe
 from components.ingest.spool import Spool, Window
 from components.ingest.windows import SMALLEST_REST, Span, fixed_spans, looks
@@ -85,6 +86,28 @@ def test_the_last_window_ends_with_the_file() -> None:
     assert fixed_spans(0, 20.9, 10, 0) == [(0, 10), (10, 20.9)]
     assert fixed_spans(0, 10.9, 10, 0.5) == []
     assert fixed_spans(3, 23, 10, 0.5) == [(3, 13), (8, 18), (13, 23)]
+
+
+def test_a_still_picture_is_in_windows_until_the_next_one() -> None:
+    """Slides: two seconds of pictures, a pause of 38 s, two more seconds. The pause is found too."""
+    times = [*(number / 10 for number in range(20)), *(40 + number / 10 for number in range(20))]
+    assert fixed_spans(0, 42, 10, 0.5, times) == fixed_spans(0, 42, 10, 0.5)
+
+
+def test_a_jump_of_the_clock_makes_no_windows_without_a_picture() -> None:
+    jump = 2e8
+    times = [*range(30), *(jump + number for number in range(30))]
+    spans = fixed_spans(0, jump + 30, 10, 0, times)
+    assert len(spans) < 2 * (30 + windows.STILL_SECONDS) / 10
+    for first in times:
+        assert any(start <= first < end for start, end in spans), first
+
+
+def test_more_windows_than_anybody_wants_are_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "MOST_WINDOWS", 20)
+    assert len(fixed_spans(0, 20, 1, 0)) == 20
+    with pytest.raises(DecodeError, match=r"too_many_windows.*more than 20"):
+        fixed_spans(0, 21, 1, 0)
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,13 @@ def test_what_is_no_export_is_left_alone(tmp_path: Path) -> None:
         check_target(tmp_path / "thesis.tex")
 
 
+def test_a_frame_store_is_no_export_although_it_has_a_card(tmp_path: Path) -> None:
+    tiny_world.write_project(tmp_path, train=2, val=2, test=2)
+    store = tmp_path / "outputs" / "frames" / tiny_world.TASK
+    with pytest.raises(DataError, match="not an export and not empty"):
+        check_target(store)
+
+
 def test_vectors_that_are_no_numbers_leave_the_earlier_export(
     method: Method, store: FrameStore, source: Source, tmp_path: Path
 ) -> None:

@@ -305,6 +305,15 @@ def test_facts_are_columns_of_the_table(root: Path) -> None:
         table_of([said(VIDEOS[8], uri=1)], [1.0])
 
 
+def test_a_column_that_becomes_text_is_text_although_an_older_part_has_numbers() -> None:
+    numbers = table_of([said(VIDEOS[0], year=2020), said(VIDEOS[1])], [1.0, 1.0])
+    texts = table_of([said(VIDEOS[0], year="2020b")], [1.0])
+    joined = segments.join_tables([numbers.slice(1), texts])
+    assert joined["year"].to_pylist() == [None, "2020b"]
+    with pytest.raises(DataError, match="write one kind into the column"):
+        segments.join_tables([numbers, texts])
+
+
 def test_many_segments_are_joined_and_none_is_embedded_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(indexes, "MOST_SEGMENTS", 2)
     stage = Stage(root)

@@ -200,6 +200,12 @@ def test_a_part_reads_its_weight() -> None:
     assert str(ask(Part("text", "a dog"), Part("text", "snow", -0.5))) == "a dog, minus 0.5*snow"
 
 
+@pytest.mark.parametrize("given", ["-0.5*snow", "1,5*snow", "+.*snow"])
+def test_what_is_almost_a_weight_is_refused(given: str) -> None:
+    with pytest.raises(ReelTuneError, match=r"not a weight; found .*; expected as in 0\.5\*snow"):
+        weighted("text", given, -1)
+
+
 def test_the_sum_of_parts_is_normalised_and_one_part_keeps_its_bits() -> None:
     vectors = torch.nn.functional.normalize(torch.randn(3, 16, generator=torch.Generator().manual_seed(0)), dim=1)
     assert torch.equal(combine(vectors[:1], [0.3]), vectors[0])

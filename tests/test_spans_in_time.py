@@ -86,3 +86,9 @@ def test_near_duplicates_are_folded_into_the_best_and_chains_do_not_grow() -> No
     assert fold(vectors, 1.0) == list(range(6))
     assert fold(np.repeat(vectors[:1], 3, axis=0), 1.0) == [0, 0, 0]
     assert fold(vectors[:0], 0.9) == []
+
+
+def test_frames_that_descend_are_narrowed_as_those_that_ascend() -> None:
+    times, scores = np.array([0.5, 1.5, 2.5, 3.5]), np.array([0.1, 0.1, 0.9, 0.9])
+    assert narrow(times, scores, (0.0, 4.0)) == (2.0, 4.0)
+    assert narrow(times[::-1], scores[::-1], (0.0, 4.0)) == (2.0, 4.0)
