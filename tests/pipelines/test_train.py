@@ -154,6 +154,7 @@ EXECUTION = {
     "workers": "1",
     "cache_mib": "0",
     "decode_threads": "4",
+    "index_workers": "3",
     "timeout_seconds": "9.0",
     "max_failures": "7",
 }
