@@ -155,9 +155,9 @@ def test_a_fresh_process_and_the_search_script_rank_videos(world: Path) -> None:
     assert [row["score"] for row in answers[1]] == pytest.approx([row["score"] for row in rows], abs=1e-6)
     # The search script reads the same index.
     lines = run("search", world, "--top", "2", "a red square moves right").splitlines()
-    assert lines[0].split() == ["rank", "score", "span", "video", "file"]
+    assert lines[0].split() == ["rank", "score", "percentile", "span", "video", "file"]
     assert [line.split()[0] for line in lines[1:]] == ["1", "2"]
-    assert lines[1].split()[2].startswith("00:00.0-00:0")
+    assert lines[1].split()[3].startswith("00:00.0-00:0")
 
 
 def test_a_challenger_within_the_margin_does_not_move_the_alias(copy: Callable[..., Any]) -> None:
