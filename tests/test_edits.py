@@ -127,7 +127,7 @@ def test_code_of_a_reader_reruns_the_ingest_of_its_task(edited: Path) -> None:
 
 def test_code_that_nothing_uses_reruns_nothing(edited: Path) -> None:
     """A reader that no task uses, new plug-ins, and what only watches or carries work."""
-    for name in ("benchmarks/lsmdc", "training/watchdog", "heartbeat", "cluster", "search/settings"):
+    for name in ("benchmarks/lsmdc", "training/watchdog", "heartbeat", "cluster"):
         append(edited / f"components/{name}.py", "\nUNUSED = 1\n")
     for kind, registry in (("benchmarks", "BENCHMARKS"), ("methods", "METHODS")):
         (edited / f"components/{kind}/brand_new.py").write_text("NEW = 1\n", encoding="utf-8")
@@ -135,6 +135,15 @@ def test_code_that_nothing_uses_reruns_nothing(edited: Path) -> None:
         append(edited / f"components/{kind}/__init__.py", line)
     refresh(edited)
     assert stale(edited) == set()
+
+
+def test_code_of_settings_reruns_the_stages_that_read_them(edited: Path) -> None:
+    append(edited / "components/search/settings.py", "# A comment.\n")
+    refresh(edited)
+    assert stale(edited) == set()
+    append(edited / "components/search/settings.py", "\nUNUSED = 1\n")
+    refresh(edited)
+    assert stale(edited) == {f"register@{task}" for task in TASKS}  # the registered model searches with its defaults
 
 
 def test_code_of_a_method_reruns_its_trainings_and_what_uses_them(edited: Path) -> None:
