@@ -35,7 +35,7 @@ def embeddings_and_gradients(name: str, on: bool) -> tuple[list[Tensor], dict[st
 
 
 # They train after the towers, which then keep nothing.
-HEADS = ("proj", "seq_transf")
+HEADS = ("late", "proj", "seq_transf")
 
 
 @pytest.mark.parametrize("name", variants.TRAINED)
