@@ -81,7 +81,8 @@ def test_old_keys_name_the_new_ones_next_to_other_faults(tmp_path: Path) -> None
 def test_settings_that_moved_to_execution_are_not_reported_as_missing(tmp_path: Path) -> None:
     tree = parse_yaml(PARAMS.read_text(encoding="utf-8"), "params.yaml")
     # New since the settings moved.
-    del tree["execution"]["decode_threads"]
+    for name in ("decode_threads", "index_workers"):
+        del tree["execution"][name]
     tree["training"] |= tree.pop("execution")
     (tmp_path / "params.yaml").write_text(json.dumps({**tree, "executed": {}}))  # JSON is YAML
     found = faults_of(tmp_path / "params.yaml").split("\n  ")[1:]
