@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic.dataclasses import dataclass
 
@@ -17,6 +17,9 @@ from components.config import STRICT, Count
 from components.errors import ReelTuneError
 from components.samecode import import_root, refused
 from components.sigterm import NO_HANDLER, Sigterm
+
+if TYPE_CHECKING:
+    from ray.data import DataContext
 
 logger = logging.getLogger(__name__)
 
@@ -167,6 +170,17 @@ def _shorten_temporary_folder() -> None:
 
 def _first_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def quiet_data() -> DataContext:
+    """The settings of Ray Data, without the lines and bars that it prints."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return context
 
 
 @contextlib.contextmanager

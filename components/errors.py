@@ -5,9 +5,13 @@ No message shows a credential. :func:`without_secrets` is also for what is logge
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
 
 # Faults of a disk or of rights that a person can mend.
 DISK_FAULTS = {
@@ -114,3 +118,24 @@ class EvaluationError(ReelTuneError):
 
 class RegistryError(ReelTuneError):
     """A registry that cannot be reached or that contradicts the request."""
+
+
+@contextlib.contextmanager
+def one_disk_fault(where: Path, cure: str) -> Iterator[None]:
+    """Turns a full or faulty disk into one error for the length of a ``with`` block.
+
+    Args:
+        where: The folder that is written to, for a fault that names no file.
+        cure: What to do.
+
+    Raises:
+        DataError: One of :data:`DISK_FAULTS`.
+    """
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        full = isinstance(error, sqlite3.Error) and error.sqlite_errorcode == sqlite3.SQLITE_FULL
+        number = errno.ENOSPC if full else getattr(error, "errno", None)
+        if number not in DISK_FAULTS:
+            raise
+        raise DataError(DISK_FAULTS[number], where=getattr(error, "filename", None) or where, cure=cure) from None

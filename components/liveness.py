@@ -6,10 +6,16 @@ one boot of one machine and within one process namespace (a container has its ow
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from components.errors import DataError
 
 
 def identity() -> str:
@@ -53,3 +59,24 @@ def _start_of(pid: int) -> str | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if fields[0] in ("Z", "X") else fields[19]  # in clock ticks since boot
+
+
+@contextlib.contextmanager
+def only_one(folder: Path, taken: str) -> Iterator[None]:
+    """Holds the lock of a folder, which must exist, for the length of a ``with`` block.
+
+    Args:
+        folder: The folder, which gets a file ``lock``.
+        taken: What to say if another process holds it.
+
+    Raises:
+        DataError: Another process holds it.
+    """
+    # The kernel frees this lock, whatever ends the process. A soft lock would survive a kill.
+    lock = FileLock(folder / "lock", blocking=False, fallback_to_soft=False)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(lock)
+        except Timeout:
+            raise DataError(taken, where=folder) from None
+        yield

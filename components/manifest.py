@@ -136,6 +136,10 @@ class Video:
     facts: Facts = Facts()
     moments: tuple[Moment, ...] = ()
 
+    def end_in(self, length_seconds: float) -> float:
+        """Where the video ends in its file, which has this length."""
+        return length_seconds if self.end_seconds is None else self.end_seconds
+
     def to_row(self) -> dict[str, object]:
         """All fields by name, as a table has them. Those of :data:`RARE` are left out where they have no value."""
         row = {**dataclasses.asdict(self), "facts": self.facts.to_text()}

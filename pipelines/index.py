@@ -42,9 +42,8 @@ def body(stage: cli.Stage) -> None:
     made_from = {"version": source.version, "method": source.method, "seed": source.seed, "store": store.fingerprint}
     with locked(stage.layout, task):
         embedder, index = grow_index(opener, source.sha256, split)
-        encoding = opener.encoding
-        gallery = make_gallery(embedder.method, store, index, encoding.batch_size, encoding.precision)
-        size, precision = encoding.batch_size, encoding.precision
+        size, precision = opener.encoding.batch_size, opener.encoding.precision
+        gallery = make_gallery(embedder.method, store, index, size, precision)
         cutoff = calibrate(embedder.method, store, index, source.sha256, size, precision)
         card = publish(index, stage.layout.index(task), source.folder, made_from, gallery)
         write_cutoff(stage.layout.index(task), cutoff)

@@ -125,24 +125,24 @@ def encode_videos(
     return share_out(len(ids), batch_size, encode, fetch)
 
 
-def video_and_frames(method: Method, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The vectors of a batch's videos, and what :func:`encode_frames` says of their frames.
-
-    Args:
-        method: The method.
-        frames: ``float[B, T, 3, S, S]``.
-        mask: ``bool[B, T]``, true where a frame is real.
-
-    Returns:
-        ``float[B, W]`` and ``float[B, T, D]``.
+def encode_both(
+    method: Method, reader: FrameReader, ids: Sequence[str], batch_size: int, precision: Precision = "float32"
+) -> tuple[Tensor, Tensor]:
+    """What :func:`encode_videos` and :func:`encode_frames` give, with each frame read once, and encoded once if both
+    need the same of it.
     """
-    if method.pools_itself:
-        alone = method.encode_video(frames.flatten(0, 1)[:, None], mask.flatten()[:, None])
-        # A method that keeps a vector per frame repeats the only one.
-        return method.encode_video(frames, mask), alone[:, : method.spec.embed_dim].reshape(*mask.shape, -1)
-    features = method.frame_features(frames, mask)
-    each = F.normalize(features, dim=-1)
-    return method.embedding(features, mask), torch.where(mask[..., None], each, each.new_zeros(()))
+
+    def embed(frames: Tensor, mask: Tensor) -> Tensor:
+        if method.pools_itself:
+            video, each = method.encode_video(frames, mask), _each_alone(method, frames, mask)
+        else:
+            features = method.frame_features(frames, mask)
+            video, each = method.embedding(features, mask), _each(features, mask)
+        return torch.cat([video, each.flatten(1)], dim=1)
+
+    found = encode_videos(method, reader, ids, batch_size, precision, embed)
+    videos, frames = found.tensor_split([method.video_width], dim=1)
+    return videos.contiguous(), frames.unflatten(1, (reader.frames, -1))
 
 
 def encode_frames(
@@ -160,9 +160,24 @@ def encode_frames(
     """
 
     def embed(frames: Tensor, mask: Tensor) -> Tensor:
-        return video_and_frames(method, frames, mask)[1].flatten(1)
+        if method.pools_itself:
+            return _each_alone(method, frames, mask).flatten(1)
+        return _each(method.frame_features(frames, mask), mask).flatten(1)
 
     return encode_videos(method, reader, ids, batch_size, precision, embed).unflatten(1, (reader.frames, -1))
+
+
+def _each(features: Tensor, mask: Tensor) -> Tensor:
+    """The normalised features of frames, zero for padding: ``float[B, T, D], bool[B, T] -> float[B, T, D]``."""
+    each = F.normalize(features, dim=-1)
+    return torch.where(mask[..., None], each, each.new_zeros(()))
+
+
+def _each_alone(method: Method, frames: Tensor, mask: Tensor) -> Tensor:
+    """Each frame as a video of its own: ``float[B, T, 3, S, S], bool[B, T] -> float[B, T, D]``."""
+    alone = method.encode_video(frames.flatten(0, 1)[:, None], mask.flatten()[:, None])
+    # A method that keeps a vector per frame repeats the only one.
+    return alone[:, : method.spec.embed_dim].reshape(*mask.shape, -1)
 
 
 @torch.no_grad()

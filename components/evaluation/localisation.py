@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from components.evaluation import bootstrap
 from components.evaluation.card import Moments
 from components.evaluation.encode import encode_frames, encode_texts
-from components.evaluation.moments import ANSWERS, Spans, by_length, iou, of_queries
+from components.evaluation.moments import ANSWERS, Spans, by_length, of_queries
 from components.evaluation.settings import EvaluationSettings
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.manifest import Video
 from components.methods.base import Method
+from components.moments import overlaps
 
 # The IoU from which a run counts as the same answer as a better one.
 OVERLAP = 0.5
@@ -87,7 +88,7 @@ def thinned(spans: Spans, overlap: float = OVERLAP, most: int = ANSWERS) -> Span
     kept: list[NDArray[np.float64]] = []
     while len(spans) and len(kept) < most:
         kept.append(spans[0])
-        spans = spans[1:][iou(spans[:1], spans[1:])[0] < overlap]
+        spans = spans[1:][overlaps(spans[:1], spans[1:])[0] < overlap]
     return np.array(kept).reshape(-1, 2)
 
 
@@ -139,7 +140,7 @@ def measure_moments(
 
 def _edges(video: Video, times: Sequence[float], length: float) -> NDArray[np.float64]:
     start = video.start_seconds or 0.0
-    end = length if video.end_seconds is None else min(video.end_seconds, length)
+    end = min(video.end_in(length), length)
     if video.reverse_of is not None:  # shown backwards, so the stored times descend
         times = [start + end - time for time in times]
     return edges_of(times, start, end)

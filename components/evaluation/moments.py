@@ -24,6 +24,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from components.moments import overlaps
+
 # Spans in seconds, float64[N, 2].
 Spans = NDArray[np.float64]
 
@@ -36,14 +38,6 @@ PRECISIONS = (0.5, 0.75)
 METRICS = (*(f"R1@{u}" for u in RECALLS), *(f"mAP@{u}" for u in PRECISIONS), "mAP")
 
 
-def iou(found: Spans, true: Spans) -> NDArray[np.float64]:
-    """Intersection over union of each span with each other: ``float64[N, 2], float64[M, 2] -> float64[N, M]``."""
-    first, last = np.maximum(found[:, None, 0], true[None, :, 0]), np.minimum(found[:, None, 1], true[None, :, 1])
-    both = np.maximum(last - first, 0.0)
-    lengths = (found[:, 1] - found[:, 0])[:, None] + (true[:, 1] - true[:, 0])[None, :]
-    return both / (lengths - both)
-
-
 def first_hits(found: Spans, true: Spans, thresholds: Sequence[float] = RECALLS) -> NDArray[np.float64]:
     """Whether the first span of an answer is right at each threshold: 1 or 0, ``float64[len(thresholds)]``.
 
@@ -52,7 +46,7 @@ def first_hits(found: Spans, true: Spans, thresholds: Sequence[float] = RECALLS)
         true: float64[M, 2], at least one span.
         thresholds: The least IoU of a right span.
     """
-    best = iou(found[:1], true).max() if len(found) else -1.0
+    best = overlaps(found[:1], true).max() if len(found) else -1.0
     return (best >= np.asarray(thresholds)).astype(np.float64)
 
 
@@ -61,7 +55,7 @@ def average_precision(found: Spans, true: Spans, thresholds: Sequence[float] = T
 
     The arguments are those of :func:`first_hits`. Only the first :data:`ANSWERS` spans of ``found`` count.
     """
-    right = _right(iou(found[:ANSWERS], true), np.asarray(thresholds))
+    right = _right(overlaps(found[:ANSWERS], true), np.asarray(thresholds))
     precision = np.cumsum(right, axis=1) / np.arange(1, right.shape[1] + 1)
     highest = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     area: NDArray[np.float64] = (highest * right).sum(axis=1) / len(true)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import signal
-import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from components.errors import DISK_FAULTS, DataError, ReelTuneError, without_secrets
+from components.errors import ReelTuneError, one_disk_fault, without_secrets
 from components.ingest import events
 
 log = logging.getLogger(__name__)
@@ -57,25 +55,13 @@ def logged_end(task_folder: Path, task_name: str) -> Iterator[None]:
         raise
 
 
-@contextlib.contextmanager
-def storage_faults(where: Path) -> Iterator[None]:
+def storage_faults(where: Path) -> contextlib.AbstractContextManager[None]:
     """Turns a full or faulty disk into one error. No half-written file is left, so the same command continues.
 
     Args:
         where: The folder that is written to, for the message.
-
-    Raises:
-        DataError: One of :data:`components.errors.DISK_FAULTS`.
     """
-    try:
-        yield
-    except (OSError, sqlite3.OperationalError) as error:
-        full = isinstance(error, sqlite3.Error) and error.sqlite_errorcode == sqlite3.SQLITE_FULL
-        number = errno.ENOSPC if full else getattr(error, "errno", None)
-        if number not in DISK_FAULTS:
-            raise
-        cure = "mend that, and the same command continues from the last finished shard"
-        raise DataError(DISK_FAULTS[number], where=getattr(error, "filename", None) or where, cure=cure) from None
+    return one_disk_fault(where, "mend that, and the same command continues from the last finished shard")
 
 
 def _note(task_folder: Path, event: events.Event) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from components import storage
 from components.benchmarks.reader import read_manifest
-from components.cluster import RaySettings, ray_session, room
+from components.cluster import RaySettings, quiet_data, ray_session, room
 from components.errors import DataError, ReelTuneError
 from components.frames import schema
 from components.ingest import events, progress, reuse, sources
@@ -232,14 +232,10 @@ def decode_shards(
 def _made(shards: Sequence[Shard], state: WorkingState, settings: Settings, reuses: bool) -> Iterator[dict[str, Any]]:
     import ray.data
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
     # A shard in which every video hangs twice is slow, not stuck. The time limit holds for each window.
     windows = 1 if settings.recipe.windows is None else MOST_WINDOWS
     slowest = settings.shard_videos * settings.time_limit_seconds * WALL_FACTOR * windows
-    context.execution_no_progress_timeout_s = max(1800, round(2 * slowest))
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    quiet_data().execution_no_progress_timeout_s = max(1800, round(2 * slowest))
     rows = [shard.to_row() for shard in shards]
     task = functools.partial(on_worker(_shard_task), state=state, settings=settings, reuses=reuses)
     yield from ray.data.from_items(rows, override_num_blocks=len(rows)).map(task, num_cpus=1).iter_rows()

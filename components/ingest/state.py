@@ -22,14 +22,13 @@ from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from components import storage
 from components.errors import DataError
 from components.frames import schema
 from components.ingest import sources
 from components.ingest.records import DoneShard, Identity, Settings, Shard
 from components.layout import Layout
+from components.liveness import only_one
 from components.manifest import Manifest
 from components.provenance import sha256_file
 from components.records import read_record
@@ -77,13 +76,7 @@ class WorkingState:
             DataError: Another process ingests this task.
         """
         self.store.mkdir(parents=True, exist_ok=True)
-        # The kernel frees this lock, whatever ends the process. A soft lock would survive a kill.
-        lock = FileLock(self.task_folder / "lock", blocking=False, fallback_to_soft=False)
-        with contextlib.ExitStack() as held:
-            try:
-                held.enter_context(lock)
-            except Timeout:
-                raise DataError("another ingest of this task is running", where=self.task_folder) from None
+        with only_one(self.task_folder, "another ingest of this task is running"):
             yield
 
     def finish(self, done: DoneShard) -> None:

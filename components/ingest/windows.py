@@ -74,11 +74,12 @@ def fixed_spans(
     spans: list[tuple[int, int]] = []
     first = low
     while first <= last:
-        if times is not None and (later := _next_picture(times, first, first + length)) is not None:
-            if later == math.inf:
+        if times is not None and not (shown := _on_screen(times, (first / 1000, (first + length) / 1000))):
+            if shown.start == len(times):
                 break
             # On to the first window that holds the next frame.
-            first = max(first + step, low + (math.floor((later - length - low) / step) + 1) * step)
+            later = times[shown.start] * 1000 - length - low
+            first = max(first + step, low + (math.floor(later / step) + 1) * step)
             continue
         if len(spans) == MOST_WINDOWS:
             raise DecodeError("too_many_windows", f"more than {MOST_WINDOWS}")
@@ -91,16 +92,6 @@ def fixed_spans(
     else:
         spans.append((last, high))
     return [(first / 1000, last / 1000) for first, last in spans]
-
-
-def _next_picture(times: Sequence[float], first: int, last: int) -> float | None:
-    """None if a picture is on the screen between two times in milliseconds, else the time of the next frame."""
-    place = bisect_left(times, first / 1000)
-    if place < len(times) and times[place] * 1000 < last:
-        return None
-    if place and first / 1000 - times[place - 1] <= STILL_SECONDS:
-        return None
-    return times[place] * 1000 if place < len(times) else math.inf
 
 
 def is_long(start: float, end: float, seconds: float) -> bool:
@@ -185,9 +176,7 @@ class WindowPlan:
 
     def _expect(self, span: Span) -> None:
         """Plans a window. One without a frame has the picture that is still on the screen, else it does not exist."""
-        inside = _inside(self._times, span)
-        if not inside and inside.start and span[0] - self._times[inside.start - 1] <= STILL_SECONDS:
-            inside = range(inside.start - 1, inside.start)
+        inside = _on_screen(self._times, span)
         if not (indices := self._candidates(inside, span)):
             return
         row = _Row(span, missing=len(indices))
@@ -297,6 +286,14 @@ def looks(times: Sequence[float], start: float, end: float) -> Iterator[int]:
 
 def _inside(times: Sequence[float], span: Span) -> range:
     return range(bisect_left(times, span[0]), bisect_left(times, span[1]))
+
+
+def _on_screen(times: Sequence[float], span: Span) -> range:
+    """The frames that appear in a span, else the one that is still shown. Else none, before the next frame."""
+    inside = _inside(times, span)
+    if not inside and inside.start and span[0] - times[inside.start - 1] <= STILL_SECONDS:
+        return range(inside.start - 1, inside.start)
+    return inside
 
 
 def _look(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

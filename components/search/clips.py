@@ -24,7 +24,7 @@ from components.errors import DISK_FAULTS, DataError
 from components.ingest import sources
 from components.ingest.checks import check_file
 from components.ingest.decoders.base import DecodeError
-from components.ingest.decoders.packets import CONTAINERS
+from components.ingest.decoders.packets import open_listed
 from components.search.media import why
 
 # Containers that a clip keeps. Matroska takes the streams of all others.
@@ -193,9 +193,7 @@ def _opened(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
         DecodeError: unreadable or no_video_stream.
     """
     try:
-        container = av.open(
-            f"file:{path}", metadata_errors="ignore", options={"format_whitelist": ",".join(CONTAINERS)}
-        )
+        container = open_listed(path)
     except (av.error.FFmpegError, ValueError) as error:
         raise DecodeError("unreadable", type(error).__name__) from None
     with container:

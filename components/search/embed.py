@@ -17,16 +17,15 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 
-from components.cluster import RaySettings, ray_session
-from components.errors import DISK_FAULTS, DataError, ReelTuneError
-from components.evaluation.encode import encode_videos, video_and_frames
+from components.cluster import RaySettings, quiet_data, ray_session
+from components.errors import DataError, ReelTuneError, one_disk_fault
+from components.evaluation.encode import encode_both, encode_videos
 from components.frames.store import FrameStore, StoredVideo
 from components.manifest import first_few
 from components.methods.base import Method
@@ -95,24 +94,21 @@ class Embedder:
             OSError: The disk does not take it.
         """
         ids = [row.video.video_id for row in rows]
-        size, wide = self.encoding.batch_size, self.encoding.frame_vectors
-        method = cast(Method, _WithFrames(self.method)) if wide else self.method
+        arguments = self.method, self._reader, ids, self.encoding.batch_size, self.encoding.precision
         with _threads(self.encoding.threads):
-            found = encode_videos(method, self._reader, ids, size, self.encoding.precision).numpy()
-        found = found.astype(np.float32, copy=False)
+            if self.encoding.frame_vectors:
+                vectors, features = encode_both(*arguments)
+            else:
+                vectors, features = encode_videos(*arguments), None
+        found = vectors.numpy().astype(np.float32, copy=False)
         check_finite(found, ids, f"vectors of {self._store.manifest.task}")
         noted = [self._store.noted.pop(name) for name in ids]
         frames = None
-        if wide:
-            dimension = found.shape[1] // (1 + self._reader.frames)
-            each = found[:, dimension:].reshape(len(rows), self._reader.frames, dimension)
+        if features is not None:
             times = [np.array(stored.timestamps_seconds, dtype=np.float64) for stored in noted]
-            frames = [(shown, features[: len(shown)]) for shown, features in zip(times, each, strict=True)]
-            found = found[:, :dimension]
+            frames = [(shown, each[: len(shown)].numpy()) for shown, each in zip(times, features, strict=True)]
         pairs = list(zip(rows, noted, strict=True))
-        stated = [row.video.end_seconds for row in rows]
-        ends = [stored.duration_seconds if end is None else end for end, stored in zip(stated, noted, strict=True)]
-        table = table_of(rows, ends)
+        table = table_of(rows, [row.video.end_in(stored.duration_seconds) for row, stored in pairs])
         contents = [content_of(stored, row) for row, stored in pairs]
         for name, values in ((segments.CONTENT, contents), (segments.PLACE, [row.place for row in rows])):
             table = table.append_column(segments.HIDDEN.field(name), pa.array(values, pa.binary(16)))
@@ -226,10 +222,7 @@ def run_on_ray(opener: Opener, blocks: Sequence[Block], workers: int, ray: RaySe
         import ray.data as data
         from ray import cluster_resources
 
-        context = data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        quiet_data()
         room = int(cluster_resources().get("GPU" if gpus else "CPU", 0))
         pool = max(1, min(workers or room, room, len(blocks)))
         needs: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": 1}
@@ -286,20 +279,10 @@ def seconds_per_row(embedder: Embedder, rows: Sequence[Row], folder: Path) -> fl
     return seconds / len(rows)
 
 
-@contextlib.contextmanager
-def disk_faults(where: Path) -> Iterator[None]:
-    """Turns a full or faulty disk into one error. The index that was there goes on answering.
-
-    Raises:
-        DataError: One of :data:`components.errors.DISK_FAULTS`.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK_FAULTS:
-            raise
-        cure = "the index is as it was. Mend that, and the same command continues from the last finished block"
-        raise DataError(DISK_FAULTS[error.errno], where=error.filename or where, cure=cure) from None
+def disk_faults(where: Path) -> contextlib.AbstractContextManager[None]:
+    """Turns a full or faulty disk into one error. The index that was there goes on answering."""
+    cure = "the index is as it was. Mend that, and the same command continues from the last finished block"
+    return one_disk_fault(where, cure)
 
 
 def check_finite(vectors: np.ndarray, ids: Sequence[str], where: str) -> None:
@@ -328,19 +311,6 @@ def _threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-class _WithFrames:
-    """A method whose video embedding is followed by the vectors of its frames: float[B, (1 + T) * E]."""
-
-    def __init__(self, method: Method) -> None:
-        self.backbone = method.backbone
-        self._method = method
-
-    def encode_video(self, frames: Tensor, mask: Tensor) -> Tensor:
-        """``float[B, T, 3, S, S], bool[B, T] -> float[B, (1 + T) * E]``."""
-        video, each = video_and_frames(self._method, frames, mask)
-        return torch.cat([video, each.flatten(1)], dim=1)
 
 
 class _Noted(FrameStore):

@@ -27,7 +27,7 @@ from components.adapters.card import read_card
 from components.backbones.spec import BackboneSpec
 from components.config import STRICT
 from components.errors import DataError
-from components.evaluation.encode import encode_frames, encode_texts, encode_videos
+from components.evaluation.encode import encode_both, encode_texts
 from components.frames.store import FrameStore
 from components.manifest import Manifest, Video, first_few
 from components.methods.base import Method
@@ -224,17 +224,17 @@ def _write_videos(
             some = ids[start : start + ROWS]
             times = store.times(some)
             rows = [_video_row(videos[name], times[name][1]) for name in some]
-            write_videos(rows, encode_videos(method, reader, some, batch_size, precision).numpy())
-            vectors = encode_frames(method, reader, some, batch_size, precision).numpy()
+            of_videos, of_frames = encode_both(method, reader, some, batch_size, precision)
+            write_videos(rows, of_videos.numpy())
             shown = [{"video_id": n, "frame": k, "seconds": t} for n in some for k, t in enumerate(times[n][0])]
-            kept = [each[: len(times[name][0])] for name, each in zip(some, vectors, strict=True)]
+            kept = [each[: len(times[name][0])] for name, each in zip(some, of_frames.numpy(), strict=True)]
             write_frames(shown, np.concatenate(kept))
 
 
 def _video_row(video: Video, length: float) -> dict[str, Any]:
     fields = {name: value for name, value in video.to_row().items() if name in VIDEOS}
-    end = length if video.end_seconds is None else video.end_seconds
-    return {**dict.fromkeys(VIDEOS), **fields, "start_seconds": video.start_seconds or 0.0, "end_seconds": end}
+    span = {"start_seconds": video.start_seconds or 0.0, "end_seconds": video.end_in(length)}
+    return {**dict.fromkeys(VIDEOS), **fields, **span}
 
 
 @contextlib.contextmanager

@@ -70,7 +70,10 @@ def make_gallery(
         return None
     texts = encode_texts(method.eval(), [query.caption for query in chosen], batch_size, precision)
     found = Vectors(index.blocks, torch.device("cpu")).best(texts, index.count)
-    queries = tuple(_shown(query, best, index) for query, best in zip(chosen, found, strict=True))
+    row_of = {name: row for row, name in enumerate(table["video_id"].to_pylist())}
+    queries = tuple(
+        _shown(query, best, row_of[query.video.video_id], index) for query, best in zip(chosen, found, strict=True)
+    )
     shown = dict.fromkeys(hit.video_id for query in queries for hit in (*query.best, query.right))
     return Gallery(queries, {name: _strip(store, name) for name in shown})
 
@@ -116,9 +119,8 @@ def _draw(query: RankedCaption) -> str:
     return hashlib.sha256(f"{query.video.video_id}\0{query.caption}".encode()).hexdigest()
 
 
-def _shown(query: RankedCaption, best: Sequence[tuple[int, float]], index: Index) -> ShownQuery:
-    ids = index.table()["video_id"].to_pylist()
-    place = next(place for place, (row, _) in enumerate(best) if ids[row] == query.video.video_id)
+def _shown(query: RankedCaption, best: Sequence[tuple[int, float]], right: int, index: Index) -> ShownQuery:
+    place = next(place for place, (row, _) in enumerate(best) if row == right)
     shown = [_hit(rank + 1, best[rank], index) for rank in (*range(min(TOP, len(best))), place)]
     video = query.video
     return ShownQuery(query.caption, video.video_id, tuple(video.subsets), tuple(shown[:-1]), shown[-1])

@@ -144,13 +144,12 @@ def read(folder: Path) -> Index:
     raise AssertionError("the last try raises or returns")
 
 
-def open_version(folder: Path, card: IndexCard, *, whole: bool = False) -> Index:
+def open_version(folder: Path, card: IndexCard) -> Index:
     """Opens the files that a version names.
 
     Args:
         folder: The index folder.
         card: The version.
-        whole: Whether to compare the hashes of large files too.
 
     Raises:
         DataError: A file is missing or damaged, or the adapter is another one.
@@ -165,7 +164,7 @@ def open_version(folder: Path, card: IndexCard, *, whole: bool = False) -> Index
             expected=card.adapter_sha256,
             cure=cure,
         )
-    parts = [segments.open_segment(folder / SEGMENTS / part.name, part, cure, whole=whole) for part in card.segments]
+    parts = [segments.open_segment(folder / SEGMENTS / part.name, part, cure) for part in card.segments]
     rows = sum(part.rows - sum(last + 1 - first for first, last in part.removed) for part in card.segments)
     if rows != card.videos or any(part.vectors.shape[1] != card.dimension for part in parts):
         raise DataError("damaged", where=folder / CARD, found=f"{rows} rows", expected=f"{card.videos} rows", cure=cure)

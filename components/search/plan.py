@@ -79,8 +79,7 @@ def _moved(segment: Segment, pairs: Sequence[tuple[int, Row]]) -> Part:
     places = np.array([place for place, _ in pairs], dtype=np.int64)
     lengths = segment.table["end_seconds"].take(places).to_pylist()
     rows = [row for _, row in pairs]
-    ends = [row.video.end_seconds for row in rows]
-    known = [length if end is None else end for end, length in zip(ends, lengths, strict=True)]
+    known = [row.video.end_in(length) for row, length in zip(rows, lengths, strict=True)]
     table = table_of(rows, known).append_column(
         segments.HIDDEN.field(segments.PLACE), pa.array([row.place for row in rows], pa.binary(16))
     )

@@ -296,14 +296,11 @@ def from_adapter(
     method = load_adapter(adapter, shared_backbone(backbone, root))
     collection = Collection(root, layout.frames(task))
     try:
-        card = read_index_card(layout.index(task))
-        reason = "the task's index was made with another" if card.adapter_sha256 != sha256 else None
-        reason = reason or store_difference(card, layout)
+        folder = layout.index(task)
+        index = indexes.read(folder)
+        reason = "the task's index was made with another" if index.card.adapter_sha256 != sha256 else None
+        reason = reason or store_difference(index.card, layout)
         if reason is None:
-            folder = layout.index(task)
-            index = indexes.read(folder)
-            if index.card.adapter_sha256 != sha256:
-                raise DataError("the index was replaced while it was opened", where=folder, cure="search again")
             cutoff = read_cutoff(folder, sha256, index.count)
             return Searcher(method, index, top, cutoff=cutoff, collection=collection), None
     except DataError as error:
@@ -324,7 +321,7 @@ def _opened(folder: Path, params: Params, task: str, root: Path) -> tuple[Index,
         backbone, note = adapter_backbone(folder, params, task, root)
         method = load_adapter(folder, backbone)
         # Loading takes seconds, in which a new version may come with another adapter.
-        if read_card(folder).sha256 == index.card.adapter_sha256 == indexes.read(folder).card.adapter_sha256:
+        if read_card(folder).sha256 == index.card.adapter_sha256:
             return index, method, note
     raise DataError("the index was replaced while it was opened", where=folder, cure="search again")
 

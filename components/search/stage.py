@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 
 from components.adapters.file import load_adapter
 from components.addresses import VARIABLE
 from components.backbones.families import FAMILIES
-from components.errors import DataError
 from components.fingerprint import code_of
 from components.frames.store import FrameStore
 from components.layout import Layout
+from components.liveness import only_one
 from components.methods.base import Method
 from components.methods.entries import targets
 from components.params import Params
@@ -122,13 +121,7 @@ def locked(layout: Layout, task: str) -> Iterator[None]:
     """
     work = layout.index_work(task)
     work.mkdir(parents=True, exist_ok=True)
-    # The kernel frees this lock, whatever ends the process.
-    lock = FileLock(work / "lock", blocking=False, fallback_to_soft=False)
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(lock)
-        except Timeout:
-            raise DataError("another process makes this index", where=work) from None
+    with only_one(work, "another process makes this index"):
         yield
 
 

@@ -11,7 +11,7 @@ from components.search.filters import rows_where
 TABLE = pa.table(
     {
         "video_id": ["a", "b", "c", "d"],
-        "uri": ["data/holiday/a.mp4", "data/work/b.mp4", "s3://x/holiday/c.mkv", "data/d.mp4"],
+        "uri": ["data/holiday/a.mp4", "data/office/b.mp4", "s3://x/holiday/c.mkv", "data/d.mp4"],
         "start_seconds": [0.0, 10.0, 0.0, 0.0],
         "end_seconds": [5.0, 70.0, 3600.5, 2.0],
         "split": ["train", "test", "test", "val"],

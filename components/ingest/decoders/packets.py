@@ -199,6 +199,12 @@ class PacketTable:
         return Timeline(None, times, round(float(total / self.rate), 4))
 
 
+def open_listed(path: str) -> InputContainer:
+    """Opens a file of one of :data:`CONTAINERS`. FFmpeg's errors are raised as they are."""
+    # Without the prefix, a colon in a name would mark a protocol.
+    return av.open(f"file:{path}", metadata_errors="ignore", options={"format_whitelist": ",".join(CONTAINERS)})
+
+
 @contextlib.contextmanager
 def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Opens a file and its first video stream, to be decoded by one thread. Other streams are not read.
@@ -207,10 +213,7 @@ def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
         DecodeError: unreadable, unsupported, truncated or no_video_stream.
     """
     try:
-        # Without the prefix, a colon in a name would mark a protocol.
-        container = av.open(
-            f"file:{path}", metadata_errors="ignore", options={"format_whitelist": ",".join(CONTAINERS)}
-        )
+        container = open_listed(path)
     except MemoryError:
         raise
     except av.error.ArgumentError:
