@@ -164,7 +164,7 @@ def export(
         raise DataError("no decoded video to export", where=store.uri, found=split)
     check_single(method, store.manifest.task)
     texts = texts_of(store.manifest, split)
-    width = method.eval().spec.embed_dim
+    width, times = method.eval().spec.embed_dim, store.times(ids)
     card = ExportCard(
         format=FORMAT,
         task=store.manifest.task,
@@ -177,14 +177,14 @@ def export(
         precision=precision,
         dimension=width,
         videos=len(ids),
-        frames=sum(len(shown) for shown, _ in store.times(ids).values()),
+        frames=sum(len(shown) for shown, _ in times.values()),
         texts=len(texts),
         failed=len(store.failed(split)),
     )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as scratch:
         aside = Path(scratch)
-        _write_videos(aside, method, store, ids, card, batch_size)
+        _write_videos(aside, method, store, times, card, batch_size)
         with _table(aside / "texts", TEXTS, card.texts, width) as write:
             for start in range(0, len(texts), ROWS):
                 some = texts[start : start + ROWS]
@@ -208,21 +208,24 @@ def texts_of(manifest: Manifest, split: str) -> list[dict[str, Any]]:
     return rows
 
 
+# When the frames of each video are shown, and the length of its file (FrameStore.times).
+Times = Mapping[str, tuple[tuple[float, ...], float]]
+
 Write = Callable[[Sequence[Mapping[str, Any]], NDArray[np.float32]], None]
 
 
 def _write_videos(
-    folder: Path, method: Method, store: FrameStore, ids: Sequence[str], card: ExportCard, batch_size: int
+    folder: Path, method: Method, store: FrameStore, times: Times, card: ExportCard, batch_size: int
 ) -> None:
-    """Writes the tables of videos and frames."""
+    """Writes the tables of videos and frames, in the order of ``times``."""
     reader, videos, precision = reader_for(method, store), store.manifest.by_id(), card.precision
+    ids = list(times)
     with (
         _table(folder / "videos", VIDEOS, card.videos, card.dimension) as write_videos,
         _table(folder / "frames", FRAMES, card.frames, card.dimension) as write_frames,
     ):
         for start in range(0, len(ids), ROWS):
             some = ids[start : start + ROWS]
-            times = store.times(some)
             rows = [_video_row(videos[name], times[name][1]) for name in some]
             of_videos, of_frames = encode_both(method, reader, some, batch_size, precision)
             write_videos(rows, of_videos.numpy())

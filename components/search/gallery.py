@@ -61,16 +61,15 @@ def make_gallery(
         windows of them: captions are about whole videos.
     """
     table, videos = index.table().select(["video_id", "window_of"]), store.manifest.split(SPLIT)
-    held, cut = (set(table[name].to_pylist()) for name in ("video_id", "window_of"))
-    ids = {video.video_id for video in videos}
-    if not any(video.captions for video in videos) or not ids & held or ids & cut:
+    row_of = {name: row for row, name in enumerate(table["video_id"].to_pylist())}
+    ids, cut = {video.video_id for video in videos}, set(table["window_of"].to_pylist())
+    if not any(video.captions for video in videos) or not ids & row_of.keys() or ids & cut:
         return None
     chosen = choose(ranked_captions(method, store, index, batch_size, precision))
     if not chosen:
         return None
     texts = encode_texts(method.eval(), [query.caption for query in chosen], batch_size, precision)
     found = Vectors(index.blocks, torch.device("cpu")).best(texts, index.count)
-    row_of = {name: row for row, name in enumerate(table["video_id"].to_pylist())}
     queries = tuple(
         _shown(query, best, row_of[query.video.video_id], index) for query, best in zip(chosen, found, strict=True)
     )
