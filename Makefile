@@ -14,7 +14,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 .PHONY: demo test exhaustive quick check format lint audit types env ui pretrain results bench-ranks bench-ingest bench-train bench-search prerequisites chromium clean
 
 demo: env ## the whole pipeline on the embedded collections
-	dvc repro
+	python pipelines/session.py dvc repro
 	python pipelines/report.py --print
 
 # Two processes, with the tests of a file in one of them: files share what is slow to set up, and most of them wait a lot.

@@ -50,6 +50,7 @@ def main(
     arguments: Callable[[argparse.ArgumentParser], None] | None = None,
     *,
     positional_overrides: bool = True,
+    command: bool = False,
 ) -> None:
     """Parses ``--root``, the script's arguments and ``key=value`` overrides, then runs ``body``.
 
@@ -61,6 +62,7 @@ def main(
         description: The help text.
         arguments: Adds the script's arguments to the parser.
         positional_overrides: False for a script with positional arguments: it takes ``--set key=value`` instead.
+        command: True for a script whose last argument is a command, which may have options.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--root", default=".", help="the folder of params.yaml, which all outputs are written under")
@@ -72,7 +74,7 @@ def main(
     else:
         parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="key=value", help=text)
     # Otherwise argparse would refuse an option between overrides.
-    args = parser.parse_intermixed_args()
+    args = parser.parse_args() if command else parser.parse_intermixed_args()
     _hide_secrets()
     try:
         root = Path(args.root).resolve()

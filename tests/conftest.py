@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +46,41 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+# Runs in pipelines/session.py: says where the session is, and waits.
+WAIT = "import os, sys; print(os.environ['RAY_ADDRESS'], os.environ['RAY_AUTH_MODE'], flush=True); sys.stdin.read()"
+
+
+@pytest.fixture(scope="session")
+def ray_variables() -> Iterator[dict[str, str]]:
+    """A local Ray session of two CPUs for the rest of the run: the environment of processes that join it.
+
+    Starting one takes ten seconds or more, and joining it takes one.
+    """
+    root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "pipelines/session.py", sys.executable, "-c", WAIT]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    process = subprocess.Popen(
+        command, cwd=root, env=clean, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        address, mode = process.stdout.readline().split()
+        yield {"RAY_ADDRESS": address, "RAY_AUTH_MODE": mode, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    finally:
+        process.stdin.close()
+        assert process.wait(60) == 0
+
+
+@pytest.fixture(scope="module")
+def shared_ray(ray_variables: dict[str, str]) -> Iterator[None]:
+    """Everything that a module's tests start joins one Ray session."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ray_variables.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture

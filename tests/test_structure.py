@@ -33,7 +33,7 @@ LINES = [
         "storage",
     },
     {"cluster", "fingerprint", "records", "settings", "task"},
-    {"params"},
+    {"params", "shared_ray"},
     {"manifest"},
     {"backbones", "benchmarks", "frames"},
     {"embedded", "ingest", "methods"},

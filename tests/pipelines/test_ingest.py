@@ -21,6 +21,7 @@ def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_ray")
 def test_videos_become_a_store_and_the_second_run_is_quick(tmp_path: Path) -> None:
     write_collection(tmp_path / "data" / "small", train=3, val=1, test=2)
     assert run(tmp_path, "--task", "small", "--status").stdout == "small: never ingested here\n"

@@ -31,7 +31,7 @@ NO_FILMS = (*(f"._{name}" for name in FILMS[:4]), os.fsdecode(b"caf\xe9.mp4"), "
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of videos, ingested: six films, one broken file, and what is no video."""
     folder = tmp_path_factory.mktemp("own")
     tiny_world.write_params(folder)

@@ -19,8 +19,7 @@ COMMAND = ["--task", tiny_world.TASK, "--method", "vop", "--trials", "4", "--sea
 
 
 def start(root: Path) -> subprocess.Popen[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment = {**clean, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(REPOSITORY / "pipelines" / "tune.py"), "--root", str(root), *COMMAND]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([*command, "training.epochs=2"], cwd=root, env=environment, **pipes)  # type: ignore[call-overload]
@@ -48,6 +47,7 @@ def first_finished_trials(client: MlflowClient, process: subprocess.Popen[str]) 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_ray")
 def test_a_killed_search_continues(tmp_path: Path) -> None:
     tiny_world.write_project(tmp_path)
     write_empty_store(tmp_path)

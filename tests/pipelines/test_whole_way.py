@@ -15,7 +15,6 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[2]
 ENV = {
-    **os.environ,
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     "DVC_NO_ANALYTICS": "1",
     "GIT_AUTHOR_NAME": "test",
@@ -35,12 +34,11 @@ SMALL = {
     },
 }  # fmt: skip
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("shared_ray")]
 
 
 def call(root: Path, *command: str, fails: bool = False) -> str:
-    env = {**ENV, "PYTHONPATH": str(root)}
-    env.pop("RAY_ADDRESS", None)
+    env = {**os.environ, **ENV, "PYTHONPATH": str(root)}
     done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode != 0) == fails, f"{command}\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}"
     return done.stdout + done.stderr
@@ -55,7 +53,7 @@ def merge(tree: dict[str, object], changes: dict[str, object]) -> None:
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clone(shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone of the working tree's tracked files with small collections, after `dvc repro`."""
     root = tmp_path_factory.mktemp("whole") / "clone"
     listed = subprocess.run(

@@ -178,6 +178,7 @@ def test_a_run_that_ends_early_keeps_its_blocks(root: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_ray")
 def test_any_number_of_actors_gives_the_same_bytes(root: Path) -> None:
     stage = Stage(root, frame_vectors=True)
     alone = stage.grow().card

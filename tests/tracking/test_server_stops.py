@@ -26,13 +26,13 @@ EPOCHS = 80
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("shared_ray")
 def test_the_adapter_is_published_and_the_next_run_sends_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny_world.write_project(tmp_path)
     address = free_address()
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    variables |= {"MLFLOW_TRACKING_URI": address, "OMP_NUM_THREADS": "1"}
+    variables = {**os.environ, "MLFLOW_TRACKING_URI": address, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(SCRIPT), "--root", str(tmp_path), "--task", tiny_world.TASK, "--method", "vop"]
     settings = [f"training.epochs={EPOCHS}", f"training.validation_every={EPOCHS}", "execution.checkpoint_steps=6"]
     with serving(tmp_path, address):
