@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dvc.cli import main
 from dvc.repo import Repo
 from ruamel.yaml import YAML
 
@@ -34,8 +35,16 @@ def run(folder: Path, *command: str) -> str:
     return done.stdout
 
 
-def dvc(folder: Path, *arguments: str) -> str:
-    """Runs DVC in the copy."""
+def dvc(folder: Path, *arguments: str) -> None:
+    """Runs DVC in the copy, and in this process: another one would import it for seconds."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
+        patch.setenv("PYTHONPATH", str(folder))
+        patch.setenv("DVC_NO_ANALYTICS", "1")
+        assert main(list(arguments)) == 0
+
+
+def told(folder: Path, *arguments: str) -> str:
+    """What DVC prints."""
     return run(folder, sys.executable, "-m", "dvc", *arguments)
 
 
@@ -62,7 +71,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
                         place.write_text("placeholder\n", encoding="utf-8")
     dvc(folder, "commit", "--quiet", "--force")
     assert stale(folder) == set()
-    assert "up to date" in dvc(folder, "status")
+    assert "up to date" in told(folder, "status")
     return folder
 
 
@@ -246,8 +255,8 @@ def test_metrics_are_compared_with_those_of_the_last_commit(edited: Path) -> Non
     run(edited, "git", *who, "commit", "--quiet", "-m", "The demo's results")
     results(61.0)
     key = "shapes-clips.vop.R@1"
-    found = json.loads(dvc(edited, "metrics", "diff", "--json"))
+    found = json.loads(told(edited, "metrics", "diff", "--json"))
     assert found["reports/metrics.json"][key] == {"old": 54.5, "new": 61.0, "diff": 6.5}
-    table = dvc(edited, "exp", "show", "--csv").splitlines()
+    table = told(edited, "exp", "show", "--csv").splitlines()
     column = table[0].split(",").index(key)
     assert [row.split(",")[column] for row in table[1:3]] == ["61.0", "54.5"]

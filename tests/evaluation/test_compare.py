@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +12,11 @@ import pytest
 import trained_world
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripts import run_script
 
 from components.errors import EvaluationError
 from components.evaluation.compare import compare, compare_ranks, describe, p_value, scorecard_folder
 
-PROJECT = Path(__file__).resolve().parents[2]
 PAIRS = st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20), st.integers(0, 5)), min_size=1, max_size=30)
 
 
@@ -141,11 +139,11 @@ def test_another_protocol_is_refused_by_its_field(root: Path, tmp_path: Path) ->
 
 
 def test_the_command(root: Path) -> None:
-    command = [sys.executable, str(PROJECT / "pipelines" / "compare.py"), "--root", str(root), "--split", "val"]
-    done = subprocess.run([*command, "tiny/vop-0", "tiny/mv_adapter-0"], capture_output=True, text=True, check=True)
+    done = run_script("compare.py", root, "--split", "val", "tiny/vop-0", "tiny/mv_adapter-0")
+    assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("A = vop-0, B = mv_adapter-0, split val, gallery of 8 videos\n")
     assert "paired bootstrap over videos, 1000 resamples" in done.stdout
     assert "queries that changed most" in done.stdout
-    done = subprocess.run([*command, "tiny/vop-0", "tiny/none-0"], capture_output=True, text=True, check=False)
+    done = run_script("compare.py", root, "--split", "val", "tiny/vop-0", "tiny/none-0")
     assert done.returncode == 1
     assert done.stderr.startswith("error: tiny/none-0: no scorecards; expected a folder at ")

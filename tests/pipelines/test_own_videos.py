@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import tiny_world
-from video_files import REPOSITORY, write_mp4
+from scripts import run_script
+from video_files import write_mp4
 
 SETTINGS = (
     "tasks={mine: {benchmark: table, root: data/mine, frames: 4, words: 16}}",
@@ -18,11 +18,10 @@ SETTINGS = (
 )
 
 
-def run(root: Path, script: str, *arguments: str, option: str = "") -> subprocess.CompletedProcess[str]:
+def run(root: Path, script: str, *arguments: str, option: str = "") -> CompletedProcess[str]:
     settings = [part for setting in SETTINGS for part in ([option, setting] if option else [setting])]
     action = ["check"] if script == "data.py" else []
-    command = [sys.executable, str(REPOSITORY / "pipelines" / script), *action, "--root", str(root), "--task", "mine"]
-    return subprocess.run([*command, *settings, *arguments], capture_output=True, text=True, check=False, cwd=root)
+    return run_script(script, root, *action, "--task", "mine", *settings, *arguments)
 
 
 FILMS = ("first.mp4", "my holiday.mp4", "third.mp4", "first.mov", "2021/first.mp4", "2021/märz.mp4")

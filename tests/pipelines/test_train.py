@@ -22,6 +22,7 @@ import psutil
 import pytest
 import tiny_world
 from empty_store import write_empty_store
+from scripts import run_script
 
 from components.adapters.file import load_adapter, read_card, save_adapter
 from components.backbones.load import load_backbone
@@ -61,9 +62,9 @@ def stage(script: str, root: Path, environment: dict[str, str], *args: str) -> s
 
 
 @pytest.mark.slow
-def test_stages_without_ray_and_evaluation(root: Path, environment: dict[str, str]) -> None:
+def test_stages_without_ray_and_evaluation(root: Path) -> None:
     arguments = ("--task", tiny_world.TASK, "--method", "zero_shot")
-    trained = stage("train.py", root, environment, *arguments)
+    trained = run_script("train.py", root, *arguments)
     assert trained.returncode == 0, trained.stderr
     assert "tiny-zero_shot-0: 0 parameters" in trained.stdout
     folder = root / "outputs" / "adapters" / tiny_world.TASK / "zero_shot-0"
@@ -73,7 +74,7 @@ def test_stages_without_ray_and_evaluation(root: Path, environment: dict[str, st
     cards = root / "outputs" / "scorecards" / tiny_world.TASK / "zero_shot-0"
     cards.mkdir(parents=True)
     (cards / "test.json").write_text("of an earlier run")
-    done = stage("evaluate.py", root, environment, *arguments)
+    done = run_script("evaluate.py", root, *arguments)
     assert done.returncode == 0, done.stderr
     card = json.loads((cards / "test.json").read_text())
     assert (card["split"], card["seed"], card["frames"], card["words"]) == ("test", 0, tiny_world.FRAMES, 16)

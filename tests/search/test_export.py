@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +12,8 @@ import pytest
 import tiny_world
 import torch
 import trained_world
+from scripts import run_script
 from trained_world import TASK
-from video_files import REPOSITORY
 
 from components.adapters.file import load_adapter
 from components.errors import DataError
@@ -168,9 +166,8 @@ def test_vectors_that_are_no_numbers_leave_the_earlier_export(
 @pytest.mark.slow
 def test_the_script_writes_the_folder(root: Path, source: Source, tmp_path: Path) -> None:
     project = Path(shutil.copytree(root, tmp_path / "project"))
-    script = [sys.executable, str(REPOSITORY / "pipelines" / "export.py"), "--root", str(project), "--task", TASK]
-    adapter = ["--adapter", f"outputs/adapters/{TASK}/mv_adapter-0"]
-    done = subprocess.run([*script, *adapter, "--to", "vectors"], capture_output=True, text=True, check=False)
+    adapter = f"outputs/adapters/{TASK}/mv_adapter-0"
+    done = run_script("export.py", project, "--task", TASK, "--adapter", adapter, "--to", "vectors")
     assert done.returncode == 0, done.stderr
     assert f"{TASK}: 11 videos, " in done.stdout
     assert read_export_card(project / "vectors").adapter_sha256 == source.sha256

@@ -16,6 +16,7 @@ import tiny_world
 import trained_world
 from empty_store import write_empty_store
 from registered_world import model_config
+from scripts import run_script
 from trained_world import TASK
 
 from components.errors import AdapterError, RegistryError
@@ -28,11 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(script: str, root: Path, *arguments: str) -> str:
-    """Run a stage as DVC does and return its standard output."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, f"pipelines/{script}.py", "--root", str(root), "--task", TASK, *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    """Runs a stage and returns its standard output."""
+    done = run_script(f"{script}.py", root, "--task", TASK, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
