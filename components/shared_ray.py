@@ -17,8 +17,8 @@ from components.errors import ReelTuneError
 def run_in_session(command: Sequence[str], settings: RaySettings) -> int:
     """Runs a command whose processes find a Ray session at RAY_ADDRESS, and ends the session after it.
 
-    Each process that starts a local cluster waits ten seconds or more for it. Joining one takes a second. If RAY_ADDRESS
-    is set already, the command uses that cluster.
+    Each process that starts a local cluster waits ten seconds or more for it. Joining one takes a second. If
+    RAY_ADDRESS is set already, the command uses that cluster.
 
     Args:
         command: The program and its arguments.
