@@ -25,6 +25,10 @@ class Layout:
         """The published frame store of a task, or the card of a store that is kept elsewhere."""
         return self.root / "outputs" / "frames" / task
 
+    def captions(self, task: str) -> Path:
+        """The captions of a task's training frames."""
+        return self.root / "outputs" / "captions" / task
+
     def adapter(self, task: str, method: str, seed: int) -> Path:
         """A published adapter, with its training record and learning curve."""
         return self.root / "outputs" / "adapters" / task / f"{method}-{seed}"
@@ -85,6 +89,10 @@ class Layout:
     def ingest_work(self, task: str) -> Path:
         """The working state of the ingest of a task."""
         return self.work / "ingest" / task
+
+    def captions_work(self, task: str) -> Path:
+        """The captions that unfinished runs have made."""
+        return self.work / "captions" / task
 
     def index_work(self, task: str) -> Path:
         """The working state of the index of a task: blocks of vectors that are not part of an index yet."""

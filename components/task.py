@@ -37,6 +37,33 @@ class WindowSettings:
 
 
 @dataclass(frozen=True, config=STRICT)
+class CaptionSettings:
+    """Where the captions of a task's training frames come from: a captioner that makes them, or a table.
+
+    Args:
+        captioner: ``"package.module:Class"``, or the name of an entry point in the group ``reeltune.captioners``.
+        options: The keyword arguments that the captioner is made with.
+        table: A ``.csv``, ``.jsonl`` or ``.parquet`` file, relative to the task's ``root``.
+        batch_size: Frames per call of the captioner.
+        actors: How many captioners run at the same time.
+        gpus: GPUs per captioner.
+    """
+
+    captioner: str | None = None
+    options: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    table: str | None = None
+    batch_size: Count = 16
+    actors: Count = 1
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+
+    def __post_init__(self) -> None:
+        if (self.captioner is None) == (self.table is None):
+            raise ValueError("set either captioner or table")
+        if self.table is not None and self.options:
+            raise ValueError("options belong to a captioner, and a table has none")
+
+
+@dataclass(frozen=True, config=STRICT)
 class TaskSettings:
     """One collection and its protocol.
 
@@ -47,6 +74,7 @@ class TaskSettings:
         words: L, the tokens per text, start and end token included.
         options: The options of the reader.
         windows: How long files are cut into windows. None cuts no file.
+        captions: Where captions of the training frames come from. None where no method needs them.
     """
 
     benchmark: str
@@ -55,3 +83,4 @@ class TaskSettings:
     words: Annotated[int, Field(ge=3)]
     options: dict[str, str | int | float | bool] = Field(default_factory=dict)
     windows: WindowSettings | None = None
+    captions: CaptionSettings | None = None

@@ -52,6 +52,7 @@ class TrainingFacts:
         store: Fingerprint of the frame store.
         training_key: Hash of everything that decides the result.
         backbone: The settings that loaded the backbone, also of an adapter without training.
+        captions: Fingerprint of the captions of frames that it was trained with, by task.
     """
 
     seed: int | None = None
@@ -61,6 +62,7 @@ class TrainingFacts:
     store: str | None = None
     training_key: str | None = None
     backbone: BackboneSettings | None = None
+    captions: dict[str, str] | None = None
 
     @property
     def selected_on(self) -> str | None:

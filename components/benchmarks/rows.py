@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import SupportsFloat
@@ -55,7 +55,7 @@ def read_rows(where: str) -> list[Row]:
         DataError: The table is damaged or lacks a column. Or a row has more fields than the header, no caption, an
             unknown split, a segment that ends before it starts, or a path that leads out of the folder.
     """
-    raw = list(_raw_rows(where))
+    raw = list(raw_rows(where))
     # The split of every row is given, or that of none.
     given = any(fields.get("split") not in (None, "") for _, fields in raw)
     return [_row(place, fields, given) for place, fields in raw]
@@ -73,16 +73,27 @@ def _row(place: str, fields: Mapping[str, object], given: bool) -> Row:
     return Row(place, _path(place, fields["video"]), span, text_of(place, fields["caption"]), split, further)
 
 
-def _raw_rows(where: str) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """The place of each row and its fields."""
+def raw_rows(
+    where: str, needed: Sequence[str] = NEEDED, optional: Sequence[str] = OPTIONAL
+) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """The place of each row and its fields, of which only the names are checked.
+
+    Args:
+        where: The path or URI of a ``.csv``, ``.jsonl`` or else Parquet file.
+        needed: The columns that the table must have, ``caption`` among them.
+        optional: Columns that it may have.
+
+    Raises:
+        DataError: The table is damaged or lacks a column, or a row has more fields than the header.
+    """
     kind = PurePosixPath(where).suffix
     if kind == ".csv":
-        for line, fields in files.read_csv(where, NEEDED, OPTIONAL):
+        for line, fields in files.read_csv(where, needed, optional):
             _check_quotes(f"{where}:{line}", fields["caption"])
             yield f"{where}:{line}", fields
         return
-    for place, content in _json_lines(where) if kind == ".jsonl" else _parquet_rows(where):
-        _check_names(place, content)
+    for place, content in _json_lines(where, needed) if kind == ".jsonl" else _parquet_rows(where, needed, optional):
+        _check_names(place, content, needed, optional)
         yield place, content
 
 
@@ -100,22 +111,25 @@ def _check_quotes(place: str, caption: str) -> None:
             )
 
 
-def _check_names(place: str, names: Iterable[str]) -> None:
+def _check_names(place: str, names: Iterable[str], needed: Sequence[str], optional: Sequence[str]) -> None:
     names = list(names)
-    if missing := [name for name in NEEDED if name not in names]:
+    if missing := [name for name in needed if name not in names]:
         raise DataError("column is missing", where=place, found=sorted(names), expected=", ".join(missing))
-    files.check_spelling(place, names, OPTIONAL)
+    files.check_spelling(place, names, optional)
 
 
-def _json_lines(where: str) -> Iterator[tuple[str, Mapping[str, object]]]:
+def _json_lines(where: str, needed: Sequence[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
     for number, line in files.read_lines(where):
         content = parse_json(line, f"{where}:{number}")
         if not isinstance(content, dict):
-            raise DataError("not an object", where=f"{where}:{number}", found=content, expected="{'video', 'caption'}")
+            keys = ", ".join(map(repr, needed))
+            raise DataError("not an object", where=f"{where}:{number}", found=content, expected=f"{{{keys}}}")
         yield f"{where}:{number}", content
 
 
-def _parquet_rows(where: str) -> Iterator[tuple[str, Mapping[str, object]]]:
+def _parquet_rows(
+    where: str, needed: Sequence[str], optional: Sequence[str]
+) -> Iterator[tuple[str, Mapping[str, object]]]:
     content = storage.read_bytes(where)
     try:
         # Checksums and `validate` find damage that would otherwise be read as other text, or break a later step.
@@ -123,13 +137,13 @@ def _parquet_rows(where: str) -> Iterator[tuple[str, Mapping[str, object]]]:
         _check_size(where, file.metadata, len(content))
         names = file.schema_arrow.names
         plain = [name for name in names if names.count(name) == 1 and _is_plain(file.schema_arrow.field(name).type)]
-        table = file.read(columns=[name for name in names if name in (*NEEDED, *OPTIONAL, *plain)])
+        table = file.read(columns=[name for name in names if name in (*needed, *optional, *plain)])
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError("not Parquet, or damaged", where=where, cure=" ".join(str(error).split())[:300]) from None
     if not table.num_rows:
         raise DataError("no rows", where=where, expected="at least one video")
-    _check_names(where, names)
+    _check_names(where, names, needed, optional)
     others = dict.fromkeys((name for name in names if name not in table.column_names), NOT_READ)
     yield from ((f"{where} row {number}", {**row, **others}) for number, row in enumerate(table.to_pylist(), 1))
 

@@ -18,6 +18,7 @@ from components.backbones.host import on_host, upload
 from components.backbones.spec import BackboneSpec
 from components.config import STRICT
 from components.errors import ConfigError
+from components.methods.frame_captions import CaptionLoss
 from components.methods.similarity import DOT, Similarity
 
 # The upper limit of exp(logit_scale), as in CLIP's training.
@@ -97,6 +98,8 @@ class Method(nn.Module, Generic[S]):
         video_width, text_width: The numbers of a video's and a text's embedding: E, or more if a method keeps a vector
             per frame and per word.
         similarity: How near an embedded text is to an embedded video.
+        caption_loss: What a training with a caption of every frame adds to its loss. None for most methods, which
+            need no such captions.
     """
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
@@ -140,6 +143,7 @@ class Method(nn.Module, Generic[S]):
         self.frames, self.words = frames, backbone.text_length(words)
         self.video_width = self.text_width = backbone.spec.embed_dim
         self.similarity: Similarity = DOT
+        self.caption_loss: CaptionLoss | None = None
         tuned = self.tuned(backbone)
         self.backbone = trainable_copy(backbone, tuned) if tuned else backbone
         self.log_scale: nn.Parameter | None = None

@@ -4,7 +4,8 @@
 learning rate. Two parts cannot train the same parameters of the backbone. At most one can replace the pooling of
 frames. Parts that put prompts into one tower keep separate places there, and other parts act on CLIP's tokens only. A
 part that reads its tower by column numbers (VoP's released text layout) allows no other prompts in that tower. A part
-that merges tokens (TempMe) goes together only with parts that treat all tokens of that tower alike.
+that merges tokens (TempMe) goes together only with parts that treat all tokens of that tower alike. A part that trains
+with captions of frames (DiscoVLA with ``captions: true``) is trained alone.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class Composed(Method[ComposedSettings]):
             part.backbone = self.backbone
         self.temporal = any(part.temporal for part in parts.values())
         self.starts_as_identity = all(part.starts_as_identity for part in parts.values())
+        self._check_captions()
         pooling = [part for part in parts.values() if part.pools_itself]
         if len(pooling) > 1:
             raise ConfigError(
@@ -128,6 +130,18 @@ class Composed(Method[ComposedSettings]):
                 found=[*reading, *whole],
                 cure="leave one of them out",
             )
+
+    def _check_captions(self) -> None:
+        """Refuses a part whose loss needs its own frames and captions, without what other parts do to them."""
+        for part in self.members():
+            if part.caption_loss is not None:
+                raise ConfigError(
+                    "a part trains with captions of frames, and its losses are right only for the method alone",
+                    where=f"{self.name}.{part.name}.captions",
+                    found=True,
+                    expected="false in a model of several methods",
+                    cure=f"set captions: false, or train {part.name} alone",
+                )
 
     def _check_scale(self) -> None:
         for name, raw in self.settings.parts.items():

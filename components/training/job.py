@@ -24,8 +24,9 @@ from components.backbones.families import FAMILIES
 from components.backbones.load import load_backbone
 from components.backbones.naming import errors_under
 from components.backbones.settings import BackboneSettings
+from components.captions.file import CaptionFile
 from components.cluster import RaySettings
-from components.errors import ConfigError
+from components.errors import ConfigError, TrainingError
 from components.fingerprint import code_of
 from components.frames.store import FrameStore
 from components.layout import Layout
@@ -35,6 +36,7 @@ from components.methods.entries import targets
 from components.processes import rank_and_world
 from components.task import TaskSettings
 from components.training.batches import check_workers
+from components.training.captioned import read_for_training
 from components.training.checkpoint import Checkpoints
 from components.training.loader import training_videos
 from components.training.loop import Result, fit
@@ -56,6 +58,7 @@ class Plan:
         store: The fingerprint of the frame store.
         frames: The path or URI of the frame store.
         provenance: Commit and package versions (:func:`components.provenance.collect`).
+        captions: The fingerprint of the captions of frames. None if the method needs none.
     """
 
     key: str
@@ -63,6 +66,7 @@ class Plan:
     store: str
     frames: str
     provenance: dict[str, Any]
+    captions: str | None = None
 
 
 class Blocks(Protocol):
@@ -159,6 +163,17 @@ class Job:
         """The task's frames."""
         return FrameStore(Layout(self.root).frames(self.task))
 
+    def frame_captions(self, method: Method, store: FrameStore) -> CaptionFile | None:
+        """The captions of the task's training frames. None if the method needs none.
+
+        Raises:
+            DataError: They are missing or damaged.
+            TrainingError: They are not of this frame store, or do not go with the settings.
+        """
+        if method.caption_loss is None:
+            return None
+        return read_for_training(method, self.training, store, Layout(self.root).captions(self.task), self.task)
+
     def build(self) -> Method:
         """The method with its initial parameters, the same in every process.
 
@@ -206,8 +221,9 @@ class Job:
 
     def settings(self) -> dict[str, Any]:
         """The settings that this training depends on."""
+        task = asdict(self.collection)
         return {
-            "task": {field.name: getattr(self.collection, field.name) for field in fields(TaskSettings)},
+            "task": {field.name: task[field.name] for field in fields(TaskSettings)},
             "backbone": asdict(self.backbone),
             "method": dict(self.raw),
             "training": asdict(self.training),
@@ -228,10 +244,12 @@ class Job:
         self._check_memory(backbone)
         method, store = self._build(backbone), self.store()
         self._check_frames(store)
-        trains = bool(method.trainable())
+        trains, captions = bool(method.trainable()), None
         if trains:
             training_videos(store, self.training)
             check_selection(store, self.training)
+            found = self.frame_captions(method, store)
+            captions = None if found is None else found.card.fingerprint
             if self.training.micro_batches != "auto":
                 check_workers(self.execution.workers, self.training.micro_batches)
         content = {
@@ -244,9 +262,11 @@ class Job:
             "store": store.fingerprint,
             "code": code_of("train", [*targets(method.name), FAMILIES.target(method.spec.family)]).sha256,
             "torch": torch.__version__,
+            # Keys without it stay as they were.
+            **({} if captions is None else {"captions": captions}),
         }
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        return Plan(key, trains, store.fingerprint, store.uri, provenance.collect(self.root))
+        return Plan(key, trains, store.fingerprint, store.uri, provenance.collect(self.root), captions)
 
     def work_folder(self, key: str) -> str:
         """The folder of checkpoints and the unpublished adapter: a path or URI that all processes of the training see.
@@ -294,6 +314,13 @@ def run(
     if rank_and_world()[0] == 0 and plan.trains:
         videos = len(store.ids("train"))
         logger.info("%s: %d training videos, %d epochs on %s", job.name, videos, settings.epochs, device)
+    captions = job.frame_captions(method, store)
+    if captions is not None and captions.card.fingerprint != plan.captions:
+        raise TrainingError(
+            "the captions of frames have changed since this training started",
+            where=Layout(job.root).captions(job.task),
+            cure="run it again: it starts from the beginning with them",
+        )
     with Watchdog(job.execution.timeout_seconds, report):
         result = fit(
             method,
@@ -305,6 +332,7 @@ def run(
             checkpoints=checkpoints,
             log=log,
             epoch_done=epoch_done,
+            frame_captions=None if captions is None else captions.of_video,
         )
     total = parameter_total(method.backbone)
     if rank_and_world()[0] == 0:
@@ -317,6 +345,7 @@ def run(
             store=plan.store,
             training_key=plan.key,
             backbone=job.backbone,
+            captions=None if plan.captions is None else {job.task: plan.captions},
         )
         with tempfile.TemporaryDirectory() as aside:
             save_adapter(Path(aside), method, task=job.task, provenance=plan.provenance, label=job.method, extra=extra)

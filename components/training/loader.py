@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from components.backbones.host import split, upload
+from components.captions.file import FrameCaptions
 from components.errors import TrainingError
 from components.frames.reader import FrameReader
 from components.frames.staging import Staging
@@ -47,6 +48,7 @@ class MicroBatch:
         frames: uint8[b, T, 3, S, S].
         mask: bool[b, T], true where a frame is real.
         tokens: int64[c, L], the videos' captions; c is at least b.
+        frame_captions: int64[b, T, L], a caption of each frame, the empty one for padding. None without such captions.
     """
 
     number: int
@@ -54,6 +56,7 @@ class MicroBatch:
     frames: Tensor
     mask: Tensor
     tokens: Tensor
+    frame_captions: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class Batch:
         same_text: int64[C], the same number for captions with the same text, from
             :func:`components.training.loss.shared_texts`. None if no two videos have the same text, or if such videos
             are negatives.
+        frame_captions: int64[b, T, L], a caption of each of this process's frames. None without such captions.
     """
 
     ids: tuple[str, ...]
@@ -88,6 +92,7 @@ class Batch:
     tokens: Tensor
     real_frames: int = 0
     same_text: Tensor | None = None
+    frame_captions: Tensor | None = None
 
     def to(self, device: torch.device, staging: Staging | None = None) -> Batch:
         """The same batch on ``device``, copied on the current stream.
@@ -103,11 +108,12 @@ class Batch:
             mask=upload(self.mask, device),
             tokens=upload(self.tokens, device),
             same_text=None if self.same_text is None else upload(self.same_text, device),
+            frame_captions=None if self.frame_captions is None else upload(self.frame_captions, device),
         )
 
     def used_by(self, stream: torch.cuda.Stream) -> None:
         """Keeps the memory of the tensors until ``stream`` has read them, where another stream copied them."""
-        for tensor in (self.owner, self.frames, self.mask, self.tokens, self.same_text):
+        for tensor in (self.owner, self.frames, self.mask, self.tokens, self.same_text, self.frame_captions):
             if tensor is not None:
                 tensor.record_stream(stream)
 
@@ -116,7 +122,8 @@ class Batch:
         videos = [self.videos[index] for index in self.local]
         texts = split(self.tokens, [self.captions[index] for index in self.local])
         ids = [self.ids[index :: len(self.videos)] for index in self.local]
-        parts = zip(self.local, ids, self.frames.split(videos), split(self.mask, videos), texts, strict=True)
+        of_frames = [None] * len(videos) if self.frame_captions is None else split(self.frame_captions, videos)
+        parts = zip(self.local, ids, self.frames.split(videos), split(self.mask, videos), texts, of_frames, strict=True)
         return [MicroBatch(*part) for part in parts if part[1]]
 
     def sizes_by_process(self, sizes: tuple[int, ...]) -> list[int]:
@@ -140,6 +147,7 @@ class Loader:
             them.
         device: Where batches are copied to, ahead of the step. None leaves them in host memory.
         find_shared: Whether texts that several videos of a batch have are looked for.
+        frame_captions: The captions of a video's frames by video id. None if the method needs none.
 
     Raises:
         TrainingError: ``world`` does not divide ``micro_batches``.
@@ -157,6 +165,7 @@ class Loader:
         augment: Augment | None = None,
         device: torch.device | None = None,
         find_shared: bool = False,
+        frame_captions: FrameCaptions | None = None,
     ) -> None:
         check_workers(world, micro_batches)
         self.plan = plan
@@ -168,6 +177,7 @@ class Loader:
         self.augment = augment
         self.device = device
         self.find_shared = find_shared
+        self.frame_captions = frame_captions
         # Copies go ahead of the step, next to its kernels.
         self._stream = torch.cuda.Stream(device) if device is not None and device.type == "cuda" else None
         self._staging = Staging(BUFFERS) if self._stream is not None else None
@@ -228,7 +238,18 @@ class Loader:
             tokens=tokens,
             real_frames=int(mask.sum()),
             same_text=same_text,
+            frame_captions=self._frame_captions(rows[local], mask.shape[1]),
         )
+
+    def _frame_captions(self, rows: Ints, frames: int) -> Tensor | None:
+        """The tokens of a caption per frame, int64[b, T, L]."""
+        if self.frame_captions is None:
+            return None
+        texts: list[str] = []
+        for row in rows:
+            of_video = self.frame_captions[self.videos[row].video_id]
+            texts += [*of_video, *[""] * (frames - len(of_video))]
+        return self.tokenize(texts).unflatten(0, (len(rows), frames))
 
     def _tokens(
         self, rows: Ints, captions: Ints, parts: list[slice], local: Ints, owner: Tensor
@@ -295,7 +316,13 @@ def training_videos(store: FrameStore, settings: TrainingSettings) -> list[Video
 
 
 def make_loader(
-    method: Method, store: FrameStore, settings: TrainingSettings, seed: int, reader: FrameReader, micro_batches: int
+    method: Method,
+    store: FrameStore,
+    settings: TrainingSettings,
+    seed: int,
+    reader: FrameReader,
+    micro_batches: int,
+    frame_captions: FrameCaptions | None = None,
 ) -> Loader:
     """The loader of this process.
 
@@ -304,6 +331,7 @@ def make_loader(
         settings: What decides the batches.
         seed: Fixes batches, captions and crops.
         micro_batches: The passes of a batch (:func:`components.training.passes.divide`).
+        frame_captions: A caption of every frame, for a method that needs them.
 
     Raises:
         TrainingError: As :func:`training_videos`, or the number of processes does not divide the micro-batches.
@@ -339,4 +367,5 @@ def make_loader(
         augment=crops if settings.augmentation == "crop_flip" else None,
         device=next(method.parameters()).device,
         find_shared=apart,
+        frame_captions=frame_captions,
     )

@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 import torch
 
 from components import heartbeat
+from components.captions.file import FrameCaptions
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.methods.base import Method
 from components.methods.reader import reader_for
 from components.precision import check_precision, numerics
 from components.processes import rank_and_world
+from components.training.captioned import check_captions
 from components.training.checkpoint import Checkpoints
 from components.training.loader import Batch, Loader, make_loader
 from components.training.metrics import Log, MetricsLog, StepValues
@@ -65,6 +67,7 @@ def fit(
     checkpoints: Checkpoints | None = None,
     log: Log | None = None,
     epoch_done: EpochDone | None = None,
+    frame_captions: FrameCaptions | None = None,
 ) -> Result:
     """Trains ``method`` in place on the train split. Afterwards it holds the selected parameters.
 
@@ -80,11 +83,12 @@ def fit(
         checkpoints: Where to save and to resume from. None saves nothing.
         log: Receives metrics every few steps and after each validation, on rank 0 only.
         epoch_done: Receives the metrics after each validation, in every process.
+        frame_captions: A caption of every frame of every training video, for a method that needs them.
 
     Raises:
         ConfigError: The device does not compute in a precision of the settings.
-        TrainingError: There are no training videos, a step does not fit into the memory, or a loss or gradient is NaN
-            or Inf.
+        TrainingError: The method needs captions of frames and gets none, or not with these settings. There are no
+            training videos, a step does not fit into the memory, or a loss or gradient is NaN or Inf.
     """
     device = next(method.parameters()).device
     check_precision(settings.precision, device, "training.precision")
@@ -93,6 +97,8 @@ def fit(
     reader = reader_for(method, store, execution.cache_mib, execution.decode_threads)
     if not method.trainable():
         return _measure(method, store, reader, settings, validate, log)
+    if method.caption_loss is not None:
+        check_captions(method, settings, store, frame_captions)
     method.clamp_scale()
     heartbeat.mark("the first pass")
     with numerics(settings.precision):
@@ -101,7 +107,7 @@ def fit(
     settings = replace(settings, micro_batches=passes.micro_batches, grad_cache=passes.grad_cache)
     gradients = StepGradients(method, settings, seed, execution.cache_mib)
     optimiser = build_optimiser(method.trainable(), method.learning_rates(), settings.weight_decay, settings.decay)
-    loader = make_loader(method, store, settings, seed, reader, passes.micro_batches)
+    loader = make_loader(method, store, settings, seed, reader, passes.micro_batches, frame_captions)
     state = TrainingState(method.trainable(), optimiser, checkpoints)
     metrics = MetricsLog(method, state, loader.plan, loader.plan.steps_per_epoch * settings.epochs, log, utilisation)
     validator = Validator(method, store, reader, validate, settings, state, metrics, epoch_done)

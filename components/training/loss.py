@@ -21,7 +21,10 @@ def info_nce(video: Tensor, text: Tensor, logit_scale: Tensor, similarity: Simil
     Returns:
         float[], in nats.
     """
-    logits = _logits(video, text, logit_scale, similarity)
+    return _cross_entropies(scaled_scores(video, text, logit_scale, similarity))
+
+
+def _cross_entropies(logits: Tensor) -> Tensor:
     target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
@@ -69,10 +72,15 @@ def multi_positive_nce(
     Returns:
         float[], in nats.
     """
-    if same_text is None and len(text) == len(video):
-        return info_nce(video, text, logit_scale, similarity)
-    logits = _logits(video, text, logit_scale, similarity)
-    weight = 1 / (torch.bincount(owner) * len(video))[owner]
+    return nce_of_scores(scaled_scores(video, text, logit_scale, similarity), owner, same_text, positives)
+
+
+def nce_of_scores(logits: Tensor, owner: Tensor, same_text: Tensor | None = None, positives: bool = False) -> Tensor:
+    """:func:`multi_positive_nce` of scaled similarities ``float[C, B]``, captions in rows and videos in columns."""
+    captions, videos = logits.shape
+    if same_text is None and captions == videos:
+        return _cross_entropies(logits)
+    weight = 1 / (torch.bincount(owner) * videos)[owner]
     if same_text is not None:
         return -(weight * _shared(logits, owner, same_text, positives)).sum() / 2
     both = (F.log_softmax(logits, dim=1) + F.log_softmax(logits, dim=0)).gather(1, owner.unsqueeze(1)).squeeze(1)
@@ -110,7 +118,7 @@ def sigmoid_loss(
     Returns:
         float[], in nats.
     """
-    logits = _logits(video, text, logit_scale, similarity) + logit_bias.float()
+    logits = scaled_scores(video, text, logit_scale, similarity) + logit_bias.float()
     belongs = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, owner.unsqueeze(1), True)
     weight = (1 / (torch.bincount(owner) * len(video))[owner]).unsqueeze(1)
     if same_text is not None:
@@ -135,7 +143,8 @@ def shared_texts(tokens: Tensor, owner: Tensor) -> Tensor | None:
     return text if len(pairs[0]) > len(torch.unique(text)) else None
 
 
-def _logits(video: Tensor, text: Tensor, logit_scale: Tensor, similarity: Similarity) -> Tensor:
+def scaled_scores(video: Tensor, text: Tensor, logit_scale: Tensor, similarity: Similarity = DOT) -> Tensor:
+    """The scaled similarities ``float[C, B]`` of captions ``float[C, D]`` and videos ``float[B, D]``."""
     # Half-precision logits would round away the differences between hard negatives.
     return similarity.matrix(logit_scale.float() * text.float(), video.float())
 

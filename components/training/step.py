@@ -11,6 +11,8 @@ of the whole batch.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,11 +26,12 @@ from components.processes import gather
 from components.training.frozen import FrozenLayers
 from components.training.gradients import Gradients, TreeSum, sum_over_processes, take_gradients
 from components.training.loader import Batch, MicroBatch
-from components.training.loss import multi_positive_nce, sigmoid_loss
+from components.training.loss import multi_positive_nce, nce_of_scores, scaled_scores, sigmoid_loss
 from components.training.settings import TrainingSettings
 
-# Embeddings of a micro-batch's videos and captions: float[b, W_v], float[c, W_t].
-Pair = tuple[Tensor, Tensor]
+# What the towers make of a micro-batch: embeddings of its videos and captions, float[b, W_v] and float[c, W_t], and
+# float[b, W] for a loss over captions of frames, if the method has one.
+Encoded = tuple[Tensor, ...]
 
 
 class StepGradients:
@@ -47,7 +50,7 @@ class StepGradients:
     def __init__(self, method: Method, settings: TrainingSettings, seed: int, cache_mib: int = 0) -> None:
         self.method, self.settings, self.seed = method, settings, seed
         self.parameters = list(method.trainable().values())
-        self.bias = _bias_of_loss(method, settings)
+        self.bias = bias_of_loss(method, settings)
         self.frozen = FrozenLayers(method, cache_mib) if settings.cache_frozen else None
 
     def backward(self, batch: Batch, step: int) -> Tensor:
@@ -63,14 +66,14 @@ class StepGradients:
         take_gradients(self.parameters)
         micro_batches = batch.micro_batches()
         with torch.set_grad_enabled(not self.settings.grad_cache):
-            pairs: deque[Pair] = deque(self._encode(part, step) for part in micro_batches)
-        loss, gradients = self._loss(batch, list(pairs))
+            encoded: deque[Encoded] = deque(self._encode(part, step) for part in micro_batches)
+        loss, gradients = self._loss(batch, list(encoded))
         # What the loss reaches without an embedding (the logit scale). It is complete in every process.
         direct = take_gradients(self.parameters)
         tree = TreeSum()
-        for part, of_pair in zip(micro_batches, gradients, strict=True):
-            pair = pairs.popleft()
-            _send_back(self._encode(part, step) if self.settings.grad_cache else pair, of_pair)
+        for part, of_part in zip(micro_batches, gradients, strict=True):
+            outputs = encoded.popleft()
+            _send_back(self._encode(part, step) if self.settings.grad_cache else outputs, of_part)
             tree.add(take_gradients(self.parameters))
         nothing: Gradients = [None] * len(self.parameters)
         totals = sum_over_processes(self.parameters, tree.total() if micro_batches else nothing)
@@ -92,12 +95,15 @@ class StepGradients:
             mask=torch.ones(videos, method.frames, dtype=torch.bool, device=device),
             tokens=method.backbone.tokenize([text] * captions, method.words).to(device),
         )
-        video, text_features = self._encode(part, 0)
-        _send_back((video, text_features), (torch.ones_like(video), torch.ones_like(text_features)))
+        if method.caption_loss is not None:
+            of_frames = method.backbone.tokenize([text] * (videos * method.frames), method.words).to(device)
+            part = replace(part, frame_captions=of_frames.unflatten(0, (videos, method.frames)))
+        encoded = self._encode(part, 0)
+        _send_back(encoded, tuple(torch.ones_like(output) for output in encoded))
         take_gradients(self.parameters)
 
-    def _encode(self, part: MicroBatch, step: int) -> Pair:
-        """Both embeddings of a micro-batch. Dropout draws the same each time."""
+    def _encode(self, part: MicroBatch, step: int) -> Encoded:
+        """What the loss needs of a micro-batch. Dropout draws the same each time."""
         torch.manual_seed(_dropout_seed(self.seed, step, part.number))
         with (
             autocast(self.settings.precision, part.frames.device),
@@ -105,26 +111,37 @@ class StepGradients:
         ):
             frames = self.method.backbone.normalize(part.frames)
             if self.frozen is None:
-                video, text = self.method(frames, part.mask, part.tokens)
+                features = self.method.frame_features(frames, part.mask)
             else:
-                video = self.method.embedding(self.frozen.frame_features(part.ids, frames, part.mask), part.mask)
-                text = self.method.encode_text(part.tokens)
-        return video.float(), text.float()
+                features = self.frozen.frame_features(part.ids, frames, part.mask)
+            encoded = [self.method.embedding(features, part.mask), self.method.encode_text(part.tokens)]
+            if self.method.caption_loss is not None:
+                assert part.frame_captions is not None
+                encoded.append(self.method.caption_loss.rows(features, part.mask, part.frame_captions))
+        return tuple(output.float() for output in encoded)
 
-    def _loss(self, batch: Batch, pairs: list[Pair]) -> tuple[Tensor, list[Pair]]:
-        """The loss of the whole batch, and its gradient with respect to each of this process's pairs."""
-        videos = self._gathered(batch, [video for video, _ in pairs], batch.videos, self.method.video_width)
-        texts = self._gathered(batch, [text for _, text in pairs], batch.captions, self.method.text_width)
-        pairs_of = (batch.owner, batch.same_text, self.settings.equal_captions == "positives", self.method.similarity)
-        scale = self.method.logit_scale
+    def _loss(self, batch: Batch, encoded: list[Encoded]) -> tuple[Tensor, list[Encoded]]:
+        """The loss of the whole batch, and its gradient with respect to what each micro-batch gave for it."""
+        method, of_frames = self.method, self.method.caption_loss
+        sizes = [batch.videos, batch.captions, *([] if of_frames is None else [batch.videos])]
+        widths = [method.video_width, method.text_width, *([] if of_frames is None else [of_frames.width])]
+        # A process may have no micro-batch, and then no rows of any kind.
+        local = [[outputs[kind] for outputs in encoded] for kind in range(len(sizes))]
+        whole = [self._gathered(batch, *of_kind) for of_kind in zip(local, sizes, widths, strict=True)]
+        videos, texts, *rows = whole
+        pairs_of = (batch.owner, batch.same_text, self.settings.equal_captions == "positives")
+        scale, similarity = method.logit_scale, method.similarity
         if self.bias is None:
-            loss = multi_positive_nce(videos, texts, scale, *pairs_of)
+            loss = multi_positive_nce(videos, texts, scale, *pairs_of, similarity)
         else:
-            loss = sigmoid_loss(videos, texts, scale, self.bias, *pairs_of)
+            loss = sigmoid_loss(videos, texts, scale, self.bias, *pairs_of, similarity)
+        if of_frames is not None:
+            owner, same_text, positives = pairs_of
+            contrast = partial(nce_of_scores, owner=owner, same_text=same_text, positives=positives)
+            loss = loss + of_frames.loss(scaled_scores(videos, texts, scale, similarity), rows[0], contrast)
         loss.backward()
-        of_videos = _local_gradients(videos, batch, batch.videos)
-        of_texts = _local_gradients(texts, batch, batch.captions)
-        return loss.detach(), list(zip(of_videos, of_texts, strict=True))
+        gradients = [_local_gradients(every, batch, of_kind) for every, of_kind in zip(whole, sizes, strict=True)]
+        return loss.detach(), list(zip(*gradients, strict=True))
 
     def _gathered(self, batch: Batch, local: list[Tensor], sizes: tuple[int, ...], width: int) -> Tensor:
         """Embeddings of the whole batch as the start of a graph."""
@@ -134,7 +151,7 @@ class StepGradients:
         return gather(rows, batch.sizes_by_process(sizes)).requires_grad_()
 
 
-def _bias_of_loss(method: Method, settings: TrainingSettings) -> Tensor | None:
+def bias_of_loss(method: Method, settings: TrainingSettings) -> Tensor | None:
     """The logit bias of a sigmoid loss; None for the softmax loss."""
     if settings.loss == "sigmoid" and method.logit_bias is None:
         raise ConfigError(
@@ -153,9 +170,9 @@ def _local_gradients(embeddings: Tensor, batch: Batch, sizes: tuple[int, ...]) -
     return [parts[index] for index in batch.local if sizes[index]]
 
 
-def _send_back(pair: Pair, gradients: Pair) -> None:
-    """Back-propagates into what the embeddings depend on. A frozen tower has no graph."""
-    ends = [(out, gradient) for out, gradient in zip(pair, gradients, strict=True) if out.requires_grad]
+def _send_back(encoded: Encoded, gradients: Encoded) -> None:
+    """Back-propagates into what the outputs of the towers depend on. A frozen tower has no graph."""
+    ends = [(out, gradient) for out, gradient in zip(encoded, gradients, strict=True) if out.requires_grad]
     if ends:
         torch.autograd.backward([out for out, _ in ends], [gradient for _, gradient in ends])
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import torch
 
+from components.captions.file import read_captions
 from components.cluster import ray_session
 from components.errors import ConfigError, TrainingError
 from components.frames.reader import FrameReader
@@ -61,6 +62,8 @@ class Search:
         """Task, method, seed and a hash of everything that decides the trials."""
         content = [self.job.settings(), {k: repr(v) for k, v in self.space.items()}, self.grace, self.reduction]
         content += [self.trials, self.job.store().fingerprint]
+        if (captions := Layout(self.job.root).captions(self.job.task)).exists():
+            content.append(read_captions(captions).card.fingerprint)
         return f"{self.job.name}-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]}"
 
     @property
@@ -214,7 +217,17 @@ def _train_once(values: dict[str, Any], plan: Search, validate: Validate) -> Non
     training = replace(job.training, validation_every=1, select_on="last")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(training.threads)
-    fit(job.build().to(device), job.store(), training, job.execution, job.seed, validate=_Reporting(validate))
+    method, store = job.build().to(device), job.store()
+    captions = job.frame_captions(method, store)
+    fit(
+        method,
+        store,
+        training,
+        job.execution,
+        job.seed,
+        validate=_Reporting(validate),
+        frame_captions=None if captions is None else captions.of_video,
+    )
 
 
 def _outcome(result: Any) -> Trial:

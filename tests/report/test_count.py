@@ -151,7 +151,8 @@ class TestPeers:
             ("late", {}, 32, 512),
             ("lora", {}, 32, 491_520),  # TempMe's baseline
             ("tempme", {}, 32, 507_648),  # 0.50 M: LoRA and 21 positions
-            ("discovla", {}, 32, 543_776),  # with 2 x 8,712 for captions of frames, 561,200
+            ("discovla", {}, 32, 543_776),
+            ("discovla", {"captions": True}, 32, 561_200),  # 491,520 + 4 x 13,064 + 2 x 8,712
             (
                 "dgl",
                 {"postfix": True},
