@@ -15,9 +15,16 @@ from components.training.step import bias_of_loss
 
 
 def read_for_training(
-    method: Method, settings: TrainingSettings, store: FrameStore, folder: Path, task: str
+    method: Method, settings: TrainingSettings, store: FrameStore, folder: Path, task: str, where: str
 ) -> CaptionFile:
     """The captions in ``folder``, if they are those of the training frames of ``store``.
+
+    Args:
+        method, settings: What trains.
+        store: The frames.
+        folder: :meth:`components.layout.Layout.captions`.
+        task: The task's key in params.yaml.
+        where: The method's key there, for messages.
 
     Raises:
         DataError: The captions are damaged.
@@ -26,7 +33,7 @@ def read_for_training(
     if not folder.exists():
         raise TrainingError(
             "the method trains with a caption of every frame, and the task has none",
-            where=f"methods.{method.name}.captions",
+            where=f"{where}.captions",
             found=f"no {folder}",
             expected="captions, or captions: false",
             cure=f"set tasks.{task}.captions, and {CURE}",
@@ -40,25 +47,30 @@ def read_for_training(
             expected=f"{store.fingerprint[:12]}, which is now in {store.uri}",
             cure=CURE,
         )
-    check_captions(method, settings, store, found.of_video)
+    check_captions(method, settings, store, found.of_video, where)
     return found
 
 
 def check_captions(
-    method: Method, settings: TrainingSettings, store: FrameStore, captions: FrameCaptions | None
+    method: Method, settings: TrainingSettings, store: FrameStore, captions: FrameCaptions | None, where: str = ""
 ) -> None:
     """Checks that every training frame has a caption, and that the settings go with the losses over them.
+
+    Args:
+        method, settings, store: What trains, and on which frames.
+        captions: The captions, if there are any.
+        where: The method's key in params.yaml, for messages.
 
     Raises:
         TrainingError: They do not.
     """
-    where = f"methods.{method.name}.captions"
+    where = f"{where or f'methods.{method.name}'}.captions"
     if settings.captions_per_video > 1:
         raise TrainingError(
             "captions of frames are trained with one caption per video",
             where="training.captions_per_video",
             found=settings.captions_per_video,
-            expected="1",
+            expected=1,
             cure=f"set it to 1, or {where}: false",
         )
     if bias_of_loss(method, settings) is not None:

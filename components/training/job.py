@@ -172,7 +172,8 @@ class Job:
         """
         if method.caption_loss is None:
             return None
-        return read_for_training(method, self.training, store, Layout(self.root).captions(self.task), self.task)
+        folder, where = Layout(self.root).captions(self.task), f"methods.{self.method}"
+        return read_for_training(method, self.training, store, folder, self.task, where)
 
     def build(self) -> Method:
         """The method with its initial parameters, the same in every process.

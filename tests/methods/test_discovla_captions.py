@@ -19,7 +19,7 @@ from components.methods.build import build
 from components.methods.discovla import DiscoVLA
 from components.training.loss import info_nce, nce_of_scores, scaled_scores
 
-WORDS_OF = "a red circle moves left and then it grows very slowly".split()
+WORDS_OF = ["a", "red", "circle", "moves", "left", "and", "then", "it", "grows", "very", "slowly"]
 CAPTIONED = {"captions": True, "text_fusion_layers": 2}
 
 
@@ -169,7 +169,8 @@ def test_a_video_without_a_valid_frame_has_zero_scores() -> None:
     assert loss.isfinite()
     assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in method.trainable().values())
     (image,) = seen
-    assert not image[2].any() and not image[:, 2].any()
+    assert not image[2].any()
+    assert not image[:, 2].any()
     assert bool(image[[0, 1, 3]][:, [0, 1, 3]].all())
 
 
