@@ -30,6 +30,7 @@ ROOTS: dict[str, tuple[str, ...]] = {
     "pretrain": ("components.embedded.pretraining", "components.embedded.vocabulary"),
     "backbones": ("components.backbones.identity",),
     "ingest": ("components.ingest.run",),
+    "captions": ("components.captions.run",),
     "train": ("components.training.job", "components.evaluation.validation"),
     "evaluate": (
         "components.adapters.file",
@@ -58,6 +59,7 @@ ROOTS: dict[str, tuple[str, ...]] = {
 REGISTRIES = (
     "components.backbones.families",
     "components.benchmarks",
+    "components.captions",
     "components.ingest.decoders",
     "components.methods",
 )

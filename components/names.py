@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from components.benchmarks import BENCHMARKS
+from components.captions import CAPTIONERS
 from components.errors import ConfigError
 from components.ingest.decoders import DECODERS
 from components.methods.entries import canonical, targets
@@ -24,6 +25,11 @@ def _benchmark(key: str, value: Any) -> None:
 def _decoder(key: str, value: Any) -> None:
     if isinstance(value, str):
         DECODERS.target(value)
+
+
+def _captioner(key: str, value: Any) -> None:
+    if isinstance(value, str):
+        CAPTIONERS.target(value)
 
 
 # What names of folders and DVC stages, shell commands, keys such as `tasks.mine.frames` and MLflow all take.
@@ -69,6 +75,7 @@ def _method(label: str, value: Any) -> None:
 NAMES: NameChecks = {
     "tasks.*": _task,
     "tasks.*.benchmark": _benchmark,
+    "tasks.*.captions.captioner": _captioner,
     "frames.decoder": _decoder,
     "methods.*": _method,
     "tracking.alias": _alias,

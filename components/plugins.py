@@ -1,10 +1,10 @@
-"""The registry of what can be added to the project: methods, benchmarks and decoders.
+"""The registry of what can be added to the project: methods, benchmarks, decoders and captioners.
 
 A plug-in is found under one of three kinds of name:
 
 * a name of the project, such as ``vop``, registered next to the plug-ins
 * a name that an installed package declares as an entry point, in the group ``reeltune.methods``,
-  ``reeltune.benchmarks`` or ``reeltune.decoders``
+  ``reeltune.benchmarks``, ``reeltune.decoders`` or ``reeltune.captioners``
 * the object itself, written ``"package.module:Attribute"``
 
 Nothing is imported before :meth:`Registry.get`. A name costs nothing, and a stage loads only the code that it runs.

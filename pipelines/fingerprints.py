@@ -10,6 +10,8 @@ import _here  # noqa: F401
 
 from components import cli, storage
 from components.benchmarks import BENCHMARKS
+from components.captions import CAPTIONERS
+from components.captions.file import uses_captions
 from components.fingerprint import ROOTS, code_of
 from components.ingest.decoders import DECODERS
 from components.methods.entries import canonical, targets
@@ -23,7 +25,7 @@ def body(stage: cli.Stage) -> None:
     decoder = DECODERS.target(params.frames.decoder, where="frames.decoder")
     entries: dict[str, list[str]] = {name: [] for name in ROOTS}
     entries["index"] = entries["register"] = candidates
-    for name in ("ingest", "train", "evaluate"):
+    for name in ("ingest", "captions", "train", "evaluate"):
         del entries[name]
     for name, task in params.tasks.items():
         entries[f"ingest/{name}"] = [BENCHMARKS.target(task.benchmark, where=f"tasks.{name}.benchmark"), decoder]
@@ -34,11 +36,22 @@ def body(stage: cli.Stage) -> None:
     for name, task in params.tasks.items():
         windows = {} if task.windows is None else {"windows": asdict(task.windows)}
         more[f"ingest/{name}"] = {"options": task.options, **windows}
-    for entry, plugins in entries.items():
-        code = code_of(entry.partition("/")[0], plugins)
-        text = json.dumps({"sha256": code.sha256, "files": code.files, **more.get(entry, {})}, indent=1) + "\n"
-        storage.write_bytes(stage.layout.fingerprint(entry), text.encode())
-    written = {stage.layout.fingerprint(entry) for entry in entries}
+        more[f"captions/{name}"] = {"methods": {label: uses_captions(raw) for label, raw in params.methods.items()}}
+        if (source := task.captions) is not None:
+            where = f"tasks.{name}.captions.captioner"
+            entries[f"captions/{name}"] = (
+                [] if source.captioner is None else [CAPTIONERS.target(source.captioner, where)]
+            )
+            decides = {"options": source.options, "table": source.table, "batch_size": source.batch_size}
+            more[f"captions/{name}"] |= {"captioner": source.captioner, **decides}
+    for entry in sorted({*entries, *more}):
+        content = more.get(entry, {})
+        # The note of a task without captions depends on no code.
+        if entry in entries:
+            code = code_of(entry.partition("/")[0], entries[entry])
+            content = {"sha256": code.sha256, "files": code.files, **content}
+        storage.write_bytes(stage.layout.fingerprint(entry), (json.dumps(content, indent=1) + "\n").encode())
+    written = {stage.layout.fingerprint(entry) for entry in {*entries, *more}}
     for left_over in {*stage.layout.fingerprints.rglob("*.json")} - written:
         left_over.unlink()
 

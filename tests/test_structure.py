@@ -36,7 +36,7 @@ LINES = [
     {"params", "shared_ray"},
     {"manifest"},
     {"backbones", "benchmarks", "frames"},
-    {"embedded", "ingest", "methods"},
+    {"captions", "embedded", "ingest", "methods"},
     {"adapters"},
     {"evaluation", "training"},
     {"tracking"},

@@ -66,34 +66,36 @@ class CaptionFile:
     of_video: FrameCaptions
 
 
-def write_captions(
-    folder: Path, aside: Path, task: str, store: str, source: Mapping[str, Any], captions: FrameCaptions
+def uses_captions(raw: Mapping[str, Any]) -> bool:
+    """Whether an entry of ``methods``, as in params.yaml, trains with captions of frames."""
+    return raw.get("captions") is True
+
+
+def add_captions(
+    folder: Path, task: str, store: str, source: Mapping[str, Any], captions: FrameCaptions
 ) -> CaptionCard:
-    """Replaces the captions of a task. Equal captions give equal bytes.
+    """Writes captions and their card into a folder. Equal captions give equal bytes.
 
     Args:
-        folder: :meth:`components.layout.Layout.captions`.
-        aside: A folder on the same disk where the files are made first.
+        folder: A folder that exists.
         task: The name of the task.
         store: The fingerprint of the frame store.
         source: As in :class:`CaptionCard`.
         captions: At least one video with a caption per frame.
     """
-    aside.mkdir(parents=True, exist_ok=True)
-    write_table(aside / FILE, captions)
-    sha256 = sha256_file(aside / FILE)
+    write_table(folder / FILE, captions)
+    sha256 = sha256_file(folder / FILE)
     card = CaptionCard(
         task=task,
         store=store,
         source=dict(source),
         videos=len(captions),
         captions=sum(map(len, captions.values())),
-        bytes=(aside / FILE).stat().st_size,
+        bytes=(folder / FILE).stat().st_size,
         sha256=sha256,
         fingerprint=_fingerprint(store, sha256),
     )
-    write_record(aside / CARD, card)
-    storage.publish_folder(aside, folder)
+    write_record(folder / CARD, card)
     return card
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from components.captions.file import CURE, CaptionFile, FrameCaptions, read_captions
+from components.captions.file import CARD, CURE, CaptionFile, FrameCaptions, read_captions
 from components.errors import TrainingError
 from components.frames.store import FrameStore
 from components.manifest import first_few
@@ -30,7 +30,7 @@ def read_for_training(
         DataError: The captions are damaged.
         TrainingError: There are none, they were made for another store, or as :func:`check_captions`.
     """
-    if not folder.exists():
+    if not (folder / CARD).exists():
         raise TrainingError(
             "the method trains with a caption of every frame, and the task has none",
             where=f"{where}.captions",
