@@ -144,8 +144,7 @@ def _rows(work: Work, parts: Sequence[tuple[int, list[str]]], settings: CaptionS
     items = [{"number": number, "names": names} for number, names in parts]
     actors = min(settings.actors, len(parts))
     made = ray.data.from_items(items, override_num_blocks=len(items)).map(
-        _actor_class(),
-        fn_constructor_kwargs={"work": work},
+        _actor_class(work),
         # Fewer actors than wanted do the same work where the cluster has no room for all.
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, max_tasks_in_flight_per_actor=2),
         num_cpus=1,
@@ -154,16 +153,13 @@ def _rows(work: Work, parts: Sequence[tuple[int, list[str]]], settings: CaptionS
     yield from made.iter_rows()
 
 
-def _actor_class() -> type:
+def _actor_class(work: Work) -> type:
     """The class of the actors. Ray sends it as code, which imports this module only after a check of its hash."""
     make = on_worker(_part_row)
 
     class Actor:
-        def __init__(self, work: Work) -> None:
-            self.work = work
-
         def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-            return make(row, self.work)
+            return make(row, work)
 
     return Actor
 

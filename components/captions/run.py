@@ -53,12 +53,12 @@ def caption(root: Path, name: str, task: TaskSettings, methods: Mapping[str, boo
     work.mkdir(parents=True, exist_ok=True)
     with only_one(work, "another process captions the frames of this task"):
         shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
         card = None
         if task.captions is not None:
             store = FrameStore(layout.frames(name))
             source = _source(root, task, task.captions)
             found = _found(folder, work, store, source, root, task, ray)
+            aside.mkdir()
             card = add_captions(aside, name, store.fingerprint, source, found)
         for method, uses in methods.items():
             content = {"captions": card.fingerprint if card is not None and uses else None}
@@ -109,7 +109,7 @@ def _found(
         return captions_of_table(_table(root, task, task.captions.table), store, ids)
     key = hashlib.sha256(json.dumps([store.fingerprint, source], sort_keys=True).encode()).hexdigest()
     parts = work / key[:12]
-    for left_over in [path for path in work.iterdir() if path.is_dir() and path not in (parts, work / "published")]:
+    for left_over in [path for path in work.iterdir() if path.is_dir() and path != parts]:
         shutil.rmtree(left_over)
     return make_captions(store, ids, task.captions, parts, ray)
 
