@@ -69,6 +69,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
                         place = folder / path if "." in Path(path).name else folder / path / "placeholder"
                         place.parent.mkdir(parents=True, exist_ok=True)
                         place.write_text("placeholder\n", encoding="utf-8")
+    for path in expanded("outputs/captions/${item.task}/for-${item.method}.json"):
+        (folder / path).write_text("placeholder\n", encoding="utf-8")
     dvc(folder, "commit", "--quiet", "--force")
     assert stale(folder) == set()
     assert "up to date" in told(folder, "status")
@@ -238,6 +240,16 @@ def test_options_of_a_task_rerun_its_ingest(edited: Path) -> None:
     change(edited, "tasks.shapes-stories", options={"split": "val_1"})
     refresh(edited)
     assert stale(edited) == {"ingest@shapes-stories"}
+
+
+def test_captions_of_frames_rerun_the_trainings_that_use_them(edited: Path) -> None:
+    change(edited, "tasks.shapes-clips", captions={"table": "captions.csv"})
+    refresh(edited)
+    assert stale(edited) == {"captions@shapes-clips"}
+    folder = edited / "outputs/captions/shapes-clips"
+    (folder / "captions.parquet").write_bytes(b"captions")
+    (folder / "for-vop.json").write_text("another fingerprint\n", encoding="utf-8")
+    assert stale(edited) == {"captions@shapes-clips", "train@shapes-clips-vop-0"}
 
 
 def test_metrics_are_compared_with_those_of_the_last_commit(edited: Path) -> None:
