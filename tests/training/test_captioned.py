@@ -23,12 +23,14 @@ from components.frames.store import FrameStore
 from components.layout import Layout
 from components.methods.base import Method
 from components.methods.build import build
+from components.task import WindowSettings
 from components.training.captioned import check_captions
 from components.training.job import Job, run
 from components.training.loader import Batch, make_loader
 from components.training.loss import multi_positive_nce, nce_of_scores, scaled_scores
 from components.training.passes import divide
 from components.training.step import StepGradients
+from components.training.tune import Search
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SEED = 5
@@ -199,6 +201,19 @@ def test_what_a_training_with_captions_refuses(tmp_path: Path) -> None:
     refused(r"captions are not those of their card; run pipelines/captions\.py")
     (folder / "card.json").unlink()
     refused(rf"the task has none; found .*set tasks\.{tiny_world.TASK}\.captions, and run pipelines/captions\.py")
+
+
+def test_a_search_starts_again_with_other_captions(tmp_path: Path) -> None:
+    """Also where the task has settings that are not plain values."""
+    write_project(tmp_path)
+    made = job(tmp_path)
+    made = replace(made, collection=replace(made.collection, windows=WindowSettings(seconds=5.0)))
+    search = Search(made, (), {}, trials=1)
+    first = search.name
+    assert search.name == first
+    captions = captions_of(store_of(tmp_path))
+    write(tmp_path, {name: ("other words", *texts[1:]) for name, texts in captions.items()})
+    assert search.name != first
 
 
 def test_a_sigmoid_loss_is_refused(root: Path) -> None:
