@@ -63,7 +63,11 @@ def steps(method: Method, settings: TrainingSettings, micro_batches: int, device
     gradients = StepGradients(method, settings, seed=0)
     frames = pictures(method.spec.image_size, settings.batch_size, method.frames)
     texts = tokens(method.spec.vocab_size, settings.batch_size * settings.captions_per_video, method.words)
-    batch = batch_of(frames, texts, micro_batches).to(device)
+    batch = batch_of(frames, texts, micro_batches)
+    if method.caption_loss is not None:
+        of_frames = tokens(method.spec.vocab_size, settings.batch_size * method.frames, method.words)
+        batch = dataclasses.replace(batch, frame_captions=of_frames.unflatten(0, (settings.batch_size, method.frames)))
+    batch = batch.to(device)
     seconds = 0.0
     for _ in range(count):
         started = time.perf_counter()

@@ -200,10 +200,12 @@ def test_a_stage_reads_a_table_and_notes_who_uses_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_actor_captions_and_a_run_continues_after_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_actor_captions_and_a_run_continues_after_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_variables: dict[str, str]
+) -> None:
     """Three parts, of which the last is faulty. What was made before is kept."""
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name, value in {**ray_variables, "PYTHONPATH": str(HERE)}.items():
+        monkeypatch.setenv(name, value)
     tiny_world.write_project(tmp_path, train=34, val=1, test=1)
     # A call of the first parts has 32 frames or nearly so. The last part has two videos, of 8 frames.
     options: dict[str, str | int | float | bool] = {"fault_below": 16}

@@ -20,7 +20,7 @@ from components.methods.discovla import DiscoVLA
 from components.training.loss import info_nce, nce_of_scores, scaled_scores
 
 WORDS_OF = ["a", "red", "circle", "moves", "left", "and", "then", "it", "grows", "very", "slowly"]
-CAPTIONED = {"captions": True, "text_fusion_layers": 2}
+CAPTIONED: dict[str, Any] = {"captions": True, "text_fusion_layers": 2}
 
 
 def captioned(**changes: Any) -> DiscoVLA:
