@@ -109,7 +109,7 @@ def test_a_file_without_the_new_keys_keeps_its_results(tmp_path: Path) -> None:
 
 class TestFaults:
     def test_unknown_section(self) -> None:
-        with pytest.raises(ConfigError, match="found 'vopp'; expected one of tempme, vop, mv_adapter"):
+        with pytest.raises(ConfigError, match="found 'vopp'; expected one of tempme, discovla, vop, mv_adapter"):
             read_recipe(ROOT / "params/msrvtt.yaml", "vopp")
 
     def test_no_such_file(self) -> None:

@@ -110,15 +110,25 @@ class StepGradients:
             checkpointed(self.method.backbone, self.settings.checkpoint_activations),
         ):
             frames = self.method.backbone.normalize(part.frames)
-            if self.frozen is None:
-                features = self.method.frame_features(frames, part.mask)
+            encoded: Encoded
+            if self.frozen is None and self.method.caption_loss is None:
+                encoded = self.method(frames, part.mask, part.tokens)
             else:
-                features = self.frozen.frame_features(part.ids, frames, part.mask)
-            encoded = [self.method.embedding(features, part.mask), self.method.encode_text(part.tokens)]
-            if self.method.caption_loss is not None:
-                assert part.frame_captions is not None
-                encoded.append(self.method.caption_loss.rows(features, part.mask, part.frame_captions))
+                encoded = self._from_features(part, frames)
         return tuple(output.float() for output in encoded)
+
+    def _from_features(self, part: MicroBatch, frames: Tensor) -> Encoded:
+        """:meth:`_encode` where more is made of the features of frames than the videos' embeddings."""
+        method = self.method
+        if self.frozen is None:
+            features = method.frame_features(frames, part.mask)
+        else:
+            features = self.frozen.frame_features(part.ids, frames, part.mask)
+        both = method.embedding(features, part.mask), method.encode_text(part.tokens)
+        if method.caption_loss is None:
+            return both
+        assert part.frame_captions is not None
+        return *both, method.caption_loss.rows(features, part.mask, part.frame_captions)
 
     def _loss(self, batch: Batch, encoded: list[Encoded]) -> tuple[Tensor, list[Encoded]]:
         """The loss of the whole batch, and its gradient with respect to what each micro-batch gave for it."""
