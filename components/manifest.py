@@ -211,6 +211,12 @@ class Manifest:
         content = [self.task, dataclasses.asdict(self.protocol), [_content(video) for video in self.videos]]
         return hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()
 
+    def trained(self) -> Manifest:
+        """What training and evaluation read of the manifest: without windows and facts, which are only searched."""
+        videos = [video for video in self.videos if video.window_of is None]
+        plain = tuple(dataclasses.replace(video, facts=Facts()) if video.facts.pairs else video for video in videos)
+        return dataclasses.replace(self, videos=plain)
+
     def check(self) -> None:
         """Refuses a manifest that cannot give sound results.
 

@@ -62,7 +62,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     refresh(folder)
     stages = YAML(typ="safe").load((folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     for stage in stages.values():
-        for kind in ("outs", "metrics", "plots"):
+        for kind in ("outs", "metrics", "plots", "deps"):  # a stage may depend on one file of another's folder
             for out in stage.get(kind, ()):
                 for path in expanded(next(iter(out)) if isinstance(out, dict) else out):
                     if not (folder / path).exists():
@@ -250,6 +250,15 @@ def test_captions_of_frames_rerun_the_trainings_that_use_them(edited: Path) -> N
     (folder / "captions.parquet").write_bytes(b"captions")
     (folder / "for-vop.json").write_text("another fingerprint\n", encoding="utf-8")
     assert stale(edited) == {"captions@shapes-clips", "train@shapes-clips-vop-0"}
+
+
+def test_what_is_only_searched_reruns_no_training(edited: Path) -> None:
+    frames = edited / "outputs/frames/shapes-clips"
+    (frames / "manifest.parquet").write_text("windows or facts that changed")
+    assert stale(edited) == {"ingest@shapes-clips", "index@shapes-clips"}
+    (frames / "training.json").write_text("other captions or frames")
+    users = {name for name in trainings(*METHODS) if "@shapes-clips" in name}
+    assert stale(edited) == users | {"ingest@shapes-clips", "index@shapes-clips"}
 
 
 def test_metrics_are_compared_with_those_of_the_last_commit(edited: Path) -> None:

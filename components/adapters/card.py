@@ -49,7 +49,7 @@ class TrainingFacts:
         epoch: The epoch that gave the parameters, from 1.
         parameters_total: Scalars in the backbone.
         training: The ``training`` block of params.yaml at that time.
-        store: Fingerprint of the frame store.
+        store: Fingerprint of what training reads of the frame store.
         training_key: Hash of everything that decides the result.
         backbone: The settings that loaded the backbone, also of an adapter without training.
         captions: Fingerprint of the captions of frames that it was trained with, by task.

@@ -86,7 +86,7 @@ class Identity:
         parameters: The adapter's size.
         backbone: The backbone that the adapter is bound to.
         adapter_sha256: Hash of the adapter's weights file.
-        store: Fingerprint of the frame store.
+        store: Fingerprint of the frame store, without windows and facts.
         precision: What the towers computed in during the evaluation.
         provenance: Commit and package versions of the training.
     """

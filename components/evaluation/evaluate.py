@@ -69,7 +69,7 @@ def _identity(adapter: AdapterCard, store: FrameStore, seed: int, precision: str
         ),
         backbone=adapter.backbone,
         adapter_sha256=adapter.sha256,
-        store=store.fingerprint,
+        store=store.training_fingerprint,
         precision=precision,
         provenance=adapter.provenance,
     )

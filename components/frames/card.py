@@ -21,7 +21,7 @@ from components.task import WindowSettings
 Amount = Annotated[int, Field(ge=0)]
 
 # Keys that a card has only if they have a value.
-OPTIONAL = ("uri", "names", "windows")
+OPTIONAL = ("uri", "names", "windows", "training_fingerprint")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -92,6 +92,8 @@ class StoreCard:
         uri: The folder or URI of the files. None if they are next to the card.
         names: The name of each file at ``uri``, if it is not the name in the working state.
         windows: The number of windows by split. None without any.
+        training_fingerprint: The fingerprint that the store would have without windows and facts, which no training
+            reads. None if it has neither.
     """
 
     format: int
@@ -109,6 +111,7 @@ class StoreCard:
     uri: str | None = None
     names: Mapping[str, str] | None = None
     windows: Mapping[str, int] | None = None
+    training_fingerprint: str | None = None
 
     def name_of(self, name: str) -> str:
         """The name that the file ``name`` of the working state has in the published store."""

@@ -8,6 +8,7 @@ FORMAT = 2
 CARD = "card.json"
 MANIFEST = "manifest.parquet"
 LEDGER = "ledger.parquet"
+TRAINING = "training.json"
 
 DECODED = "decoded"
 FAILED = "failed"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,6 +100,11 @@ class FrameStore:
     def fingerprint(self) -> str:
         """The hex SHA-256 over manifest, settings, ledger and shards."""
         return self.card.fingerprint
+
+    @property
+    def training_fingerprint(self) -> str:
+        """The same without windows and facts. It changes if training or evaluation would read something else."""
+        return self.card.training_fingerprint or self.card.fingerprint
 
     @functools.cached_property
     def manifest(self) -> Manifest:
@@ -315,6 +322,35 @@ def shard_writer(path: Path, row_group_videos: int) -> Iterator[ShardWriter]:
         writer = ShardWriter(parquet, row_group_videos)
         yield writer
         writer.flush()
+
+
+@contextlib.contextmanager
+def shard_hash(row_group_videos: int) -> Iterator[tuple[ShardWriter, Callable[[], str]]]:
+    """Hashes a shard that is not kept. After the block, the second value gives the hash of its bytes."""
+    sink = _Hashing()
+    with pq.ParquetWriter(sink, schema.FRAMES_SCHEMA, **PARQUET) as parquet:
+        writer = ShardWriter(parquet, row_group_videos)
+        yield writer, sink.digest.hexdigest
+        writer.flush()
+
+
+class _Hashing(io.RawIOBase):
+    """A file whose bytes are hashed and forgotten."""
+
+    def __init__(self) -> None:
+        self.digest = hashlib.sha256()
+        self._length = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._length
+
+    def write(self, content: Any) -> int:
+        self.digest.update(content)
+        self._length += len(content)
+        return len(content)
 
 
 def write_shard(path: Path, rows: Sequence[Mapping[str, Any]], row_group_videos: int) -> None:

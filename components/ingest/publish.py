@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -41,7 +42,8 @@ def write_store(
             columns = columns.append(column)
     write_table(folder / schema.MANIFEST, manifest.to_table())
     write_table(folder / schema.LEDGER, pa.Table.from_pylist(rows, schema=columns))
-    content = json.dumps([manifest.fingerprint(), settings.to_dict(), rows, [done.sha256 for done in records]])
+    fingerprint = _hash(manifest, settings.to_dict(), rows, [done.sha256 for done in records])
+    training = _training_fingerprint(manifest, settings, rows, records)
     windows = [video for video in manifest.videos if video.window_of is not None]
     ledger = [row for row, video in zip(ledger, manifest.videos, strict=True) if video.window_of is None]
     videos = {split: counts(ledger, split) for split in SPLITS}
@@ -51,7 +53,7 @@ def write_store(
         format=schema.FORMAT,
         task=manifest.task,
         benchmark=manifest.protocol.benchmark,
-        fingerprint=hashlib.sha256(content.encode()).hexdigest(),
+        fingerprint=fingerprint,
         settings=StoreSettings(**{**settings.to_dict(), "windows": settings.recipe.windows}),
         frames="JPEG, RGB, PIL bicubic to the short side, uncropped, long side cut to whole pixels",
         videos=videos,
@@ -69,8 +71,42 @@ def write_store(
             for done in records
         ),
         windows={split: sum(v.split == split for v in windows) for split in SPLITS} if windows else None,
+        training_fingerprint=None if training == fingerprint else training,
     )
     storage.write_bytes(folder / schema.CARD, card.to_json().encode())
+    storage.write_bytes(folder / schema.TRAINING, _training_json(manifest, training or fingerprint))
+
+
+def _hash(manifest: Manifest, settings: Mapping[str, Any], rows: Sequence[object], shards: Sequence[str]) -> str:
+    content = json.dumps([manifest.fingerprint(), settings, rows, shards])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _training_fingerprint(
+    manifest: Manifest, settings: Settings, rows: Sequence[Mapping[str, Any]], records: Sequence[DoneShard]
+) -> str | None:
+    """The fingerprint of the same store without windows and facts.
+
+    None if a record of an earlier release does not know the hash of its shard without windows.
+    """
+    if any(done.windows and done.source_sha256 is None for done in records):
+        return None
+    column = schema.WINDOW_OF.name
+    kept = [{name: row[name] for name in row if name != column} for row in rows if row.get(column) is None]
+    places = sorted({(row["shard"], row["row"]) for row in kept if row["row"] is not None})
+    first = {shard: number for number, (shard, _) in reversed(list(enumerate(places)))}
+    number_of = {place: number - first[place[0]] for number, place in enumerate(places)}
+    plain = [{**row, "row": number_of.get((row["shard"], row["row"]))} for row in kept]
+    decides = {name: value for name, value in settings.to_dict().items() if name != "windows"}
+    return _hash(manifest.trained(), decides, plain, [done.source_sha256 or done.sha256 for done in records])
+
+
+def _training_json(manifest: Manifest, fingerprint: str) -> bytes:
+    """A small file that changes if training or evaluation would read something else. DVC compares it."""
+    content = {"fingerprint": fingerprint}
+    if moments := [[video.video_id, *map(asdict, video.moments)] for video in manifest.videos if video.moments]:
+        content["moments"] = hashlib.sha256(json.dumps(moments).encode()).hexdigest()
+    return json.dumps(content, indent=1).encode() + b"\n"
 
 
 def publish(folder: Path, target: Path, elsewhere: str | None) -> str:
@@ -81,7 +117,7 @@ def publish(folder: Path, target: Path, elsewhere: str | None) -> str:
     With it, the files go there, and ``target`` becomes a folder with the card alone. Each file's name contains a part
     of its hash. So a file never changes, and one that is already there is not sent again. The card comes last. It
     contains this place as ``uri`` and the files' names as ``names``. Readers find the old store until the new card is
-    there. Then the files that neither card names are deleted.
+    there. Then the files that neither card names are deleted. ``target`` also has the file that DVC compares.
 
     Args:
         folder: A folder with shards, manifest, ledger and card.
@@ -117,6 +153,7 @@ def publish(folder: Path, target: Path, elsewhere: str | None) -> str:
     pointer = folder.with_name("pointer")
     storage.write_bytes(pointer / schema.CARD, card.to_json().encode())
     storage.upload(pointer / schema.CARD, storage.join(elsewhere, schema.CARD))
+    storage.write_bytes(pointer / schema.TRAINING, (folder / schema.TRAINING).read_bytes())
     storage.publish_folder(pointer, target)
     for name in sorted(name for name in set(there) - keep if OURS.fullmatch(name)):
         storage.delete_file(storage.join(elsewhere, name))

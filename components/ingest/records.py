@@ -190,6 +190,7 @@ class DoneShard:
         limits: The limits under which they were decoded.
         seconds: Wall clock that the shard took.
         windows: The windows of its videos.
+        source_sha256: Hash of the bytes that the shard would have without its windows. None if it has no windows.
     """
 
     number: int
@@ -202,6 +203,7 @@ class DoneShard:
     limits: Limits
     seconds: float
     windows: list[WindowRow] = field(default_factory=list)
+    source_sha256: str | None = None
 
     @property
     def is_complete(self) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from components import storage
 from components.frames import schema
-from components.frames.store import ShardWriter, shard_writer
+from components.frames.store import ShardWriter, shard_hash, shard_writer
 from components.ingest import sources
 from components.ingest.isolation import DecodeProcess, Outcome
 from components.ingest.records import CHANGED, DoneShard, Identity, LedgerRow, Origin, Settings, Shard, WindowRow
@@ -68,13 +68,18 @@ def make_shard(
     windows: list[WindowRow] = []
     tried = 0
     file = folder / schema.shard_name(shard.number)
-    waiting = contextlib.nullcontext() if settings.recipe.windows is None else Spool(folder)
-    with waiting as spool, shard_writer(file, settings.row_group_videos) as writer:
+    cuts, per_group = settings.recipe.windows is not None, settings.row_group_videos
+    waiting = Spool(folder) if cuts else contextlib.nullcontext()
+    uncut = shard_hash(per_group) if cuts else contextlib.nullcontext((None, None))
+    with waiting as spool, uncut as (plain, digest), shard_writer(file, per_group) as writer:
         for video in shard.videos:
             outcome, origin, reused = _frames_of(video, root, process, earlier, spool)
             ledger.append(_ledger_row(video, outcome, settings.decoder, shard.number, writer.rows))
             if outcome.reason is None:
-                writer.add({**outcome.row, "video_id": video.video_id})
+                row = {**outcome.row, "video_id": video.video_id}
+                writer.add(row)
+                if plain is not None:
+                    plain.add(row)
                 windows += _add_windows(video, outcome, writer)
             origins.append(origin)
             tried += not reused
@@ -91,6 +96,7 @@ def make_shard(
         limits=settings.limits(),
         seconds=round(time.monotonic() - start, 3),
         windows=windows,
+        source_sha256=digest() if windows and digest is not None else None,
     )
 
 

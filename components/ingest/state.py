@@ -83,7 +83,7 @@ class WorkingState:
         """Records that a shard is complete and in its place."""
         content = asdict(done)
         if not done.windows:
-            del content["windows"]
+            del content["windows"], content["source_sha256"]
         storage.write_bytes(_record(self.folder, done.number), json.dumps(content).encode())
 
     def done(self, shard: Shard, identities: Mapping[str, Identity | None] | None = None) -> DoneShard | None:

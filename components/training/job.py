@@ -55,7 +55,7 @@ class Plan:
     Args:
         key: Hex SHA-256 of everything that decides the result.
         trains: Whether the method has trainable parameters.
-        store: The fingerprint of the frame store.
+        store: The fingerprint of what training reads of the frame store.
         frames: The path or URI of the frame store.
         provenance: Commit and package versions (:func:`components.provenance.collect`).
         captions: The fingerprint of the captions of frames. None if the method needs none.
@@ -260,14 +260,14 @@ class Job:
             "method": asdict(method.settings),
             "training": asdict(self.training),
             "backbone": method.spec.to_dict(),
-            "store": store.fingerprint,
+            "store": store.training_fingerprint,
             "code": code_of("train", [*targets(method.name), FAMILIES.target(method.spec.family)]).sha256,
             "torch": torch.__version__,
             # Keys without it stay as they were.
             **({} if captions is None else {"captions": captions}),
         }
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        return Plan(key, trains, store.fingerprint, store.uri, provenance.collect(self.root), captions)
+        return Plan(key, trains, store.training_fingerprint, store.uri, provenance.collect(self.root), captions)
 
     def work_folder(self, key: str) -> str:
         """The folder of checkpoints and the unpublished adapter: a path or URI that all processes of the training see.

@@ -61,7 +61,7 @@ class Search:
     def name(self) -> str:
         """Task, method, seed and a hash of everything that decides the trials."""
         content = [self.job.settings(), {k: repr(v) for k, v in self.space.items()}, self.grace, self.reduction]
-        content += [self.trials, self.job.store().fingerprint]
+        content += [self.trials, self.job.store().training_fingerprint]
         if ((captions := Layout(self.job.root).captions(self.job.task)) / CARD).exists():
             content.append(read_captions(captions).card.fingerprint)
         return f"{self.job.name}-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]}"

@@ -306,6 +306,18 @@ def test_facts_are_columns_of_the_table(root: Path) -> None:
         table_of([said(VIDEOS[8], uri=1)], [1.0])
 
 
+def test_a_fact_that_changed_is_taken_up_without_embedding(root: Path) -> None:
+    stage = Stage(root)
+    restore(root, [said(video, year=2000).video for video in VIDEOS])
+    before = stage.publish()
+    restore(root, [said(video, year=2001 if video.video_id == "test005" else 2000).video for video in VIDEOS])
+    after = stage.publish()
+    assert stage.embedded == []
+    assert vectors(after) == vectors(before)
+    facts = dict(zip(ids(after), after.table()["year"].to_pylist(), strict=True))
+    assert [name for name, year in facts.items() if year == 2001] == ["test005"]
+
+
 def test_a_column_that_becomes_text_is_text_although_an_older_part_has_numbers() -> None:
     numbers = table_of([said(VIDEOS[0], year=2020), said(VIDEOS[1])], [1.0, 1.0])
     texts = table_of([said(VIDEOS[0], year="2020b")], [1.0])
