@@ -30,6 +30,7 @@ def body(stage: cli.Stage) -> None:
     from components.search.index import publish
     from components.search.notes import shapes_note
     from components.search.stage import AdapterOpener, encoding_of, finish, grow_index, locked
+    from components.search.texts import TextVectors
 
     task, params = stage.args.task, stage.params
     settings = params.task(task)
@@ -41,10 +42,10 @@ def body(stage: cli.Stage) -> None:
     opener = AdapterOpener(stage.root, task, params, source.folder, encoding_of(params))
     made_from = {"version": source.version, "method": source.method, "seed": source.seed, "store": store.fingerprint}
     with locked(stage.layout, task):
-        embedder, index = grow_index(opener, source.sha256, split)
-        size, precision = opener.encoding.batch_size, opener.encoding.precision
-        gallery = make_gallery(embedder.method, store, index, size, precision)
-        cutoff = calibrate(embedder.method, store, index, source.sha256, size, precision)
+        method, index = grow_index(opener, store, source.sha256, split)
+        texts = TextVectors(method, opener.encoding.batch_size, opener.encoding.precision)
+        gallery = make_gallery(texts, store, index)
+        cutoff = calibrate(texts, store, index, source.sha256)
         card = publish(index, stage.layout.index(task), source.folder, made_from, gallery)
         write_cutoff(stage.layout.index(task), cutoff)
         finish(stage.layout, task)

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
@@ -88,7 +89,7 @@ def _is_reusable(origin: Origin, row: LedgerRow, then: Limits, now: Limits) -> b
 
 
 class EarlierRows:
-    """The rows of earlier runs.
+    """The rows of earlier runs. A context manager: its files are closed at the end of the block.
 
     Args:
         path: The index that :func:`write_index` wrote.
@@ -100,6 +101,17 @@ class EarlierRows:
         self._index = sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)
         self._held: tuple[str, int, int, pa.Table] | None = None
         self._open: tuple[str, pq.ParquetFile] | None = None
+
+    def __enter__(self) -> EarlierRows:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._index.close()
+        if self._open is not None:
+            self._open[1].close()
+        self._held = self._open = None
 
     def by_identity(self, video: Video, identity: Identity) -> EarlierRow | None:
         """Finds the row of a file at the same place, with the same size and modification time."""

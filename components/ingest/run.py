@@ -9,6 +9,7 @@ pass through the object store.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import shutil
@@ -256,8 +257,8 @@ def _make(shard: Shard, state: WorkingState, settings: Settings, reuses: bool) -
     done = state.done(shard)
     # Ray repeats a task if its answer was lost with its machine.
     if done is None or not done.is_complete:
-        earlier = reuse.EarlierRows(state.index, settings.recipe.sampling) if reuses else None
-        with progress.ShardLog(state.progress_file(shard.number)) as log_video:
+        known = reuse.EarlierRows(state.index, settings.recipe.sampling) if reuses else contextlib.nullcontext()
+        with known as earlier, progress.ShardLog(state.progress_file(shard.number)) as log_video:
             done = make_shard(shard, state.root, state.store, settings, _kept_process(settings), earlier, log_video)
         state.finish(done)
     return done

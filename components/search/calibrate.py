@@ -8,14 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from components.evaluation.encode import encode_texts, encode_videos
+from components.evaluation.encode import encode_videos
 from components.frames.store import FrameStore
 from components.manifest import Manifest
-from components.methods.base import Method
 from components.methods.reader import reader_for
-from components.precision import Precision
 from components.search.cutoff import DECIMALS, FEWEST_VIDEOS, FORMAT, CutOff, background_rows, levels
 from components.search.index import Index
+from components.search.texts import TextVectors
 
 Blocks = Sequence[NDArray[np.float32]]
 
@@ -41,23 +40,14 @@ class Asked:
     same: list[frozenset[str]]
 
 
-def calibrate(
-    method: Method,
-    store: FrameStore,
-    index: Index,
-    adapter_sha256: str,
-    batch_size: int,
-    precision: Precision = "float32",
-) -> CutOff | None:
+def calibrate(encoder: TextVectors, store: FrameStore, index: Index, adapter_sha256: str) -> CutOff | None:
     """The cut-off of an index, with its measurement on test captions if the index holds their videos.
 
     Args:
-        method: The backbone with the adapter that made the index.
+        encoder: Encodes with the adapter that made the index.
         store: The task's frames.
         index: The index.
         adapter_sha256: Hash of the weights file of the adapter.
-        batch_size: Texts or videos per forward pass.
-        precision: What the towers compute in.
 
     Returns:
         The cut-off. None if the collection has no validation captions, or the index has too few videos.
@@ -72,14 +62,15 @@ def calibrate(
     background = index.vectors_of(background_rows(index.count))
 
     def found(asked: Asked, rows: dict[str, list[int]], blocks: Blocks) -> list[tuple[float, ...]]:
-        texts = encode_texts(method.eval(), asked.texts, batch_size, precision).numpy()
+        texts = encoder.of(asked.texts).numpy()
         return [_sorted(values) for values in heights(blocks, background, texts, asked, rows)]
 
     tested = captions(store.manifest, "test", set(rows))
     of_test = found(tested, rows, blocks) if tested.texts else []
     # Hard negatives of a caption are in its split, and belong to the wrong answers.
     if outside := [name for name in decoded if name not in rows]:
-        vectors = encode_videos(method, reader_for(method, store), outside, batch_size, precision).numpy()
+        method, size = encoder.method, encoder.batch_size
+        vectors = encode_videos(method, reader_for(method, store), outside, size, encoder.precision).numpy()
         rows = {**rows, **{name: [index.count + place] for place, name in enumerate(outside)}}
         blocks = (*blocks, vectors)
     return CutOff(FORMAT, adapter_sha256, index.count, *found(asked, rows, blocks), *of_test)

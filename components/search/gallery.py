@@ -10,16 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from components.evaluation.encode import encode_texts
 from components.evaluation.ranks import text_to_video
 from components.frames.store import FrameStore
 from components.manifest import Video
-from components.methods.base import Method
-from components.precision import Precision
 from components.search.card import Gallery, ShownHit, ShownQuery
 from components.search.hits import clock
 from components.search.index import Index
 from components.search.scores import Vectors
+from components.search.texts import TextVectors
 
 # Frames shown of each video. The first, the middle and the last make most motions visible.
 STRIP = 3
@@ -44,17 +42,13 @@ class RankedCaption:
     rank: float
 
 
-def make_gallery(
-    method: Method, store: FrameStore, index: Index, batch_size: int, precision: Precision = "float32"
-) -> Gallery | None:
+def make_gallery(texts: TextVectors, store: FrameStore, index: Index) -> Gallery | None:
     """The chosen test queries of a task with their answers.
 
     Args:
-        method: The backbone with the adapter that made the index.
+        texts: Encodes with the adapter that made the index.
         store: The task's frames.
-        index: An index that was made with ``method``.
-        batch_size: Texts per forward pass.
-        precision: What the text tower computes in.
+        index: The index.
 
     Returns:
         The queries. None if no decoded test video has a caption, or the index does not hold the test videos or holds
@@ -65,21 +59,22 @@ def make_gallery(
     ids, cut = {video.video_id for video in videos}, set(table["window_of"].to_pylist())
     if not any(video.captions for video in videos) or not ids & row_of.keys() or ids & cut:
         return None
-    chosen = choose(ranked_captions(method, store, index, batch_size, precision))
+    chosen = choose(ranked_captions(texts, store, index))
     if not chosen:
         return None
-    texts = encode_texts(method.eval(), [query.caption for query in chosen], batch_size, precision)
-    found = Vectors(index.blocks, torch.device("cpu")).best(texts, index.count)
+    asked, vectors = texts.of([query.caption for query in chosen]), Vectors(index.blocks, torch.device("cpu"))
+    found = vectors.best(asked, TOP)
+    right = [row_of[query.video.video_id] for query in chosen]
+    places = [vectors.place(*pair) for pair in zip(asked, right, strict=True)]
     queries = tuple(
-        _shown(query, best, row_of[query.video.video_id], index) for query, best in zip(chosen, found, strict=True)
+        _shown(query, best, (row, *place), index)
+        for query, best, row, place in zip(chosen, found, right, places, strict=True)
     )
     shown = dict.fromkeys(hit.video_id for query in queries for hit in (*query.best, query.right))
     return Gallery(queries, {name: _strip(store, name) for name in shown})
 
 
-def ranked_captions(
-    method: Method, store: FrameStore, index: Index, batch_size: int, precision: Precision = "float32"
-) -> list[RankedCaption]:
+def ranked_captions(encoder: TextVectors, store: FrameStore, index: Index) -> list[RankedCaption]:
     """Every caption of the test split with its rank, in the order of the scorecard's rows.
 
     The ranks are computed as the scorecard computes them, from the vectors of the index.
@@ -90,7 +85,7 @@ def ranked_captions(
     present = torch.tensor([video.video_id in row_of for video in videos])
     vectors = np.zeros((len(videos), index.dimension), dtype=np.float32)
     vectors[present.numpy()] = index.vectors_of([row_of[v.video_id] for v in videos if v.video_id in row_of])
-    texts = encode_texts(method.eval(), [caption for _, caption in pairs], batch_size, precision)
+    texts = encoder.of([caption for _, caption in pairs])
     owner = torch.tensor([row for row, _ in pairs])
     names = [video.video_id for video in videos]
     ranks = text_to_video(texts, torch.from_numpy(vectors), owner, present, names)
@@ -118,11 +113,13 @@ def _draw(query: RankedCaption) -> str:
     return hashlib.sha256(f"{query.video.video_id}\0{query.caption}".encode()).hexdigest()
 
 
-def _shown(query: RankedCaption, best: Sequence[tuple[int, float]], right: int, index: Index) -> ShownQuery:
-    place = next(place for place, (row, _) in enumerate(best) if row == right)
-    shown = [_hit(rank + 1, best[rank], index) for rank in (*range(min(TOP, len(best))), place)]
+def _shown(
+    query: RankedCaption, best: Sequence[tuple[int, float]], right: tuple[int, int, float], index: Index
+) -> ShownQuery:
+    shown = tuple(_hit(rank, found, index) for rank, found in enumerate(best, 1))
+    row, before, score = right
     video = query.video
-    return ShownQuery(query.caption, video.video_id, tuple(video.subsets), tuple(shown[:-1]), shown[-1])
+    return ShownQuery(query.caption, video.video_id, tuple(video.subsets), shown, _hit(before + 1, (row, score), index))
 
 
 def _hit(rank: int, found: tuple[int, float], index: Index) -> ShownHit:

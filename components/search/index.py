@@ -50,6 +50,9 @@ logger = logging.getLogger(__name__)
 MOST_SEGMENTS = 16
 MOST_GONE = 0.2
 
+# The file of the working state that keeps where frames of an index went in the store.
+MOVES = "moves.bin"
+
 # An approximate index is built again if more than this share of the rows is not in it, or is gone.
 MOST_UNCOVERED = 0.2
 
@@ -125,7 +128,7 @@ def grow(
         split: ``train``, ``val``, ``test`` or ``all``.
         recipe: What the index is made of.
         folder: The index folder. New segments are written into it, and no file of it is changed.
-        work: Where finished blocks are kept until the version is published.
+        work: Where finished blocks are kept until the version is published, and what was found out about the store.
         run: Makes blocks.
 
     Raises:
@@ -136,7 +139,7 @@ def grow(
     rows = rows_of(store, split)
     _check(method, store, rows, split)
     old = _usable(folder, recipe, store.manifest.task)
-    plan = make_plan(old, rows, store)
+    plan = make_plan(old, rows, store, work / MOVES)
     key = f"{recipe.adapter_sha256} {recipe.encoder}"
     blocks = embed_blocks(plan.new, work / "blocks", recipe.encoding, key, run)
     parts = [*plan.moved, *(Part(block) for block in blocks)]

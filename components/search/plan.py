@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from components import storage
 from components.frames.store import FrameStore
 from components.search import segments
 from components.search.opened import Index
 from components.search.rows import Row, content_of, table_of
 from components.search.segments import Part, Segment
+
+# The hash of a row's content, and its place: 16 bytes each.
+PAIR_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -24,15 +29,16 @@ class Plan:
     new: tuple[Row, ...]
 
 
-def make_plan(old: Index | None, rows: Sequence[Row], store: FrameStore) -> Plan:
+def make_plan(old: Index | None, rows: Sequence[Row], store: FrameStore, moves: Path) -> Plan:
     """Compares the rows of now with those of an index.
 
-    Frames are read only of videos that are elsewhere in the store than before.
+    Frames are read only of videos that are elsewhere in the store than when they were looked at last.
 
     Args:
         old: An index whose vectors are right for rows with the same frames. None if there is no such index.
         rows: The rows of now.
         store: Their frames.
+        moves: A file that keeps where frames went. It is written again, and may be deleted: then they are read again.
     """
     if old is None:
         return Plan((), (), tuple(rows))
@@ -45,7 +51,7 @@ def make_plan(old: Index | None, rows: Sequence[Row], store: FrameStore) -> Plan
             if held not in gone:
                 known[video_id] = (number, held, place, meta, content)
     doubtful = [row for row in rows if row.video.video_id in known and known[row.video.video_id][2] != row.place]
-    changed = _changed(doubtful, {name: found[4] for name, found in known.items()}, store)
+    changed = _changed(doubtful, {row.video.video_id: known[row.video.video_id][4] for row in doubtful}, store, moves)
     new, moved = [], dict[int, list[tuple[int, Row]]]()
     stays = [np.zeros(segment.card.rows, dtype=bool) for segment in old.segments]
     for row in rows:
@@ -67,11 +73,18 @@ def make_plan(old: Index | None, rows: Sequence[Row], store: FrameStore) -> Plan
     return Plan(tuple(kept), tuple(parts), tuple(new))
 
 
-def _changed(rows: Sequence[Row], contents: Mapping[str, bytes], store: FrameStore) -> set[str]:
-    """Ids of the videos whose frames are others than the index has. Their frames are read."""
-    stored = store.read([row.video.video_id for row in rows])
-    pairs = zip(rows, stored, strict=True)
-    return {row.video.video_id for row, video in pairs if content_of(video, row) != contents[row.video.video_id]}
+def _changed(rows: Sequence[Row], contents: Mapping[str, bytes], store: FrameStore, moves: Path) -> set[str]:
+    """Ids of the videos whose frames are others than the index has. Frames at a new place are read."""
+    known = moves.read_bytes() if moves.exists() else b""
+    if not rows and not known:
+        return set()
+    pairs = {known[start : start + PAIR_BYTES] for start in range(0, len(known), PAIR_BYTES)}
+    moved = {row.video.video_id: contents[row.video.video_id] + row.place for row in rows}
+    read = [row for row in rows if moved[row.video.video_id] not in pairs]
+    stored = zip(read, store.read([row.video.video_id for row in read]), strict=True)
+    changed = {row.video.video_id for row, video in stored if content_of(video, row) != contents[row.video.video_id]}
+    storage.write_bytes(moves, b"".join(pair for name, pair in moved.items() if name not in changed))
+    return changed
 
 
 def _moved(segment: Segment, pairs: Sequence[tuple[int, Row]]) -> Part:

@@ -92,6 +92,33 @@ class Vectors:
             for query, some, more in zip(wide, found, parts, strict=True)
         ]
 
+    def place(self, query: Tensor, row: int) -> tuple[int, float]:
+        """How many rows come before one in the ranking of all, and its score. Scores are those of :meth:`best`.
+
+        Args:
+            query: ``float32[D]``, L2-normalised.
+            row: The row, counted as :meth:`best` counts.
+
+        Raises:
+            DataError: The row's vector is not finite.
+        """
+        query = query.detach().to(self._device, torch.float32)
+        wide = query.cpu().numpy().astype(np.float64)
+        own = row + int(np.searchsorted(self._gone - np.arange(len(self._gone)), row, side="right"))
+        score = float(self._scores(wide, np.array([own]))[0])
+        slack, before = SLACK * max(1.0, abs(score)), 0
+        with torch.inference_mode(), numerics("float32"):
+            for start, piece in self._pieces(0):
+                found = torch.mv(piece, query)
+                low, high = np.searchsorted(self._gone, [start, start + len(piece)])
+                found[torch.from_numpy(self._gone[low:high] - start).to(found.device)] = -torch.inf
+                before += int((found > score + slack).sum())
+                # The noise of float32 decides nothing, so what is close is scored again.
+                close = ((found - score).abs() <= slack).nonzero().squeeze(1).cpu().numpy() + start
+                exact = self._scores(wide, close)
+                before += int(((exact > score) | ((exact == score) & (close < own))).sum())
+        return before, score + 0.0
+
     def _candidates(self, queries: Tensor, top: int, first: int) -> list[NDArray[np.int64]]:
         """For each query, the rows from ``first`` on that may be among the best, by products with all vectors."""
         places = [_Places(top) for _ in queries]
@@ -120,14 +147,19 @@ class Vectors:
     def _sorted(self, query: NDArray[np.float64], rows: NDArray[np.int64], top: int) -> list[tuple[int, float]]:
         """The best of some rows, scored one by one in float64."""
         rows = np.sort(rows)
-        parts = [self._products(query, rows[start : start + RESCORED]) for start in range(0, len(rows), RESCORED)]
-        scores = np.round(np.concatenate(parts), SCORE_DECIMALS) if parts else np.empty(0)
-        if not np.isfinite(scores).all():
-            raise _not_finite()
+        scores = self._scores(query, rows)
         order = np.argsort(-scores, kind="stable")[:top]
         numbers = rows[order] - np.searchsorted(self._gone, rows[order])
         # A sum with 0 turns -0.0, which prints as such, into 0.0.
         return list(zip(numbers.tolist(), (scores[order] + 0.0).tolist(), strict=True))
+
+    def _scores(self, query: NDArray[np.float64], rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The scores of some rows."""
+        parts = [self._products(query, rows[start : start + RESCORED]) for start in range(0, len(rows), RESCORED)]
+        scores: NDArray[np.float64] = np.round(np.concatenate(parts), SCORE_DECIMALS) if parts else np.empty(0)
+        if not np.isfinite(scores).all():
+            raise _not_finite()
+        return scores
 
     def _products(self, query: NDArray[np.float64], rows: NDArray[np.int64]) -> NDArray[np.float64]:
         owner = np.searchsorted(self._starts, rows, side="right") - 1

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import mmap
+import io
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -61,10 +62,13 @@ HIDDEN = pa.schema(
 HASHED_BYTES = 4 << 20
 COPIED_ROWS = 4096
 
+# More than the header of any array here.
+HEADER_BYTES = 4096
+
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """An open segment. It can be read to the end even if its files are deleted meanwhile.
+    """An open segment. It can be read to the end even if its files are deleted meanwhile. It keeps no file open.
 
     Attributes:
         card: Name, rows and files.
@@ -79,13 +83,14 @@ class Segment:
     table: pa.Table
     frame_vectors: NDArray[np.float32] | None
     frame_times: NDArray[np.float64] | None
-    _thumbnails: mmap.mmap | bytes
+    _thumbnails: pa.Buffer
     _starts: dict[str, NDArray[np.int64]]
 
     def thumbnail(self, row: int) -> bytes:
         """The JPEG of a row."""
         start, stop = self._span(THUMBNAIL, row)
-        return self._thumbnails[start:stop]
+        jpeg: bytes = self._thumbnails.slice(start, stop - start).to_pybytes()
+        return jpeg
 
     def frames(self, row: int) -> tuple[NDArray[np.float64], NDArray[np.float32]] | None:
         """Times ``float64[T]`` in seconds and vectors ``float32[T, D]`` of a row's frames, if they are kept."""
@@ -134,15 +139,14 @@ def open_segment(folder: Path, card: SegmentCard, cure: str, *, whole: bool = Fa
     for name, file in card.files.items():
         _check(folder / name, file, cure, whole)
     try:
-        vectors = np.load(folder / VECTORS, mmap_mode="r")
-        with pa.memory_map(str(folder / ROWS)) as source:
-            table = pa.ipc.open_file(source).read_all()
+        vectors = _array(folder / VECTORS)
+        table = pa.ipc.open_file(_mapped(folder / ROWS)).read_all()
         frames = FRAME_VECTORS in card.files
-        frame_vectors = np.load(folder / FRAME_VECTORS, mmap_mode="r") if frames else None
-        frame_times = np.load(folder / FRAME_TIMES, mmap_mode="r") if frames else None
+        frame_vectors = _array(folder / FRAME_VECTORS) if frames else None
+        frame_times = _array(folder / FRAME_TIMES) if frames else None
         thumbnails = _mapped(folder / THUMBNAILS)
-    except FileNotFoundError as error:
-        raise DataError("missing", where=error.filename, cure=cure) from None
+    except FileNotFoundError:
+        raise DataError("missing", where=folder, cure=cure) from None
     except (OSError, ValueError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             raise  # not a fault of the file
@@ -163,11 +167,23 @@ def _check(path: Path, file: FileCard, cure: str, whole: bool) -> None:
         raise DataError("damaged", where=path, found=f"{size} bytes", expected=f"{file.bytes} bytes", cure=cure)
 
 
-def _mapped(path: Path) -> mmap.mmap | bytes:
-    if path.stat().st_size == 0:
-        return b""
-    with path.open("rb") as stream:
-        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+def _mapped(path: Path) -> pa.Buffer:
+    """The content of a file, memory-mapped. The file is not left open, as Python's and NumPy's maps leave theirs."""
+    with pa.memory_map(str(path)) as source:
+        return source.read_buffer()
+
+
+def _array(path: Path) -> NDArray[Any]:
+    """The array of a ``.npy`` file, memory-mapped.
+
+    Raises:
+        ValueError: It is not such a file, or it is cut.
+    """
+    content = _mapped(path)
+    header = io.BytesIO(content.slice(0, min(content.size, HEADER_BYTES)).to_pybytes())
+    np.lib.format.read_magic(header)
+    shape, _, kind = np.lib.format.read_array_header_1_0(header)
+    return np.frombuffer(content, kind, math.prod(shape), header.tell()).reshape(shape)
 
 
 def write_rows(

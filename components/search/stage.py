@@ -58,9 +58,13 @@ class AdapterOpener:
 
     def __call__(self) -> Embedder:
         """Loads backbone, adapter and store."""
+        return self.with_store(FrameStore(Layout(self.root).frames(self.task)))
+
+    def with_store(self, store: FrameStore) -> Embedder:
+        """Loads backbone and adapter, for a store that is open."""
         backbone, _ = adapter_backbone(self.adapter, self.params, self.task, self.root)
         method = load_adapter(self.adapter, backbone).to(pick_device(self.params.evaluation.device))
-        return Embedder(method, FrameStore(Layout(self.root).frames(self.task)), self.encoding)
+        return Embedder(method, store, self.encoding)
 
 
 def encoding_of(params: Params) -> Encoding:
@@ -71,18 +75,19 @@ def encoding_of(params: Params) -> Encoding:
     )
 
 
-def grow_index(opener: AdapterOpener, adapter_sha256: str, split: str) -> tuple[Embedder, Index]:
-    """The next version of a task's index, with the embedder that made it. Call it inside :func:`locked`.
+def grow_index(opener: AdapterOpener, store: FrameStore, adapter_sha256: str, split: str) -> tuple[Method, Index]:
+    """The next version of a task's index, with the method that made it. Call it inside :func:`locked`.
 
     Args:
         opener: Opens the adapter.
+        store: The task's frames.
         adapter_sha256: Hash of its weights file.
         split: ``train``, ``val``, ``test`` or ``all``.
 
     Raises:
         ReelTuneError: As :func:`components.search.index.grow`. Or the disk is full: the index is as it was.
     """
-    layout, embedder, params = Layout(opener.root), opener(), opener.params
+    layout, embedder, params = Layout(opener.root), opener.with_store(store), opener.params
     work = layout.index_work(opener.task)
     encoding = opener.encoding
     recipe = Recipe(adapter_sha256, encoding, encoder_of(embedder.method, encoding.precision), params.search.exact_rows)
@@ -96,8 +101,7 @@ def grow_index(opener: AdapterOpener, adapter_sha256: str, split: str) -> tuple[
             run_on_ray(opener, blocks, workers, params.ray, on_gpu)
 
     with disk_faults(layout.index(opener.task)):
-        store = FrameStore(layout.frames(opener.task))
-        return embedder, grow(embedder.method, store, split, recipe, layout.index(opener.task), work, run)
+        return embedder.method, grow(embedder.method, store, split, recipe, layout.index(opener.task), work, run)
 
 
 def encoder_of(method: Method, precision: Precision) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -54,6 +55,15 @@ def root(tmp_path: Path, videos: Path) -> Path:
     return folder
 
 
+def open_files() -> list[Path]:
+    """What this process has open. A file that is closed meanwhile is left out."""
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(link.readlink())
+    return found
+
+
 def run(root: Path, manifest: Manifest, settings: Settings) -> Path:
     """Runs all of ingest without Ray, and returns the folder of the complete store."""
     state = WorkingState(root, manifest, settings)
@@ -62,9 +72,11 @@ def run(root: Path, manifest: Manifest, settings: Settings) -> Path:
         todo = [shard for shard in shards if (done := state.done(shard)) is None or not done.is_complete]
         state.set_aside(todo)
         known = reuse.write_index(state.index, state.earlier(), settings.limits())
-        earlier = reuse.EarlierRows(state.index, settings.recipe.sampling) if known else None
-        for shard in todo:
-            state.finish(make_shard(shard, root, state.store, settings, process, earlier))
+        rows = reuse.EarlierRows(state.index, settings.recipe.sampling) if known else contextlib.nullcontext()
+        with rows as earlier:
+            for shard in todo:
+                state.finish(make_shard(shard, root, state.store, settings, process, earlier))
+        assert not [path for path in open_files() if path.suffix in (".parquet", ".sqlite")]
         records = [done for shard in shards if (done := state.made(shard)) is not None]
         assert len(records) == len(shards)
         whole = with_windows(manifest, records)

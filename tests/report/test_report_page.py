@@ -26,6 +26,7 @@ from components.report.results import read_results
 from components.search import gallery as shown
 from components.search import index as indexes
 from components.search.query import shared_backbone
+from components.search.texts import TextVectors
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     method = load_adapter(adapter, shared_backbone(params.backbone, root))
     made = indexes.build(method, store, split="test", adapter_sha256=indexes.read_card(adapter).sha256, batch_size=4)
     made_from = {"method": "mv_adapter", "seed": 0, "split": "test"}
-    found = shown.make_gallery(method, store, made, batch_size=4)
+    found = shown.make_gallery(TextVectors(method, 4), store, made)
     indexes.write(made, root / "outputs" / "indexes" / TASK, adapter, made_from, found)
     page.write(root / "reports", collect.collect(root, trained_world.tiny_world.params(root)))
     return root

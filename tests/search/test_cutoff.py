@@ -26,6 +26,7 @@ from components.search.card import read_index_card
 from components.search.cutoff import CutOff, Level, background_rows, levels, read_cutoff, write_cutoff
 from components.search.query import Searcher
 from components.search.question import Part, Question
+from components.search.texts import TextVectors
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 
@@ -105,7 +106,7 @@ def test_heights_are_those_of_single_searches(world: Path, split: str) -> None:
     index = write_index(world, "mv_adapter-0", split)
     searcher = Searcher.open(world, TASK)
     store = FrameStore(Layout(world).frames(TASK))
-    found = calibrate(searcher.method, store, index, "sha", 16)
+    found = calibrate(TextVectors(searcher.method, 16), store, index, "sha")
     assert found is not None
     assert (len(found.absent), len(found.right)) == (32, 32)
     assert (len(found.tested_absent), len(found.tested_right)) == (48, 48)
@@ -228,9 +229,9 @@ def test_a_cutoff_of_another_index_is_not_used_and_a_damaged_one_is_named(tmp_pa
 def test_without_validation_captions_or_with_few_videos_there_is_no_cutoff(world: Path, tmp_path: Path) -> None:
     rows, vectors = copied(write_index(world, "mv_adapter-0", "test"))
     store = FrameStore(Layout(world).frames(TASK))
-    method = Searcher.open(world, TASK).method
-    assert calibrate(method, store, HeldIndex(rows[:19], vectors[:19]).as_index, "sha", 16) is None
-    assert calibrate(method, store, HeldIndex(rows[:20], vectors[:20]).as_index, "sha", 16) is not None
+    texts = TextVectors(Searcher.open(world, TASK).method, 16)
+    assert calibrate(texts, store, HeldIndex(rows[:19], vectors[:19]).as_index, "sha") is None
+    assert calibrate(texts, store, HeldIndex(rows[:20], vectors[:20]).as_index, "sha") is not None
     bare = [dataclasses.replace(video, captions=()) for video in store.manifest.videos]
     assert captions(dataclasses.replace(store.manifest, videos=tuple(bare)), "val", {"val000"}).texts == []
 

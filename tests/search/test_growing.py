@@ -28,6 +28,7 @@ from components.layout import Layout
 from components.manifest import Fact, Facts, Video
 from components.methods.base import Method
 from components.search import index as indexes
+from components.search import plan as plans
 from components.search import segments
 from components.search.backbones import shared_backbone
 from components.search.card import read_index_card
@@ -157,6 +158,34 @@ def test_other_frames_are_embedded_and_another_row_of_the_manifest_is_copied(roo
     assert {name for name, row in vectors(index).items() if row != before[name]} == {"test005"}
     assert index.table()["uri"].to_pylist()[ids(index).index("test006")] == "moved/elsewhere.mp4"
     assert index.thumbnail(ids(index).index("test006"))[:2] == b"\xff\xd8"
+
+
+def test_frames_that_moved_in_the_store_are_read_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(root)
+    before = stage.publish()
+    read: list[str] = []
+    plain = plans.content_of
+    monkeypatch.setattr(plans, "content_of", lambda stored, row: read.append(stored.video_id) or plain(stored, row))
+    other = dataclasses.replace(VIDEOS[0], captions=("a white square moves up",) * 2)  # drawn from the caption
+    restore(root, [other, *VIDEOS[1:]])  # a training video has other frames, so all are in another shard
+    for times in (1, 0, 0):
+        read.clear()
+        assert vectors(stage.publish()) == vectors(before)
+        assert stage.embedded == []
+        assert read == ids(before) * times
+    (stage.work / "moves.bin").unlink()
+    assert vectors(stage.publish()) == vectors(before)
+    assert read == ids(before)
+
+
+def test_many_open_segments_keep_no_file_open(root: Path) -> None:
+    stage = Stage(root, frame_vectors=True)
+    stage.publish()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    opened = [indexes.read(stage.folder) for _ in range(20)]
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    shutil.rmtree(stage.folder)  # what is open is read to the end
+    assert len({index.vectors_of([39]).tobytes() + index.thumbnail(39) for index in opened}) == 1
 
 
 def test_a_run_that_ends_early_keeps_its_blocks(root: Path) -> None:

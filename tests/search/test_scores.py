@@ -29,6 +29,22 @@ def test_equal_to_a_full_sort_with_many_ties(count: int, top: int, kinds: int, s
     assert [row for row, _ in found] == by_full_sort(vectors, query[0], top)
 
 
+@settings(deadline=None, max_examples=60)
+@given(st.integers(2, 40), st.integers(1, 6), st.integers(0, 10**6), st.booleans())
+def test_a_place_is_that_of_the_whole_ranking(count: int, kinds: int, seed: int, ties: bool) -> None:
+    rng = np.random.default_rng(seed)
+    vectors = np.eye(8, dtype=np.float32)[rng.integers(0, kinds, count)]
+    query = rng.integers(0, 3, 8).astype(np.float32)
+    if not ties:
+        vectors, query = (rng.standard_normal(shape).astype(np.float32) for shape in ((count, 8), 8))
+    gone = np.flatnonzero(rng.random(count) < 0.3)[: count - 1]
+    half = count // 2
+    searched = Vectors([vectors[:half], vectors[half:]], CPU, gone)
+    whole = searched.best(torch.from_numpy(query)[None], count)[0]
+    places = [searched.place(torch.from_numpy(query), row) for row, _ in whole]
+    assert places == [(place, score) for place, (_, score) in enumerate(whole)]
+
+
 def test_a_size_at_which_queries_go_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("components.search.scores.CHUNK_SCORES", 3000)
     rng = np.random.default_rng(0)
