@@ -19,7 +19,7 @@ from PIL import Image
 
 from components.frames.jpeg import encode_frames
 from components.ingest import sampling
-from components.ingest.decoders.base import Choose, DecodeError
+from components.ingest.decoders.base import Choose, DecodeError, FrameTimes
 from components.ingest.resize import fitted_size, resize_frame
 
 Span = tuple[float, float]  # start and end in seconds
@@ -167,9 +167,9 @@ class WindowPlan:
         return sorted(self._wanted | self._looks | self._rows_of.keys())
 
     def _part(self, times: Sequence[float]) -> Span:
-        """Where the video begins and ends in the file. The last frame lasts as long as the middle one."""
+        """Where the video begins and ends in the file."""
         start, end = self._span
-        length = times[-1] + (float(np.median(np.diff(times))) if len(times) > 1 else 0.0)
+        length = times.end_seconds if isinstance(times, FrameTimes) else _usual_end(times)
         low = 0.0 if start is None else start
         high = length if end is None else min(end, length)
         return low, math.ceil(high * 1000 - 1e-6) / 1000
@@ -250,9 +250,14 @@ class WindowPlan:
         self._give(row)
 
     def finish(self) -> None:
-        """Gives away the last shot. Call it when the decoder has returned."""
+        """Gives away the last shot. Call it when the decoder has returned.
+
+        It ends with the video. If its last picture stays on the screen for longer than a window, it ends before.
+        """
         if self._shot is not None and self._shot.indices:
-            self._end_shot(self._end)
+            assert self._shot.span is not None
+            longest = self._shot.span[0] + self._cut["seconds"]
+            self._end_shot(round(min(self._end, max(longest, _usual_end(self._times))), 3))
         self._shot = None
 
     def _give(self, row: _Row) -> None:
@@ -271,6 +276,11 @@ class WindowPlan:
         """Height and width of the stored frames in pixels. There must be one."""
         assert self._size is not None
         return self._size[1], self._size[0]
+
+
+def _usual_end(times: Sequence[float]) -> float:
+    """Where a file ends whose last frame lasts as long as the middle one."""
+    return times[-1] + (float(np.median(np.diff(times))) if len(times) > 1 else 0.0)
 
 
 def looks(times: Sequence[float], start: float, end: float) -> Iterator[int]:

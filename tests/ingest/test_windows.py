@@ -23,10 +23,10 @@ from components.frames.jpeg import decode_frames
 from components.ingest import child, windows
 from components.ingest.decoders import DECODERS, collector
 from components.ingest.decoders.auto import HAS_DECORD
-from components.ingest.decoders.base import DecodeError
+from components.ingest.decoders.base import DecodeError, FrameTimes
 from components.ingest.isolation import DecodeProcess, Outcome, Recipe
 from components.ingest.spool import Spool, Window
-from components.ingest.windows import SMALLEST_REST, Span, fixed_spans, looks
+from components.ingest.windows import SMALLEST_REST, Span, WindowPlan, fixed_spans, looks
 from components.manifest import window_id
 from components.task import WindowSettings
 
@@ -159,6 +159,41 @@ def test_containers_without_seeking_are_cut_too(tmp_path: Path, name: str) -> No
         numbers = [number_of(picture) for picture in decode_frames(window.row["frames"])]
         assert numbers == window.row["frame_indices"]
         assert all(window.start_seconds <= number / 25 < window.end_seconds for number in numbers)
+
+
+def write_slides(path: Path, last_seconds: float) -> Path:
+    """Writes 20 pictures in two seconds and one that stays on the screen."""
+    plain = write_counted(path.with_name(f"plain{path.suffix}"), frames=21, times=lambda number: 100 * number)
+    with av.open(str(plain)) as reads, av.open(str(path), "w") as writes:
+        stream = reads.streams.video[0]
+        copy = writes.add_stream_from_template(stream)
+        packets = [packet for packet in reads.demux(stream) if packet.size]
+        for packet in packets:
+            assert packet.time_base is not None
+            if packet is packets[-1]:
+                packet.duration = round(last_seconds / packet.time_base)
+            packet.stream = copy
+            writes.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_windows_end_where_the_last_picture_ends(tmp_path: Path, suffix: str) -> None:
+    path = write_slides(tmp_path / f"slides{suffix}", last_seconds=22)
+    outcome, windows = decode(path, recipe(WindowSettings(seconds=10)))
+    assert outcome.row["duration_seconds"] == 24
+    assert [(w.start_seconds, w.end_seconds) for w in windows] == [(0, 10), (10, 20), (14, 24)]
+    assert [w.row["frame_indices"][-1] for w in windows[1:]] == [20, 20]
+    # A shot is no longer than a window, and ends with the file where it can.
+    for seconds, end in ((10, 10), (30, 24), (20, 20)):
+        _, shots = decode(path, recipe(WindowSettings(seconds=seconds, cut="shots", change=1.0)))
+        assert [(w.start_seconds, w.end_seconds) for w in shots] == ([(0, end)] if seconds < 24 else [])
+
+
+def test_without_the_length_of_the_last_picture_it_lasts_as_long_as_others(long: Path) -> None:
+    plan = WindowPlan(recipe(HALF).to_dict(), (None, None), "long", lambda times: [0], lambda *window: None)
+    assert plan._part([0.0, 1.0, 2.0, 5.0]) == (0, 6)
+    assert plan._part(FrameTimes([0.0, 1.0, 2.0, 5.0], 30.0)) == (0, 30)
 
 
 def test_a_segment_is_cut_inside_its_span(long: Path) -> None:

@@ -7,7 +7,7 @@ again after every crash. It gets a regular, non-empty file.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
@@ -24,8 +24,22 @@ Take = Callable[[int, NDArray[np.uint8]], None]
 # What is left of a picture that was taken.
 TAKEN: NDArray[np.uint8] = np.empty((0, 0, 3), np.uint8)
 
-# Takes the times in seconds of all frames of a file, ascending. Returns the numbers of the wanted frames, ascending.
+# Takes the times in seconds of all frames of a file, ascending. Returns the numbers of the wanted frames, ascending. A
+# decoder that knows where the last frame ends gives them as :class:`FrameTimes`.
 Choose = Callable[[Sequence[float]], list[int]]
+
+
+class FrameTimes(list[float]):
+    """When the frames of a file are shown, in seconds, ascending.
+
+    Args:
+        times: The times.
+        end_seconds: Where the last frame ends.
+    """
+
+    def __init__(self, times: Iterable[float], end_seconds: float) -> None:
+        super().__init__(times)
+        self.end_seconds = end_seconds
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import decord
 import numpy as np
 from numpy.typing import NDArray
 
-from components.ingest.decoders.base import TAKEN, Choose, DecodedFrames, DecodeError, Take
+from components.ingest.decoders.base import TAKEN, Choose, DecodedFrames, DecodeError, FrameTimes, Take
 from components.ingest.decoders.packets import open_video, read_packets
 from components.ingest.decoders.plain import why_refused
 from components.ingest.decoders.pyav import look, refuse_unseen
@@ -52,7 +52,7 @@ def decode(path: str, choose: Choose, side: int | None = None, take: Take | None
         starts = [round(float(start), 4) for start in shown[:, 0]]
         if not np.allclose(starts, timeline.times_seconds, rtol=0, atol=TOLERANCE_SECONDS):
             raise DecodeError("decode_error", "decord states other times than the packets")
-        indices = choose(starts)
+        indices = choose(FrameTimes(starts, timeline.duration_seconds))
         if not indices:
             raise DecodeError("empty_segment")
         refuse_unseen(look(container, stream, table, indices))

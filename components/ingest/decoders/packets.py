@@ -23,7 +23,7 @@ from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from components.ingest.decoders.base import Choose, DecodedFrames, DecodeError
+from components.ingest.decoders.base import Choose, DecodedFrames, DecodeError, FrameTimes
 from components.ingest.decoders.stated import stated_bytes
 
 MOV, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"
@@ -67,7 +67,7 @@ class Timeline:
         Raises:
             DecodeError: empty_segment.
         """
-        indices = choose(self.times_seconds)
+        indices = choose(FrameTimes(self.times_seconds, self.duration_seconds))
         if not indices:
             raise DecodeError("empty_segment")
         return indices
