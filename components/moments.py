@@ -47,16 +47,28 @@ def suppress(files: Sequence[Hashable], spans: NDArray[np.float64], limit: float
     Returns:
         Positions of the kept spans, ascending.
     """
-    if limit >= 1:
-        return list(range(len(files)))
-    kept: list[int] = []
     of_file: dict[Hashable, list[int]] = {}
     for position, file in enumerate(files):
-        better = of_file.setdefault(file, [])
-        if better and overlaps(spans[position : position + 1], spans[better]).max() > limit:
-            continue
-        better.append(position)
-        kept.append(position)
+        of_file.setdefault(file, []).append(position)
+    kept: list[int] = []
+    for positions in of_file.values():
+        kept += positions if len(positions) == 1 else [positions[place] for place in apart(spans[positions], limit)]
+    return sorted(kept)
+
+
+def apart(spans: NDArray[np.float64], limit: float, most: int | None = None) -> list[int]:
+    """Positions, ascending, of the spans of one file that no better one overlaps too far. See :func:`suppress`.
+
+    Args:
+        spans: ``float64[N, 2]``, start and end in seconds, the best span first.
+        limit: The largest intersection over union of two spans.
+        most: The most spans that are kept. None keeps any number.
+    """
+    kept: list[int] = []
+    left = np.arange(len(spans))
+    while len(left) and (most is None or len(kept) < most):
+        kept.append(int(left[0]))
+        left = left[1:][overlaps(spans[left[:1]], spans[left[1:]])[0] <= limit]
     return kept
 
 

@@ -28,10 +28,13 @@ from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.manifest import Video
 from components.methods.base import Method
-from components.moments import overlaps
+from components.moments import apart
 
 # The IoU from which a run counts as the same answer as a better one.
 OVERLAP = 0.5
+
+# The largest IoU below it.
+BELOW = float(np.nextafter(OVERLAP, 0.0))
 
 # Vectors of frames that are held at a time, counted in videos. It bounds the memory for any number of videos.
 VIDEOS = 256
@@ -74,22 +77,8 @@ def answer(scores: NDArray[np.floating], edges: NDArray[np.float64]) -> Spans:
     spans = np.stack([edges[first], edges[last + 1]], axis=1)
     spans, contrast = spans[spans[:, 0] < spans[:, 1]], contrast[spans[:, 0] < spans[:, 1]]
     order = np.lexsort((spans[:, 0], spans[:, 0] - spans[:, 1], -contrast))
-    return thinned(spans[order])
-
-
-def thinned(spans: Spans, overlap: float = OVERLAP, most: int = ANSWERS) -> Spans:
-    """The first ``most`` spans that overlap no span before them by an IoU of ``overlap`` or more.
-
-    Args:
-        spans: float64[N, 2], the best first.
-        overlap: The least IoU with a better span that takes a span out.
-        most: The most spans that are kept.
-    """
-    kept: list[NDArray[np.float64]] = []
-    while len(spans) and len(kept) < most:
-        kept.append(spans[0])
-        spans = spans[1:][overlaps(spans[:1], spans[1:])[0] < overlap]
-    return np.array(kept).reshape(-1, 2)
+    ranked = spans[order]
+    return ranked[apart(ranked, BELOW, ANSWERS)]
 
 
 def measure_moments(

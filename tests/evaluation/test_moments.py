@@ -28,7 +28,7 @@ from components.evaluation.card import read_scorecard
 from components.evaluation.card_text import describe
 from components.evaluation.encode import encode_frames
 from components.evaluation.evaluate import evaluate
-from components.evaluation.localisation import answer, edges_of, measure_moments, thinned
+from components.evaluation.localisation import BELOW, answer, edges_of, measure_moments
 from components.evaluation.scorecard import write_scorecard
 from components.evaluation.settings import EvaluationSettings
 from components.frames import schema
@@ -39,7 +39,7 @@ from components.ingest.sampling import segment_center
 from components.methods.base import Method
 from components.methods.build import build
 from components.methods.reader import reader_for
-from components.moments import overlaps
+from components.moments import apart, overlaps
 from components.params import load_params
 from components.provenance import sha256_file
 
@@ -166,9 +166,11 @@ def test_the_best_run_is_that_of_a_slow_search(scores: list[int]) -> None:
 
 
 def test_spans_that_overlap_a_better_one_are_left_out() -> None:
-    kept = thinned(array([(0, 10), (1, 10), (5, 15), (5, 16)]), overlap=0.5)
-    assert kept.tolist() == [[0.0, 10.0], [5.0, 15.0]]
-    assert len(thinned(array([(n, n + 1) for n in range(20)]))) == 10
+    spans = array([(0, 10), (1, 10), (0, 5), (5, 15), (5, 16)])
+    assert apart(spans, BELOW) == [0, 3]  # half of a span is too much
+    assert apart(spans, 0.5) == [0, 2, 3]
+    assert apart(array([(n, n + 1) for n in range(20)]), BELOW, 10) == list(range(10))
+    assert apart(array([]).reshape(0, 2), BELOW) == []
 
 
 def write_stories(root: Path) -> None:
