@@ -24,7 +24,7 @@ from components.tracking.model import ModelConfig, PythonModel, PythonModelConte
 
 logger = logging.getLogger("reeltune")
 
-COLUMNS = ["text", "rank", "video_id", "score", "start_seconds", "end_seconds", "uri"]
+COLUMNS = ["text", "rank", "video_id", "score", "start_seconds", "end_seconds", "uri", "below_cutoff"]
 
 
 class RankingModel(PythonModel):
@@ -50,10 +50,12 @@ class RankingModel(PythonModel):
             context: Not used.
             model_input: One column of texts, called ``text`` or without a name, as MLflow makes it from a list.
             params: ``top``, the number of videos per text. ``where``, a condition on the videos as search.py takes it.
-                ``minus``, a text that is subtracted from each. The last two may be empty.
+                ``minus``, a text that is subtracted from each. Both may be empty. ``all``, whether videos below the
+                cut-off of "nothing found" are given too.
 
         Returns:
-            A row per text and video: text, rank, video_id, score, start_seconds, end_seconds, uri.
+            A row per text and video: text, rank, video_id, score, start_seconds, end_seconds, uri, below_cutoff. The
+            last one is None where there is no cut-off. A text without an answer has no row.
 
         Raises:
             RegistryError: The first column has another name, a cell is empty, or the project's root does not exist.
@@ -66,9 +68,10 @@ class RankingModel(PythonModel):
             asked = [Question((Part("text", text), Part("text", minus, -1.0))) for text in texts]
         found = self._current().search_many(asked, given.get("top"), where=given.get("where") or None)
         rows = [
-            (text, hit.rank, hit.video_id, hit.score, hit.start_seconds, hit.end_seconds, hit.uri)
+            (text, *(getattr(hit, name) for name in COLUMNS[1:]))
             for text, hits in zip(texts, found, strict=True)
             for hit in hits
+            if given.get("all") or not hit.below_cutoff
         ]
         return pd.DataFrame(rows, columns=COLUMNS)
 

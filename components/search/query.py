@@ -274,7 +274,8 @@ def from_adapter(
 ) -> tuple[Searcher, str | None]:
     """A searcher for any adapter of a task, which may be another one than that of the index.
 
-    If the task has no index of this adapter and of the current frame store, the videos are embedded now.
+    If the task has no index of this adapter and of the current frame store, the videos are embedded now. Further
+    settings of search are those of the project's params.yaml, as long as it has one.
 
     Args:
         adapter: The adapter's folder.
@@ -289,10 +290,12 @@ def from_adapter(
         The searcher, and why the index was not used, None if it was.
 
     Raises:
+        ConfigError: params.yaml has a fault.
         DataError: There is no usable index and no frame store.
         AdapterError: The adapter was trained with another backbone.
     """
     layout, sha256 = Layout(root), read_card(adapter).sha256
+    settings = load_params(layout.params).search if layout.params.is_file() else PLAIN
     method = load_adapter(adapter, shared_backbone(backbone, root))
     collection = Collection(root, layout.frames(task))
     try:
@@ -302,12 +305,12 @@ def from_adapter(
         reason = reason or store_difference(index.card, layout)
         if reason is None:
             cutoff = read_cutoff(folder, sha256, index.count)
-            return Searcher(method, index, top, cutoff=cutoff, collection=collection), None
+            return Searcher(method, index, top, settings=settings, cutoff=cutoff, collection=collection), None
     except DataError as error:
         reason = str(error)
     store = FrameStore(layout.frames(task))
     index = indexes.build(method, store, split=split, adapter_sha256=sha256, batch_size=batch_size)
-    return Searcher(method, index, top, collection=collection), reason
+    return Searcher(method, index, top, settings=settings, collection=collection), reason
 
 
 def _opened(folder: Path, params: Params, task: str, root: Path) -> tuple[Index, Method, str]:

@@ -61,11 +61,13 @@ def save_model(folder: Path, *, code: Path, adapter: Path, config: ModelConfig) 
         ColSpec(DataType.double, "start_seconds"),
         ColSpec(DataType.double, "end_seconds"),
         ColSpec(DataType.string, "uri"),
+        ColSpec(DataType.boolean, "below_cutoff", required=False),
     ]
     # The input column has no name in the schema. With a name, MLflow would refuse a plain list of texts.
     inputs = Schema([ColSpec(DataType.string)])
     texts = [ParamSpec(name, DataType.string, "") for name in ("where", "minus")]
-    params = ParamSchema([ParamSpec("top", DataType.long, config.top), *texts])
+    everything = ParamSpec("all", DataType.boolean, False)
+    params = ParamSchema([ParamSpec("top", DataType.long, config.top), *texts, everything])
     mlflow.pyfunc.save_model(
         str(folder),
         python_model=str(code),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny_world
 import trained_world
@@ -15,6 +17,9 @@ from filmed_world import write_index
 from held_index import HeldIndex, copied
 from hypothesis import given
 from hypothesis import strategies as st
+from mlflow.pyfunc import PythonModelContext
+from registered_world import model_config
+from ruamel.yaml import YAML
 from trained_world import TASK
 
 from components.cli import Stage
@@ -24,6 +29,7 @@ from components.layout import Layout
 from components.search.calibrate import MOST_CAPTIONS, Asked, calibrate, captions, heights, rows_of_sources
 from components.search.card import read_index_card
 from components.search.cutoff import CutOff, Level, background_rows, levels, read_cutoff, write_cutoff
+from components.search.pyfunc import RankingModel
 from components.search.query import Searcher
 from components.search.question import Part, Question
 from components.search.texts import TextVectors
@@ -211,6 +217,31 @@ def test_a_searcher_marks_what_is_below_and_says_nothing_found(world: Path) -> N
     assert [hit.below_cutoff for hit in like] == [None] * 3
     both = searcher.search(Question((Part("text", text), Part("text", "a blue square", -0.3))), 3)
     assert [hit.below_cutoff for hit in both] == [None] * 3
+
+
+def test_a_registered_model_leaves_out_what_is_below_by_the_settings_of_the_project(
+    world: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(world, tmp_path / "project"))
+    write_index(root, "mv_adapter-0", "test")
+    sha256 = read_index_card(Layout(root).index(TASK)).adapter_sha256
+    text = "a red square moves right"
+    scores = [hit.score for hit in Searcher.open(root, TASK).search(text, 48)]
+    between = height((scores[1] + scores[2]) / 2, np.array(scores))
+    # One caption in twenty has a wrong answer that comes high. So 4 % of false alarms leave nothing, and 10 % two hits.
+    write_cutoff(Layout(root).index(TASK), CutOff(1, sha256, 48, (between,) * 38 + (99.0, 99.0), ()))
+    asked = pd.DataFrame({"text": [text]})
+    for share, marks in ((0.04, [True] * 5), (0.1, [False, False, True, True, True])):
+        params = YAML(typ="safe").load((root / "params.yaml").read_text(encoding="utf-8"))
+        params["search"]["false_alarms"] = share
+        YAML().dump(params, root / "params.yaml")
+        model, config = RankingModel(), dataclasses.asdict(model_config(tiny_world.params(root), root))
+        model.load_context(PythonModelContext({"adapter": str(Layout(root).adapter(TASK, "mv_adapter", 0))}, config))
+        table = model.predict(None, asked, {"top": 5, "all": True})
+        assert table["below_cutoff"].tolist() == marks
+        shown = model.predict(None, asked, {"top": 5})
+        assert shown["video_id"].tolist() == table["video_id"].tolist()[: marks.count(False)]
+        assert shown["below_cutoff"].tolist() == [False] * marks.count(False)
 
 
 def test_a_cutoff_of_another_index_is_not_used_and_a_damaged_one_is_named(tmp_path: Path) -> None:
