@@ -7,7 +7,13 @@ import argparse
 import _here  # noqa: F401
 
 from components import cli
+from components.config import check
+from components.errors import ConfigError
+from components.frames import schema
 from components.ingest.capacity import GIB, KIB_PER_FRAME, SOURCES, TIB, plan
+from components.ingest.decoders.base import DecodeError
+from components.ingest.windows import fixed_spans
+from components.task import WindowSettings
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +22,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", choices=sorted(SOURCES), default="240p", help="kind of video")
     parser.add_argument("--seconds", type=float, default=15.0, help="mean length of a video")
     parser.add_argument("--frames", type=int, default=12, help="frames stored per video")
+    parser.add_argument("--windows", type=float, metavar="SECONDS", help="length of the windows, or the mean shot")
+    parser.add_argument("--overlap", type=float, default=0.0, help="share of a window that the next one shows too")
     parser.add_argument("--quality", type=int, choices=sorted(KIB_PER_FRAME), default=95, help="JPEG quality at 224 px")
     parser.add_argument("--cores", type=int, nargs="+", default=[16, 256, 4096], help="numbers of cores")
     parser.add_argument("--network", type=float, default=10.0, metavar="GBIT", help="total Gbit/s for reading videos")
@@ -23,9 +31,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def body(stage: cli.Stage) -> None:
-    """Prints a table with a row per number of videos and cores."""
+    """Prints a table with a row per number of videos and cores.
+
+    Raises:
+        ConfigError: There cannot be such windows.
+    """
     args = stage.args
-    lines = [
+    windows = 0 if args.windows is None else _windows(args.seconds, args.windows, args.overlap)
+    lines = [] if args.windows is None else [f"{windows:,} windows of each video"]
+    lines += [
         f"{'videos':>14}{'cores':>7}{'core-hours':>12}{'takes':>10}  {'bound by':<11}{'read':>10}{'store':>10}"
         f"{'shards':>10}{'needs Gbit/s':>14}{'and MB/s':>10}"
     ]
@@ -41,6 +55,7 @@ def body(stage: cli.Stage) -> None:
                 network_gbit=args.network,
                 write_mb=args.storage,
                 shard_videos=stage.params.frames.shard_videos,
+                windows=windows,
             )
             lines.append(
                 f"{round(videos):>14,}{cores:>7}{found.core_hours:>12,.1f}{_time(found.hours):>10}  {found.bound:<11}"
@@ -48,6 +63,15 @@ def body(stage: cli.Stage) -> None:
                 f"{found.network_gbit:>14.2f}{found.write_mb:>10.0f}"
             )
     cli.show("\n".join(lines))
+
+
+def _windows(seconds: float, length: float, overlap: float) -> int:
+    """The number of windows of a video."""
+    settings = check(WindowSettings, {"seconds": length, "overlap": overlap}, "--windows")
+    try:
+        return len(fixed_spans(0.0, seconds, settings.seconds, settings.overlap))
+    except DecodeError as error:
+        raise ConfigError(schema.REASONS[error.reason], where="--windows", found=length) from None
 
 
 def _time(hours: float) -> str:

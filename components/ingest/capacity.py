@@ -17,14 +17,15 @@ class Source:
 
     Args:
         ms_per_second: Processor milliseconds to decode a second of it, without the frames that no other frame needs.
-        ms_per_frame: Processor milliseconds to convert, resize and store a frame. For long videos, this includes the
-            frame's part of the time to read their packets.
+        ms_per_frame: Processor milliseconds to convert, resize and store a frame.
+        packets_ms_per_second: Processor milliseconds to read the packets of a second. 0 where ``ms_per_second`` has it.
         longest_gap_seconds: Time between key frames. A frame of a long video costs half of it, not everything before.
         mbit_per_second: The file's bit rate.
     """
 
     ms_per_second: float
     ms_per_frame: float
+    packets_ms_per_second: float
     longest_gap_seconds: float
     mbit_per_second: float
 
@@ -32,8 +33,12 @@ class Source:
 # Measured by `bench/ingest.py`, see docs/ingest.md: five clips of MSR-VTT (19.6 s on average, 0.35 Mbit/s, key frames
 # up to 10 s apart), and an hour of 1080p with a key frame every 2 s.
 SOURCES = {
-    "240p": Source(ms_per_second=3.0, ms_per_frame=1.4, longest_gap_seconds=10.0, mbit_per_second=0.35),
-    "1080p": Source(ms_per_second=52.0, ms_per_frame=54.0, longest_gap_seconds=2.0, mbit_per_second=5.0),
+    "240p": Source(
+        ms_per_second=3.0, ms_per_frame=1.4, packets_ms_per_second=0.0, longest_gap_seconds=10.0, mbit_per_second=0.35
+    ),
+    "1080p": Source(
+        ms_per_second=52.0, ms_per_frame=19.0, packets_ms_per_second=0.117, longest_gap_seconds=2.0, mbit_per_second=5.0
+    ),
 }
 # Check, isolation, hash, Parquet and Ray.
 MS_PER_VIDEO = 13.0
@@ -56,6 +61,7 @@ class CapacityPlan:
         network_gbit: Gigabits per second with which no core waits for a video.
         write_mb: Megabytes per second with which no core waits for the storage.
         shards: Files of the store.
+        rows: Rows of the store: videos and windows.
     """
 
     core_hours: float
@@ -66,6 +72,7 @@ class CapacityPlan:
     network_gbit: float
     write_mb: float
     shards: int
+    rows: int
 
 
 def decode_ms(source: Source, seconds: float, frames: int) -> float:
@@ -89,21 +96,27 @@ def plan(
     network_gbit: float,
     write_mb: float,
     shard_videos: int,
+    windows: int = 0,
 ) -> CapacityPlan:
     """Computes cores, hours and bytes.
+
+    A frame of two windows is stored twice. It is counted as if it were also resized twice, which is at most right.
 
     Args:
         videos: How many videos.
         source: Their kind.
         seconds: Their mean length.
-        frames: T, frames stored per video, of 298 x 224.
+        frames: T, frames stored per video and per window, of 298 x 224.
         quality: JPEG quality, a key of :data:`KIB_PER_FRAME`.
         cores: Cores that decode.
         network_gbit: Gigabits per second from the place of the videos, for all cores together.
         write_mb: Megabytes per second that the store's storage takes, for all cores together.
         shard_videos: Videos per shard.
+        windows: Windows per video.
     """
-    each_ms = decode_ms(source, seconds, frames) + frames * source.ms_per_frame + MS_PER_VIDEO
+    frames *= 1 + windows
+    each_ms = decode_ms(source, seconds, frames) + frames * source.ms_per_frame
+    each_ms += seconds * source.packets_ms_per_second + MS_PER_VIDEO
     core_seconds = videos * each_ms / 1000
     read = videos * seconds * source.mbit_per_second * 1e6 / 8
     stored = videos * frames * KIB_PER_FRAME[quality] * 1024
@@ -126,4 +139,5 @@ def plan(
         network_gbit=rate * read / videos * 8 / 1e9,
         write_mb=rate * stored / videos / 1e6,
         shards=shards,
+        rows=videos * (1 + windows),
     )
