@@ -26,7 +26,7 @@ from components.search.card import SegmentCard
 from components.search.embed import BATCHES, Embedder
 from components.search.rows import Row
 
-SETTINGS = ("evaluation.batch_size=1", "execution.index_workers=1")
+SETTINGS = ("evaluation.batch_size=2", "execution.index_workers=1")
 ADAPTER = f"outputs/adapters/{TASK}/vop-0"
 
 
@@ -50,6 +50,7 @@ def index_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return embedded
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_loses_a_block_and_changes_no_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,7 +59,7 @@ def test_a_kill_in_the_middle_loses_a_block_and_changes_no_byte(
     tiny_world.write_project(root)
     trained_world.add_adapter(root, tiny_world.params(root), "vop", 0)
     shutil.rmtree(Layout(root).frames(TASK))
-    tiny_world.write_store(root, tiny_world.videos(4, 0, 120))
+    tiny_world.write_store(root, tiny_world.videos(4, 0, 96))
     whole = Path(shutil.copytree(root, tmp_path / "whole"))
     everything = FrameStore(Layout(root).frames(TASK)).ids("test")
 
@@ -72,7 +73,7 @@ def test_a_kill_in_the_middle_loses_a_block_and_changes_no_byte(
     child.send_signal(signal.SIGKILL)
     _, said = child.communicate()
     assert child.returncode == -signal.SIGKILL, said
-    done = BATCHES * len(list(blocks.glob("[!.]*/segment.json")))
+    done = 2 * BATCHES * len(list(blocks.glob("[!.]*/segment.json")))
     assert 0 < done < len(everything)
     assert not Layout(root).index(TASK).exists()
 
