@@ -6,6 +6,7 @@ faiss is needed only here: ``pip install "reeltune[ann]"``.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,10 +64,24 @@ class Near:
             reason = " ".join(str(error).split())[:200]
             raise DataError("damaged", where=path, found=reason, cure=cure) from None
         self._index.nprobe = PROBED
+        self._among: Any = None
+
+    def without(self, gone: NDArray[np.int64]) -> Near:
+        """The same without some rows, ascending. Otherwise they could be all that it proposes."""
+        import faiss
+
+        kept = np.ones(self.rows, dtype=bool)
+        kept[gone[gone < self.rows]] = False
+        if kept.all():
+            return self
+        other = copy.copy(self)
+        selector = faiss.IDSelectorBitmap(np.packbits(kept, bitorder="little"))
+        other._among = faiss.SearchParametersIVF(nprobe=PROBED, sel=selector)
+        return other
 
     def candidates(self, query: NDArray[np.float32], top: int) -> NDArray[np.int64]:
         """Rows that may be among the ``top`` best for a query ``float32[D]``."""
-        _, rows = self._index.search(query[None], max(FEWEST, PROPOSED * top))
+        _, rows = self._index.search(query[None], max(FEWEST, PROPOSED * top), params=self._among)
         found: NDArray[np.int64] = rows[0][rows[0] >= 0]
         return found
 

@@ -56,7 +56,7 @@ class Vectors:
         self._gone = np.empty(0, dtype=np.int64) if gone is None else gone
         self.count = int(self._starts[-1]) - len(self._gone)
         self._device = device
-        self._near = near if device.type == "cpu" else None
+        self._near = near.without(self._gone) if near is not None and device.type == "cpu" else None
         with warnings.catch_warnings():
             # Vectors read from a file are read-only. Nothing writes to them here.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
@@ -88,7 +88,7 @@ class Vectors:
             parts = [rows for part in queries.split(step) for rows in self._candidates(part, top, first)]
         wide = queries.cpu().numpy().astype(np.float64)
         return [
-            self._sorted(query, np.concatenate([np.setdiff1d(some, self._gone), more]), top)
+            self._sorted(query, np.concatenate([some, more]), top)
             for query, some, more in zip(wide, found, parts, strict=True)
         ]
 
