@@ -108,6 +108,7 @@ def build_near(folder: Path, segments: Sequence[SegmentCard], blocks: Sequence[N
     centres = max(1, min(count // TRAINING_ROWS, round(CENTRES_FACTOR * count**0.5)))
     index: Any = faiss.index_factory(blocks[0].shape[1], f"IVF{centres},SQ8", faiss.METRIC_INNER_PRODUCT)
     index.cp.max_points_per_centroid = TRAINING_ROWS
+    index.cp.min_points_per_centroid = 1  # faiss would warn of the few that a sample may lack
     index.cp.niter = PASSES
     index.train(_sample(blocks, centres * TRAINING_ROWS))
     for block in blocks:
