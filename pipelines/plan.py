@@ -7,13 +7,7 @@ import argparse
 import _here  # noqa: F401
 
 from components import cli
-from components.config import check
-from components.errors import ConfigError
-from components.frames import schema
-from components.ingest.capacity import GIB, KIB_PER_FRAME, SOURCES, TIB, plan
-from components.ingest.decoders.base import DecodeError
-from components.ingest.windows import fixed_spans
-from components.task import WindowSettings
+from components.ingest.capacity import GIB, KIB_PER_FRAME, SOURCES, TIB, plan, windows_of
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,13 +25,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def body(stage: cli.Stage) -> None:
-    """Prints a table with a row per number of videos and cores.
-
-    Raises:
-        ConfigError: There cannot be such windows.
-    """
+    """Prints a table with a row per number of videos and cores."""
     args = stage.args
-    windows = 0 if args.windows is None else _windows(args.seconds, args.windows, args.overlap)
+    windows = 0 if args.windows is None else windows_of(args.seconds, args.windows, args.overlap)
     lines = [] if args.windows is None else [f"{windows:,} windows of each video"]
     lines += [
         f"{'videos':>14}{'cores':>7}{'core-hours':>12}{'takes':>10}  {'bound by':<11}{'read':>10}{'store':>10}"
@@ -63,15 +53,6 @@ def body(stage: cli.Stage) -> None:
                 f"{found.network_gbit:>14.2f}{found.write_mb:>10.0f}"
             )
     cli.show("\n".join(lines))
-
-
-def _windows(seconds: float, length: float, overlap: float) -> int:
-    """The number of windows of a video."""
-    settings = check(WindowSettings, {"seconds": length, "overlap": overlap}, "--windows")
-    try:
-        return len(fixed_spans(0.0, seconds, settings.seconds, settings.overlap))
-    except DecodeError as error:
-        raise ConfigError(schema.REASONS[error.reason], where="--windows", found=length) from None
 
 
 def _time(hours: float) -> str:

@@ -8,6 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from components.config import check
+from components.errors import ConfigError
+from components.frames import schema
+from components.ingest.decoders.base import DecodeError
+from components.ingest.windows import fixed_spans
+from components.task import WindowSettings
+
 GIB, TIB = 2**30, 2**40
 
 
@@ -73,6 +80,23 @@ class CapacityPlan:
     write_mb: float
     shards: int
     rows: int
+
+
+def windows_of(seconds: float, length: float, overlap: float) -> int:
+    """The number of windows that ingest makes of a video.
+
+    Args:
+        seconds: The length of the video.
+        length, overlap: As ``seconds`` and ``overlap`` of :class:`components.task.WindowSettings`.
+
+    Raises:
+        ConfigError: There cannot be such windows, or there are too many.
+    """
+    settings = check(WindowSettings, {"seconds": length, "overlap": overlap}, "--windows")
+    try:
+        return len(fixed_spans(0.0, seconds, settings.seconds, settings.overlap))
+    except DecodeError as error:
+        raise ConfigError(schema.REASONS[error.reason], where="--windows", found=length) from None
 
 
 def decode_ms(source: Source, seconds: float, frames: int) -> float:

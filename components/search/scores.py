@@ -156,7 +156,7 @@ class Vectors:
     def _scores(self, query: NDArray[np.float64], rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """The scores of some rows."""
         parts = [self._products(query, rows[start : start + RESCORED]) for start in range(0, len(rows), RESCORED)]
-        scores: NDArray[np.float64] = np.round(np.concatenate(parts), SCORE_DECIMALS) if parts else np.empty(0)
+        scores: NDArray[np.float64] = np.round(np.concatenate([np.empty(0), *parts]), SCORE_DECIMALS)
         if not np.isfinite(scores).all():
             raise _not_finite()
         return scores

@@ -23,7 +23,7 @@ from components.adapters.card import read_card
 from components.adapters.file import load_adapter
 from components.cluster import RaySettings
 from components.errors import DataError
-from components.frames.store import FrameStore
+from components.frames.store import FrameStore, StoredVideo
 from components.layout import Layout
 from components.manifest import Fact, Facts, Video
 from components.methods.base import Method
@@ -165,7 +165,12 @@ def test_frames_that_moved_in_the_store_are_read_once(root: Path, monkeypatch: p
     before = stage.publish()
     read: list[str] = []
     plain = plans.content_of
-    monkeypatch.setattr(plans, "content_of", lambda stored, row: read.append(stored.video_id) or plain(stored, row))
+
+    def noting(stored: StoredVideo, row: Row) -> bytes:
+        read.append(stored.video_id)
+        return plain(stored, row)
+
+    monkeypatch.setattr(plans, "content_of", noting)
     other = dataclasses.replace(VIDEOS[0], captions=("a white square moves up",) * 2)  # drawn from the caption
     restore(root, [other, *VIDEOS[1:]])  # a training video has other frames, so all are in another shard
     for times in (1, 0, 0):
