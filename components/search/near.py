@@ -22,8 +22,9 @@ from components.search.card import FileCard, NearCard, SegmentCard
 
 # More centres make shorter lists. Four times the root of the rows balances the two costs of a search.
 CENTRES_FACTOR = 4
-# Lists that a search looks at, of about 4000 at a million rows.
-PROBED = 64
+# A search looks at so many lists that they hold about this many rows, within bounds: 28 of 4000 at a million rows.
+SCANNED = 7000
+LEAST_PROBED, MOST_PROBED = 24, 64
 # Vectors per centre that train the centres, and passes over them.
 TRAINING_ROWS = 40
 PASSES = 10
@@ -63,7 +64,7 @@ class Near:
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise DataError("damaged", where=path, found=reason, cure=cure) from None
-        self._index.nprobe = PROBED
+        self._index.nprobe = probed(card.rows, self._index.nlist)
         self._among: Any = None
 
     def without(self, gone: NDArray[np.int64]) -> Near:
@@ -76,7 +77,7 @@ class Near:
             return self
         other = copy.copy(self)
         selector = faiss.IDSelectorBitmap(np.packbits(kept, bitorder="little"))
-        other._among = faiss.SearchParametersIVF(nprobe=PROBED, sel=selector)
+        other._among = faiss.SearchParametersIVF(nprobe=self._index.nprobe, sel=selector)
         return other
 
     def candidates(self, query: NDArray[np.float32], top: int) -> NDArray[np.int64]:
@@ -84,6 +85,11 @@ class Near:
         _, rows = self._index.search(query[None], max(FEWEST, PROPOSED * top), params=self._among)
         found: NDArray[np.int64] = rows[0][rows[0] >= 0]
         return found
+
+
+def probed(rows: int, lists: int) -> int:
+    """How many of its lists a search of so many rows looks at."""
+    return min(MOST_PROBED, max(LEAST_PROBED, round(SCANNED * lists / max(1, rows))))
 
 
 def is_installed() -> bool:

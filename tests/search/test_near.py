@@ -17,7 +17,7 @@ from tiny_world import TASK
 from components.errors import DataError
 from components.search import index as indexes
 from components.search.card import SegmentCard
-from components.search.near import Near, build_near
+from components.search.near import Near, build_near, probed
 from components.search.query import Searcher
 from components.search.scores import Vectors
 
@@ -77,6 +77,13 @@ def test_rows_that_are_gone_push_out_no_others(built: tuple[Near, list[NDArray[n
     exact, found = (Vectors(blocks, CPU, gone, which).best(query, TOP)[0] for which in (None, near))
     assert len(found) == TOP
     assert len({row for row, _ in exact} & {row for row, _ in found}) >= 0.7 * TOP
+
+
+@pytest.mark.parametrize(
+    ("rows", "lists", "expected"), [(100_000, 1265, 64), (1_000_000, 4000, 28), (10**7, 12649, 24)]
+)
+def test_a_search_looks_at_a_bounded_part(rows: int, lists: int, expected: int) -> None:
+    assert probed(rows, lists) == expected
 
 
 def test_a_long_list_is_exact(built: tuple[Near, list[NDArray[np.float32]]]) -> None:
