@@ -59,7 +59,7 @@ def caption(root: Path, name: str, task: TaskSettings, methods: Mapping[str, boo
             source = _source(root, task, task.captions)
             found = _found(folder, work, store, source, root, task, ray)
             aside.mkdir()
-            card = add_captions(aside, name, store.fingerprint, source, found)
+            card = add_captions(aside, name, store.training_fingerprint, source, found)
         for method, uses in methods.items():
             content = {"captions": card.fingerprint if card is not None and uses else None}
             storage.write_bytes(aside / f"for-{method}.json", (json.dumps(content) + "\n").encode())
@@ -103,11 +103,11 @@ def _found(
         except DataError as error:
             log.warning("%s: they are made again", error)
         else:
-            if (published.card.store, published.card.source) == (store.fingerprint, source):
+            if (published.card.store, published.card.source) == (store.training_fingerprint, source):
                 return published.of_video
     if task.captions.table is not None:
         return captions_of_table(_table(root, task, task.captions.table), store, ids)
-    key = hashlib.sha256(json.dumps([store.fingerprint, source], sort_keys=True).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([store.training_fingerprint, source], sort_keys=True).encode()).hexdigest()
     parts = work / key[:12]
     for left_over in [path for path in work.iterdir() if path.is_dir() and path != parts]:
         shutil.rmtree(left_over)

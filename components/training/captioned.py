@@ -39,12 +39,12 @@ def read_for_training(
             cure=f"set tasks.{task}.captions, and {CURE}",
         )
     found = read_captions(folder)
-    if found.card.store != store.fingerprint:
+    if found.card.store != store.training_fingerprint:
         raise TrainingError(
             "the captions were made for other frames",
             where=folder,
             found=f"frame store {found.card.store[:12]}",
-            expected=f"{store.fingerprint[:12]}, which is now in {store.uri}",
+            expected=f"{store.training_fingerprint[:12]}, which is now in {store.uri}",
             cure=CURE,
         )
     check_captions(method, settings, store, found.of_video, where)
