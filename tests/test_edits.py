@@ -98,7 +98,7 @@ def edited(copy: Path) -> Iterator[Path]:
     kept = copy.parent / "kept"
     shutil.copytree(copy, kept, ignore=shutil.ignore_patterns(".git", ".dvc", "__pycache__", ".venv"))
     yield copy
-    new = [*copy.rglob("*.py"), *copy.glob("weights/*")]
+    new = [*copy.rglob("*.py"), *copy.glob("weights/*"), *copy.glob("outputs/**/*.*")]
     for path in [path for path in new if not (kept / path.relative_to(copy)).exists()]:
         path.unlink()
     shutil.copytree(kept, copy, dirs_exist_ok=True)
