@@ -30,7 +30,7 @@ from components.adapters.file import save_adapter
 from components.backbones import mini
 from components.frames.store import FrameStore
 from components.methods.base import Method
-from components.search import near, segments
+from components.search import near, segment_writer, segments
 from components.search.card import FORMAT, IndexCard, write_index_card
 from components.search.embed import Block, Embedder, Encoding, run_alone
 from components.search.index import Recipe, grow, publish, read
@@ -135,7 +135,7 @@ def write_made(folder: Path, rows: int) -> None:
     for name in (segments.CONTENT, segments.PLACE, segments.META):
         table = table.append_column(segments.HIDDEN.field(name), pa.array([bytes(16)] * rows, pa.binary(16)))
     jpegs = [JPEG if number < 1000 else b"" for number in range(rows)]
-    part = segments.write_rows(folder / "segments" / "made", made_vectors(rows, 0), table, jpegs)
+    part = segment_writer.write_rows(folder / "segments" / "made", made_vectors(rows, 0), table, jpegs)
     sha256 = json.loads((folder / "adapter.json").read_text())["sha256"]
     card = IndexCard(FORMAT, "made", rows, DIMENSION, sha256, method.spec, segments=(part,))
     write_index_card(folder, card)

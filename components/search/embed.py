@@ -33,7 +33,7 @@ from components.methods.reader import reader_for
 from components.precision import Precision
 from components.records import read_record, write_record
 from components.samecode import on_worker
-from components.search import segments
+from components.search import segment_writer, segments
 from components.search.card import SegmentCard
 from components.search.rows import Row, content_of, table_of
 from components.search.segments import Segment
@@ -113,7 +113,7 @@ class Embedder:
         for name, values in ((segments.CONTENT, contents), (segments.PLACE, [row.place for row in rows])):
             table = table.append_column(segments.HIDDEN.field(name), pa.array(values, pa.binary(16)))
         thumbnails = [stored.frames[len(stored.frames) // 2] for stored in noted]
-        return segments.write_rows(folder, found, table, thumbnails, frames)
+        return segment_writer.write_rows(folder, found, table, thumbnails, frames)
 
 
 def embed_blocks(

@@ -23,7 +23,7 @@ from components.methods.base import Method
 from components.precision import Precision
 from components.provenance import sha256_file
 from components.records import write_record
-from components.search import near, segments
+from components.search import near, segment_writer, segments
 from components.search.card import (
     CARD,
     FORMAT,
@@ -145,7 +145,7 @@ def grow(
     parts = [*plan.moved, *(Part(block) for block in blocks)]
     found = list(plan.kept)
     if parts:
-        added = segments.write_parts(folder / SEGMENTS, parts)
+        added = segment_writer.write_parts(folder / SEGMENTS, parts)
         found.append(_reopened(folder, added, store.manifest.task))
     found = _compact(found, folder, store.manifest.task)
     covering = None if old is None else old.card.near
@@ -163,16 +163,15 @@ def grow(
         encoder=recipe.encoder,
         frame_vectors=recipe.encoding.frame_vectors,
     )
-    approximate = None
-    if recipe.exact_rows is not None and count > recipe.exact_rows:
-        if near.is_installed():
-            if covering is None or not _covers(covering.segments, cards):
-                covering = near.build_near(folder, cards, [segment.vectors for segment in found])
-            card = replace(card, near=covering)
-            approximate = near.Near(folder / covering.name, covering, rebuild(card.task))
-        else:
-            logger.warning("%d rows are searched exactly, since faiss is not installed: %s", count, near.INSTALL)
-    return Index(card, tuple(found), approximate)
+    if recipe.exact_rows is None or count <= recipe.exact_rows:
+        return Index(card, tuple(found), None)
+    if not near.is_installed():
+        logger.warning("%d rows are searched exactly, since faiss is not installed: %s", count, near.INSTALL)
+        return Index(card, tuple(found), None)
+    if covering is None or not _covers(covering.segments, cards):
+        covering = near.build_near(folder, cards, [segment.vectors for segment in found])
+    approximate = near.Near(folder / covering.name, covering, rebuild(card.task))
+    return Index(replace(card, near=covering), tuple(found), approximate)
 
 
 def publish(
@@ -216,7 +215,7 @@ def write(
     index: Index, folder: Path, adapter: Path, made_from: Mapping[str, object], gallery: Gallery | None = None
 ) -> IndexCard:
     """Copies an index that :func:`build` made into an index folder, and publishes it there. Arguments are as there."""
-    card = segments.write_parts(folder / SEGMENTS, [Part(segment) for segment in index.segments])
+    card = segment_writer.write_parts(folder / SEGMENTS, [Part(segment) for segment in index.segments])
     copied = Index(replace(index.card, segments=(card,)), (_reopened(folder, card, index.card.task),))
     return publish(copied, folder, adapter, made_from, gallery)
 
@@ -272,7 +271,7 @@ def _compact(found: list[Segment], folder: Path, task: str) -> list[Segment]:
         kept = np.ones(segment.card.rows, dtype=bool)
         kept[segments.rows_of_runs(segment.card.removed)] = False
         parts.append(Part(segment, np.flatnonzero(kept)))
-    card = segments.write_parts(folder / SEGMENTS, parts)
+    card = segment_writer.write_parts(folder / SEGMENTS, parts)
     return [*(segment for segment in found if segment not in sparse), _reopened(folder, card, task)]
 
 

@@ -337,20 +337,25 @@ def run(
         )
     total = parameter_total(method.backbone)
     if rank_and_world()[0] == 0:
-        extra = TrainingFacts(
-            seed=job.seed,
-            epoch=result.epoch,
-            parameters_total=total,
-            # Only what decides the result. The execution settings describe this machine, not the adapter.
-            training={**asdict(settings), **(asdict(result.passes) if result.passes else {})},
-            store=plan.store,
-            training_key=plan.key,
-            backbone=job.backbone,
-            captions=None if plan.captions is None else {job.task: plan.captions},
-        )
-        with tempfile.TemporaryDirectory() as aside:
-            save_adapter(Path(aside), method, task=job.task, provenance=plan.provenance, label=job.method, extra=extra)
-            for file in Path(aside).iterdir():
-                storage.upload(file, storage.join(folder, "adapter", file.name))
+        _save(job, plan, method, result, total)
     trainable = sum(parameter.numel() for parameter in method.trainable().values())
     return Outcome(result, ParameterCount(trainable, total, trainable / total))
+
+
+def _save(job: Job, plan: Plan, method: Method, result: Result, parameters_total: int) -> None:
+    """Writes the adapter into the work folder, which may be at a URI."""
+    extra = TrainingFacts(
+        seed=job.seed,
+        epoch=result.epoch,
+        parameters_total=parameters_total,
+        # Only what decides the result. The execution settings describe this machine, not the adapter.
+        training={**asdict(job.training), **(asdict(result.passes) if result.passes else {})},
+        store=plan.store,
+        training_key=plan.key,
+        backbone=job.backbone,
+        captions=None if plan.captions is None else {job.task: plan.captions},
+    )
+    with tempfile.TemporaryDirectory() as aside:
+        save_adapter(Path(aside), method, task=job.task, provenance=plan.provenance, label=job.method, extra=extra)
+        for file in Path(aside).iterdir():
+            storage.upload(file, storage.join(job.work_folder(plan.key), "adapter", file.name))

@@ -29,7 +29,7 @@ from components.manifest import Fact, Facts, Video
 from components.methods.base import Method
 from components.search import index as indexes
 from components.search import plan as plans
-from components.search import segments
+from components.search import segment_writer, segments
 from components.search.backbones import shared_backbone
 from components.search.card import read_index_card
 from components.search.embed import Block, Embedder, Encoding, disk_faults, run_alone, run_on_ray
@@ -327,7 +327,7 @@ def test_facts_are_columns_of_the_table(root: Path) -> None:
     part = plain.segments[0]
     rows = [said(VIDEOS[8 + number], year=2000 + number) for number in range(3)]
     chosen = segments.Part(part, np.array([0, 1, 2]), table_of(rows, [1.0, 1.0, 1.0]))
-    card = segments.write_parts(stage.folder / "segments", [chosen])
+    card = segment_writer.write_parts(stage.folder / "segments", [chosen])
     added = segments.open_segment(stage.folder / "segments" / card.name, card, "")
     both = dataclasses.replace(plain.card, videos=43, segments=(*plain.card.segments, card))
     table = Index(both, (*plain.segments, added)).table()
