@@ -12,8 +12,9 @@ from components.ingest.isolation import Recipe
 from components.ingest.publish import write_store
 from components.ingest.records import DoneShard, LedgerRow, Settings
 from components.ingest.shards import flat_ledger, plan_shards
-from components.manifest import Manifest, Protocol, Video
+from components.manifest import Manifest, Protocol
 from components.provenance import sha256_file
+from components.video import Video
 
 SETTINGS = Settings(
     Recipe("m:f", "uniform", 2, 32, 90),

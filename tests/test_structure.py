@@ -33,7 +33,7 @@ LINES = [
         "storage",
     },
     {"cluster", "fingerprint", "records", "settings", "task"},
-    {"params", "shared_ray"},
+    {"params", "shared_ray", "video"},
     {"manifest"},
     {"backbones", "benchmarks", "frames"},
     {"captions", "embedded", "ingest", "methods"},

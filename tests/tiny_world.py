@@ -17,10 +17,11 @@ from components.frames import schema
 from components.frames.card import StoreCard, StoredShard, StoreSettings
 from components.frames.jpeg import encode_frames
 from components.frames.store import write_shard, write_table
-from components.manifest import Manifest, Protocol, Video
+from components.manifest import Manifest, Protocol
 from components.params import Params, load_params
 from components.provenance import sha256_file
 from components.training.settings import ExecutionSettings, TrainingSettings
+from components.video import Video
 
 TASK = "tiny"
 FRAMES = 4

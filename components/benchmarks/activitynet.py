@@ -19,7 +19,8 @@ from components.benchmarks import files
 from components.benchmarks.interface import AnnotationFile, Options, Published, Reader
 from components.benchmarks.parse import name_of
 from components.errors import DataError
-from components.manifest import Manifest, Moment, Protocol, Video, first_few
+from components.manifest import Manifest, Protocol, first_few
+from components.video import Moment, Video
 
 PREFIX = "v_"
 VALIDATION = "val.json"

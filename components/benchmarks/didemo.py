@@ -19,7 +19,8 @@ from components.benchmarks import files
 from components.benchmarks.interface import AnnotationFile, Options, Published, Reader
 from components.benchmarks.parse import text_of
 from components.errors import DataError
-from components.manifest import SPLITS, Manifest, Protocol, Video, first_few
+from components.manifest import SPLITS, Manifest, Protocol, first_few
+from components.video import Video
 
 LOST = (
     "37996615073@N01_3336195519_579ea4136c",

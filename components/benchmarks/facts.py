@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePosixPath
 
 from components.benchmarks.rows import Row, Span
-from components.manifest import RARE, SCHEMA, Fact, Facts, first_few
+from components.manifest import first_few
+from components.video import RARE, SCHEMA, Fact, Facts
 
 # Columns that a search has anyway.
 TAKEN = frozenset({*SCHEMA.names, *RARE, "thumbnail", "score"})

@@ -13,7 +13,8 @@ from components import storage
 from components.benchmarks import listing
 from components.benchmarks.parse import parse_json
 from components.errors import ConfigError, DataError
-from components.manifest import first_few, is_file_name
+from components.manifest import first_few
+from components.video import is_file_name
 
 VIDEO_FOLDER = "videos"
 # The most usual first: it is taken if a benchmark has several files of one video.

@@ -15,7 +15,7 @@ from pyarrow import fs
 
 from components import storage
 from components.errors import DataError
-from components.manifest import is_unicode
+from components.video import is_unicode
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from components import storage
 from components.benchmarks import files
 from components.benchmarks.interface import AnnotationFile, Options, Published, Reader
 from components.errors import DataError
-from components.manifest import Manifest, Protocol, Video
+from components.manifest import Manifest, Protocol
+from components.video import Video
 
 FILES = {
     "train": "LSMDC16_annos_training.csv",

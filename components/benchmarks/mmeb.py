@@ -25,7 +25,8 @@ from components.benchmarks import didemo, files, msrvtt, msvd, vatex, youcook2
 from components.benchmarks.interface import AnnotationFile, Options, Published, Reader
 from components.benchmarks.parse import name_of, parse_json, text_of
 from components.errors import ConfigError, DataError
-from components.manifest import Manifest, Protocol, Video
+from components.manifest import Manifest, Protocol
+from components.video import Video
 
 FRAMES = 8
 ENDINGS = (".jsonl", ".json", ".parquet")

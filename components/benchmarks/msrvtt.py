@@ -29,7 +29,8 @@ from components.benchmarks.interface import AnnotationFile, Options, Published, 
 from components.benchmarks.languages import counted, joined, languages, read_captions
 from components.benchmarks.parse import name_of
 from components.errors import ConfigError, DataError
-from components.manifest import Manifest, Protocol, Video, first_few
+from components.manifest import Manifest, Protocol, first_few
+from components.video import Video
 
 DATA = "MSRVTT_data.json"
 FORM = "{'videos': [{'video_id'}], 'sentences': [{'video_id', 'caption'}]}"

@@ -15,7 +15,8 @@ from components.benchmarks.interface import AnnotationFile, Options, Published, 
 from components.benchmarks.parse import name_of
 from components.benchmarks.plain_pickle import read_plain_pickle
 from components.errors import DataError
-from components.manifest import SPLITS, Manifest, Protocol, Video, first_few
+from components.manifest import SPLITS, Manifest, Protocol, first_few
+from components.video import Video
 
 JSON, PICKLE = "captions_msvd.json", "raw-captions.pkl"
 FORM = "a mapping of each video id to a list of captions, each a text or a list of words"

@@ -8,7 +8,7 @@ import unicodedata
 from typing import Any
 
 from components.errors import DataError
-from components.manifest import is_unicode
+from components.video import is_unicode
 
 # The only way for a surrogate into a text that was UTF-8. A pair of them is one character, which json joins.
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")

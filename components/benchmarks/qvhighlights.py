@@ -25,7 +25,8 @@ from components.benchmarks import files
 from components.benchmarks.interface import AnnotationFile, Options, Published, Reader
 from components.benchmarks.parse import name_of, parse_json, text_of
 from components.errors import ConfigError, DataError
-from components.manifest import Manifest, Moment, Protocol, Video
+from components.manifest import Manifest, Protocol
+from components.video import Moment, Video
 
 TRAIN, VAL = "highlight_train_release.jsonl", "highlight_val_release.jsonl"
 TEST, TEST_QUERIES = "highlight_test_with_gt.jsonl", "highlight_test_release.jsonl"

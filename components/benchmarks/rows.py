@@ -16,7 +16,8 @@ from components import storage
 from components.benchmarks import files
 from components.benchmarks.parse import not_unicode, parse_json, text_of
 from components.errors import DataError
-from components.manifest import SPLITS, is_unicode
+from components.manifest import SPLITS
+from components.video import is_unicode
 
 NEEDED = ("video", "caption")
 OPTIONAL = ("split", "start", "end")

@@ -20,7 +20,8 @@ from components.benchmarks import files
 from components.benchmarks.interface import AnnotationFile, Options, Published, Reader
 from components.benchmarks.parse import text_of
 from components.errors import ConfigError, DataError
-from components.manifest import Manifest, Protocol, Video
+from components.manifest import Manifest, Protocol
+from components.video import Video
 
 FILES = {"train": "train.json", "val": "valid.json", "test": "test.json"}
 REVERSAL = "_reverse"

@@ -28,7 +28,8 @@ from components.benchmarks.facts import read_facts
 from components.benchmarks.interface import AnnotationFile, Options, Reader
 from components.benchmarks.rows import Row, Span, read_rows
 from components.errors import ConfigError, DataError
-from components.manifest import NO_CAPTIONS, SPLITS, Manifest, Protocol, Video, first_few, is_file_name
+from components.manifest import NO_CAPTIONS, SPLITS, Manifest, Protocol, first_few
+from components.video import Video, is_file_name
 
 TABLES = ("captions.csv", "captions.jsonl", "captions.parquet")
 

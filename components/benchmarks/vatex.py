@@ -22,7 +22,8 @@ from components.benchmarks.interface import AnnotationFile, Options, Published, 
 from components.benchmarks.languages import counted, joined, languages
 from components.benchmarks.parse import text_of
 from components.errors import DataError
-from components.manifest import Manifest, Protocol, Video, first_few
+from components.manifest import Manifest, Protocol, first_few
+from components.video import Video
 
 TRAINING, VALIDATION, REFERENCE = "vatex_training_v1.0.json", "vatex_validation_v1.0.json", "ref_captions.json"
 FIELDS = {"en": "enCap", "zh": "chCap"}

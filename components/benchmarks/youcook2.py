@@ -17,7 +17,8 @@ from components.benchmarks import files
 from components.benchmarks.interface import AnnotationFile, Options, Reader
 from components.benchmarks.parse import name_of, text_of
 from components.errors import DataError
-from components.manifest import Manifest, Protocol, Video
+from components.manifest import Manifest, Protocol
+from components.video import Video
 
 FILE = "youcookii_annotations_trainval.json"
 FORM = "{'database': {id: {'subset', 'annotations': [{'id', 'segment': [start, end], 'sentence'}]}}}"

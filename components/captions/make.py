@@ -26,9 +26,9 @@ from components.cluster import RaySettings, quiet_data, ray_session, room
 from components.errors import ConfigError, DataError, ReelTuneError
 from components.frames.jpeg import decode_frames
 from components.frames.store import FrameStore
-from components.manifest import is_unicode
 from components.samecode import on_worker
 from components.task import CaptionSettings
+from components.video import is_unicode
 
 log = logging.getLogger(__name__)
 

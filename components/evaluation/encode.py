@@ -16,11 +16,11 @@ from components.errors import EvaluationError
 from components.frames.reader import FrameReader
 from components.frames.staging import Staging
 from components.frames.store import FrameStore
-from components.manifest import Video
 from components.methods.base import Method
 from components.methods.similarity import DOT, Similarity
 from components.precision import Precision, autocast, check_precision, numerics
 from components.processes import share_out
+from components.video import Video
 
 # A sum of the same frames in another order differs by rounding. Methods that see the order change far more than this.
 ROUNDING = 1e-5

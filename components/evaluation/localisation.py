@@ -26,9 +26,9 @@ from components.evaluation.moments import ANSWERS, Spans, by_length, of_queries
 from components.evaluation.settings import EvaluationSettings
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
-from components.manifest import Video
 from components.methods.base import Method
 from components.moments import apart
+from components.video import Video
 
 # The IoU from which a run counts as the same answer as a better one.
 OVERLAP = 0.5

@@ -8,7 +8,7 @@ from typing import Any
 
 from components.ingest.isolation import DecodeProcess, Recipe
 from components.ingest.limits import processor_time
-from components.manifest import Video
+from components.video import Video
 
 # Size in bytes and modification time in nanoseconds of a file when it was looked at.
 Identity = tuple[int, int]

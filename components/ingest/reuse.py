@@ -23,7 +23,7 @@ from components.errors import DataError
 from components.ingest.isolation import TRIED_TWICE, Outcome
 from components.ingest.records import DoneShard, Identity, LedgerRow, Limits, Origin, is_transient
 from components.ingest.spool import Window
-from components.manifest import Video
+from components.video import Video
 
 # The one sampling rule that draws by the file's name.
 DRAWN_BY_NAME = "segment_random"

@@ -16,8 +16,9 @@ from components.ingest.isolation import DecodeProcess, Outcome
 from components.ingest.records import CHANGED, DoneShard, Identity, LedgerRow, Origin, Settings, Shard, WindowRow
 from components.ingest.reuse import EarlierRows
 from components.ingest.spool import Spool
-from components.manifest import SPLITS, Manifest, Video, window_id
+from components.manifest import SPLITS, Manifest
 from components.provenance import sha256_file
+from components.video import Video, window_id
 
 # Called after every video, with its ledger row and whether its frames were copied from an earlier run.
 LogVideo = Callable[[LedgerRow, bool], None]

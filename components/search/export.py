@@ -29,7 +29,7 @@ from components.config import STRICT
 from components.errors import DataError
 from components.evaluation.encode import encode_both, encode_texts
 from components.frames.store import FrameStore
-from components.manifest import Manifest, Video, first_few
+from components.manifest import Manifest, first_few
 from components.methods.base import Method
 from components.methods.reader import reader_for
 from components.precision import Precision
@@ -37,6 +37,7 @@ from components.records import read_record, write_record
 from components.search.encoders import Encoder, check_installed, write_encoders
 from components.search.single import check_single
 from components.search.source import Source
+from components.video import Video
 
 FORMAT = 1
 CARD = "card.json"

@@ -12,12 +12,12 @@ import torch
 
 from components.evaluation.ranks import text_to_video
 from components.frames.store import FrameStore
-from components.manifest import Video
 from components.search.card import Gallery, ShownHit, ShownQuery
 from components.search.hits import clock
 from components.search.index import Index
 from components.search.scores import Vectors
 from components.search.texts import TextVectors
+from components.video import Video
 
 # Frames shown of each video. The first, the middle and the last make most motions visible.
 STRIP = 3

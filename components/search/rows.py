@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from components.frames.store import FrameStore, StoredVideo
-from components.manifest import Video
 from components.search import segments
+from components.video import Video
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from components.frames.store import FrameStore
-from components.manifest import Video
 from components.methods.base import Method
 from components.methods.build import build
 from components.processes import share_out
 from components.training.batches import Repeated
+from components.video import Video
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,6 @@ from components.errors import TrainingError
 from components.frames.reader import FrameReader
 from components.frames.staging import Staging
 from components.frames.store import FrameStore
-from components.manifest import Video
 from components.methods.base import Method
 from components.processes import rank_and_world
 from components.training.augmentation import crop_flip
@@ -26,6 +25,7 @@ from components.training.batches import BatchPlan, Epoch, Ints, check_sizes, che
 from components.training.hard_batches import caption_embeddings, repeated_captions, split_videos, warn_of_repeats
 from components.training.loss import shared_texts
 from components.training.settings import TrainingSettings
+from components.video import Video
 
 # Batches made ahead of the training step.
 AHEAD = 2

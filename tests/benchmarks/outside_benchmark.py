@@ -5,7 +5,8 @@ from __future__ import annotations
 from components import storage
 from components.benchmarks import files
 from components.benchmarks.interface import AnnotationFile, Options, Reader
-from components.manifest import Manifest, Protocol, Video
+from components.manifest import Manifest, Protocol
+from components.video import Video
 
 
 def read(task: str, folder: str, options: Options) -> Manifest:

@@ -8,7 +8,8 @@ from video_files import SHARED
 
 from components.benchmarks import activitynet
 from components.errors import ConfigError, DataError
-from components.manifest import Manifest, Moment
+from components.manifest import Manifest
+from components.video import Moment
 
 TRAIN, VAL, TEST = ("v_a-1", "v_v_2", "v__3"), ("v_b1",), ("v_c1", "v_c2")
 

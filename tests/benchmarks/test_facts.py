@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.benchmarks import table
-from components.manifest import Fact, Facts, Manifest
+from components.manifest import Manifest
+from components.video import Fact, Facts
 
 VIDEOS = ("a", "b", "c")
 

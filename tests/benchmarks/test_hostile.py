@@ -15,7 +15,8 @@ from video_files import write_msrvtt
 from components.benchmarks import activitynet, didemo, msrvtt, msvd, table
 from components.benchmarks.plain_pickle import read_plain_pickle
 from components.errors import DataError
-from components.manifest import Manifest, Protocol, Video
+from components.manifest import Manifest, Protocol
+from components.video import Video
 
 DEEP = "[" * 100_000 + "]" * 100_000
 LONG = "1" * 5000

@@ -11,8 +11,9 @@ from video_files import write_collection
 
 from components.benchmarks.reader import read_manifest
 from components.errors import ConfigError, DataError
-from components.manifest import NO_CAPTIONS, Manifest, Moment, Protocol, Video, first_few
+from components.manifest import NO_CAPTIONS, Manifest, Protocol, first_few
 from components.task import TaskSettings
+from components.video import Moment, Video
 
 PROTOCOL = Protocol("msrvtt", "9k / 1k-A", "one caption per test video", "MSRVTT_val.csv")
 SOUND = tuple(Video(f"v{split}", f"videos/v{split}.mp4", split, ("a caption",)) for split in ("train", "val", "test"))

@@ -11,8 +11,9 @@ from components.benchmarks import qvhighlights
 from components.benchmarks.check import check
 from components.benchmarks.qvhighlights import TEST, TEST_QUERIES, TRAIN, VAL
 from components.errors import ConfigError, DataError
-from components.manifest import Manifest, Moment
+from components.manifest import Manifest
 from components.task import TaskSettings
+from components.video import Moment
 
 # Queries and videos of each file, and how many videos have two queries.
 SIZES = {TRAIN: (7218, 7100), VAL: (1550, 1519), TEST: (1542, 1529)}

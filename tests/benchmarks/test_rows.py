@@ -13,8 +13,9 @@ import pytest
 from components.benchmarks import table
 from components.benchmarks.check import check
 from components.errors import DataError
-from components.manifest import Facts, Manifest
+from components.manifest import Manifest
 from components.task import TaskSettings
+from components.video import Facts
 
 FOUR = "a.mp4,a cat\nb.mp4,a dog\nc.mp4,a bird\nd.mp4,a fish\n"
 

@@ -17,8 +17,9 @@ from components.evaluation.card import Identity, read_scorecard
 from components.evaluation.card_text import describe
 from components.evaluation.encode import EncodedSplit, without_rounding
 from components.evaluation.scorecard import make_scorecard, write_scorecard
-from components.manifest import Manifest, Protocol, Video
+from components.manifest import Manifest, Protocol
 from components.tracking.evaluated import metrics_of
+from components.video import Video
 
 IDENTITY = Identity(task="made", method="some", seed=0)
 

@@ -24,9 +24,9 @@ from components.evaluation.ranks import text_to_video
 from components.evaluation.rescoring import Bank, dual_softmax, qb_norm, rescored, rescored_ranks
 from components.evaluation.settings import DualSoftmax, EvaluationSettings, QbNorm
 from components.frames.store import FrameStore
-from components.manifest import Video
 from components.methods.build import build
 from components.params import load_params
+from components.video import Video
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = load_params(ROOT / "params.yaml").evaluation

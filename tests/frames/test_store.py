@@ -15,7 +15,8 @@ from components.errors import DataError
 from components.frames import schema
 from components.frames.store import FrameStore, StoredVideo
 from components.ingest.shards import plan_shards
-from components.manifest import Manifest, Protocol, Video
+from components.manifest import Manifest, Protocol
+from components.video import Video
 
 
 @pytest.fixture(scope="module")

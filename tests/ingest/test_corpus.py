@@ -17,7 +17,7 @@ from components.ingest.decoders import DECODERS
 from components.ingest.isolation import DecodeProcess, Outcome, Recipe, held_mib
 from components.ingest.records import Settings, Shard
 from components.ingest.shards import make_shard
-from components.manifest import Video
+from components.video import Video
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from components.ingest.records import Shard
 from components.ingest.run import read_settings
 from components.ingest.shards import flat_ledger, make_shard, plan_shards
 from components.ingest.state import WorkingState
-from components.manifest import Video
+from components.video import Video
 
 
 @pytest.fixture(scope="module")

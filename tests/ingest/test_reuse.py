@@ -19,8 +19,9 @@ from components.ingest.records import Settings
 from components.ingest.run import read_settings
 from components.ingest.shards import flat_ledger, make_shard, plan_shards, with_windows
 from components.ingest.state import WorkingState
-from components.manifest import Manifest, Protocol, Video
+from components.manifest import Manifest, Protocol
 from components.params import Params
+from components.video import Video
 
 DECODERS.register("journal", "bad_decoders:journal")
 DECODERS.register("bad", "bad_decoders:decode")

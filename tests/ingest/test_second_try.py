@@ -23,7 +23,8 @@ from components.ingest.limits import WALL_FACTOR, processor_time
 from components.ingest.records import Limits, Settings, is_transient
 from components.ingest.run import read_settings
 from components.ingest.turns import Turns
-from components.manifest import Manifest, Protocol, Video
+from components.manifest import Manifest, Protocol
+from components.video import Video
 
 DECODERS.register("bad", "bad_decoders:decode")
 LIMIT_SECONDS = 0.5

@@ -25,8 +25,8 @@ from components.ingest.records import Shard
 from components.ingest.run import Summary, ingest, read_settings
 from components.ingest.shards import make_shard
 from components.layout import Layout
-from components.manifest import Video
 from components.params import Params
+from components.video import Video
 
 s3, s3_server = object_store.s3, object_store.s3_server
 

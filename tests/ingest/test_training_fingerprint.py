@@ -17,9 +17,9 @@ from components import storage
 from components.frames import schema
 from components.frames.store import FrameStore
 from components.ingest.publish import publish
-from components.manifest import Moment
 from components.task import WindowSettings
 from components.training.job import Job
+from components.video import Moment
 
 TABLE = (
     "video,caption,split,year",

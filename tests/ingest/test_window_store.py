@@ -23,8 +23,9 @@ from components.ingest.decoders import DECODERS
 from components.ingest.records import Settings
 from components.ingest.run import read_settings
 from components.ingest.settings import FrameSettings
-from components.manifest import Manifest, Protocol, Video
+from components.manifest import Manifest, Protocol
 from components.task import TaskSettings, WindowSettings
+from components.video import Video
 
 s3, s3_server = object_store.s3, object_store.s3_server
 

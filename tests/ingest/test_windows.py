@@ -27,8 +27,8 @@ from components.ingest.decoders.base import DecodeError, FrameTimes
 from components.ingest.isolation import DecodeProcess, Outcome, Recipe
 from components.ingest.spool import Spool, Window
 from components.ingest.windows import SMALLEST_REST, Span, WindowPlan, fixed_spans, looks
-from components.manifest import window_id
 from components.task import WindowSettings
+from components.video import window_id
 
 SECONDS = 25
 HALF = WindowSettings(seconds=5, overlap=0.5)

@@ -20,7 +20,6 @@ from components.evaluation.ranks import text_to_video, video_to_text
 from components.evaluation.rescoring import Bank, rescored_ranks
 from components.evaluation.reversals import binary
 from components.frames.store import FrameStore
-from components.manifest import Video
 from components.methods.base import Method
 from components.methods.build import build
 from components.methods.entries import canonical, check_searchable
@@ -28,6 +27,7 @@ from components.methods.late import MaxSim
 from components.methods.reader import reader_for
 from components.params import load_params
 from components.search import index
+from components.video import Video
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -20,13 +20,13 @@ from components.evaluation.card import read_scorecard, text_ranks
 from components.fingerprint import code_of
 from components.frames.store import FrameStore
 from components.layout import Layout
-from components.manifest import Video
 from components.report import collect, page
 from components.report.results import read_results
 from components.search import gallery as shown
 from components.search import index as indexes
 from components.search.query import shared_backbone
 from components.search.texts import TextVectors
+from components.video import Video
 
 
 @pytest.fixture(scope="module")

@@ -20,13 +20,14 @@ from components.errors import DataError
 from components.evaluation.encode import encode_frames, encode_texts, encode_videos
 from components.frames.store import FrameStore
 from components.layout import Layout
-from components.manifest import NO_CAPTIONS, Manifest, Moment, Protocol
+from components.manifest import NO_CAPTIONS, Manifest, Protocol
 from components.methods.base import Method
 from components.methods.reader import reader_for
 from components.search import export as exports
 from components.search.backbones import shared_backbone
 from components.search.export import check_target, export, read_export_card, texts_of
 from components.search.source import Source, read_source
+from components.video import Moment
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,6 @@ from components.cluster import RaySettings
 from components.errors import DataError
 from components.frames.store import FrameStore, StoredVideo
 from components.layout import Layout
-from components.manifest import Fact, Facts, Video
 from components.methods.base import Method
 from components.search import index as indexes
 from components.search import plan as plans
@@ -36,6 +35,7 @@ from components.search.embed import Block, Embedder, Encoding, disk_faults, run_
 from components.search.index import Index, Recipe, grow, publish
 from components.search.rows import Row, table_of
 from components.search.stage import AdapterOpener, finish
+from components.video import Fact, Facts, Video
 
 VIDEOS = tiny_world.videos(4, 4, 40)
 Run = Callable[[Sequence[Block]], None]

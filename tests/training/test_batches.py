@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.errors import TrainingError
-from components.manifest import Video
 from components.training.batches import (
     BatchPlan,
     LastBatch,
@@ -19,6 +18,7 @@ from components.training.batches import (
     similar_groups,
 )
 from components.training.hard_batches import repeated_captions
+from components.video import Video
 
 
 def unit(rng: np.random.Generator, rows: int, width: int = 6) -> np.ndarray:
