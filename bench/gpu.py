@@ -43,7 +43,7 @@ from components.params import load_params
 from components.precision import Precision, autocast, numerics
 from components.search.scores import Vectors
 from components.training.augmentation import crop_flip
-from components.training.loader import Batch
+from components.training.batch import Batch
 from components.training.loop import fit
 from components.training.loss import info_nce
 from components.training.optimiser import build_optimiser

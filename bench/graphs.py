@@ -22,7 +22,7 @@ from measure import Bench, Table
 from torch import Tensor, nn
 
 from components.precision import autocast
-from components.training.loader import Batch
+from components.training.batch import Batch
 from models import random_batch
 
 Encode = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -14,7 +14,7 @@ from components.backbones.load import create, model_config, untrained
 from components.methods.base import Method
 from components.methods.build import build
 from components.params import load_params
-from components.training.loader import Batch
+from components.training.batch import Batch
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAMES, WORDS = 12, 32

@@ -14,7 +14,7 @@ from PIL import Image
 from components.frames import schema
 from components.frames.card import StoreCard, StoredShard, StoreSettings
 from components.frames.jpeg import encode_frames
-from components.frames.store import write_shard, write_table
+from components.frames.writing import write_shard, write_table
 from components.manifest import Manifest, Protocol
 from components.provenance import sha256_file
 from components.video import Video

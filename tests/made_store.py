@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from components.frames import schema
-from components.frames.store import write_shard
+from components.frames.writing import write_shard
 from components.ingest.isolation import Recipe
 from components.ingest.publish import write_store
 from components.ingest.records import DoneShard, LedgerRow, Settings

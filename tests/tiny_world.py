@@ -16,7 +16,7 @@ from components.backbones.load import create, model_config
 from components.frames import schema
 from components.frames.card import StoreCard, StoredShard, StoreSettings
 from components.frames.jpeg import encode_frames
-from components.frames.store import write_shard, write_table
+from components.frames.writing import write_shard, write_table
 from components.manifest import Manifest, Protocol
 from components.params import Params, load_params
 from components.provenance import sha256_file

@@ -21,7 +21,7 @@ from components.evaluation.metrics import summary, ties
 from components.evaluation.parts import Part, parts_of
 from components.evaluation.ranks import Ranks, both_directions
 from components.evaluation.reversals import BINARY_RULE, binary
-from components.frames.store import write_table
+from components.frames.writing import write_table
 from components.manifest import Manifest
 
 T = TypeVar("T")

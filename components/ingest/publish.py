@@ -17,7 +17,7 @@ from components import storage
 from components.errors import DataError
 from components.frames import schema
 from components.frames.card import StoreCard, StoredShard, StoreSettings, read_card
-from components.frames.store import write_table
+from components.frames.writing import write_table
 from components.ingest.records import DoneShard, LedgerRow, Settings
 from components.ingest.state import library_versions
 from components.manifest import SPLITS, Manifest, first_few

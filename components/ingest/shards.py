@@ -10,7 +10,7 @@ from pathlib import Path
 
 from components import storage
 from components.frames import schema
-from components.frames.store import ShardWriter, shard_hash, shard_writer
+from components.frames.writing import ShardWriter, shard_hash, shard_writer
 from components.ingest import sources
 from components.ingest.isolation import DecodeProcess, Outcome
 from components.ingest.records import CHANGED, DoneShard, Identity, LedgerRow, Origin, Settings, Shard, WindowRow

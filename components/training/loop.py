@@ -19,9 +19,10 @@ from components.methods.base import Method
 from components.methods.reader import reader_for
 from components.precision import check_precision, numerics
 from components.processes import rank_and_world
+from components.training.batch import Batch
 from components.training.captioned import check_captions
 from components.training.checkpoint import Checkpoints
-from components.training.loader import Batch, Loader, make_loader
+from components.training.loader import Loader, make_loader
 from components.training.metrics import Log, MetricsLog, StepValues
 from components.training.optimiser import build_optimiser, lr_factor
 from components.training.passes import Passes, divide

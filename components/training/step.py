@@ -23,9 +23,9 @@ from components.errors import ConfigError
 from components.methods.base import Method
 from components.precision import autocast
 from components.processes import gather
+from components.training.batch import Batch, MicroBatch
 from components.training.frozen import FrozenLayers
 from components.training.gradients import Gradients, TreeSum, sum_over_processes, take_gradients
-from components.training.loader import Batch, MicroBatch
 from components.training.loss import multi_positive_nce, nce_of_scores, scaled_scores, sigmoid_loss
 from components.training.settings import TrainingSettings
 

@@ -34,7 +34,8 @@ from components.evaluation.settings import EvaluationSettings
 from components.frames import schema
 from components.frames.card import read_card
 from components.frames.jpeg import encode_frames as to_jpeg
-from components.frames.store import FrameStore, write_shard, write_table
+from components.frames.store import FrameStore
+from components.frames.writing import write_shard, write_table
 from components.ingest.sampling import segment_center
 from components.methods.base import Method
 from components.methods.build import build

@@ -17,7 +17,8 @@ from components.errors import DataError
 from components.frames import schema
 from components.frames.jpeg import decode_frames
 from components.frames.reader import FrameReader
-from components.frames.store import PARQUET, FrameStore
+from components.frames.store import FrameStore
+from components.frames.writing import PARQUET
 from components.provenance import sha256_file
 
 SHARD = schema.shard_name(0)

@@ -24,9 +24,10 @@ from components.layout import Layout
 from components.methods.base import Method
 from components.methods.build import build
 from components.task import WindowSettings
+from components.training.batch import Batch
 from components.training.captioned import check_captions
 from components.training.job import Job, run
-from components.training.loader import Batch, make_loader
+from components.training.loader import make_loader
 from components.training.loss import multi_positive_nce, nce_of_scores, scaled_scores
 from components.training.passes import divide
 from components.training.step import StepGradients

@@ -14,9 +14,10 @@ from components.errors import DataError
 from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.training.augmentation import crop_flip
+from components.training.batch import Batch
 from components.training.batches import BatchPlan
 from components.training.hard_batches import split_videos
-from components.training.loader import Augment, Batch, Loader
+from components.training.loader import Augment, Loader
 
 TRAIN = 11
 

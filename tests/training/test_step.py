@@ -24,9 +24,10 @@ from components.frames.reader import FrameReader
 from components.frames.store import FrameStore
 from components.methods.base import Method
 from components.methods.build import build
+from components.training.batch import Batch
 from components.training.frozen import first_trained_layer
 from components.training.gradients import TreeSum, sum_over_processes
-from components.training.loader import Batch, make_loader
+from components.training.loader import make_loader
 from components.training.loss import multi_positive_nce, sigmoid_loss
 from components.training.passes import divide
 from components.training.step import StepGradients
