@@ -35,6 +35,9 @@ QUIET = {
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
 }
 
+# Set where RAY_ADDRESS names a local cluster that pipelines/session.py started. It has the size of the settings too.
+SESSION = "REELTUNE_SESSION"
+
 # How long a local cluster may take for its first sign of life after the first try. Ray's own limit is 30 seconds.
 START_LIMIT = "RAY_gcs_server_port_wait_time_s"
 START_SECONDS = 180
@@ -108,6 +111,15 @@ def ray_session(settings: RaySettings, *, log_to_driver: bool = True) -> Iterato
         raise
     finally:
         ray.shutdown()
+
+
+def is_local() -> bool:
+    """Whether Ray runs on this machine alone, with as many CPUs as :class:`RaySettings` say.
+
+    Raises:
+        ReelTuneError: No cluster answers at RAY_ADDRESS.
+    """
+    return cluster_address() is None or SESSION in os.environ
 
 
 def _connect(address: str, options: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,8 +10,10 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from components.addresses import VARIABLE
-from components.cluster import RaySettings, ray_session
+import psutil
+
+from components.addresses import VARIABLE, cluster_address
+from components.cluster import SESSION, RaySettings, ray_session
 from components.errors import ReelTuneError
 
 
@@ -31,6 +34,8 @@ def run_in_session(command: Sequence[str], settings: RaySettings) -> int:
         ReelTuneError: The program cannot be started, or :func:`~components.cluster.ray_session` raises it.
     """
     signal.signal(signal.SIGTERM, _exit)  # its default would end this process and not the command
+    if cluster_address() is None:
+        os.environ[SESSION] = "1"
     with ray_session(settings, log_to_driver=False):
         import ray
 
@@ -58,6 +63,10 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
         process.wait()  # Ctrl-C reaches the process too
         raise
     except SystemExit:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
+        # DVC, for one, does not tell its stage.
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.terminate()
+        psutil.wait_procs(family)
         raise

@@ -19,9 +19,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def body(stage: cli.Stage) -> None:
     """Exits with the command's status."""
-    if not stage.args.command:
+    command = stage.args.command
+    if command[:1] == ["--"]:
+        command = command[1:]
+    if not command:
         raise ConfigError("missing", where="command line", expected="a command", cure="try `dvc repro`")
-    sys.exit(run_in_session(stage.args.command, stage.params.ray))
+    sys.exit(run_in_session(command, stage.params.ray))
 
 
 if __name__ == "__main__":

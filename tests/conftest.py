@@ -68,7 +68,12 @@ def ray_variables() -> Iterator[dict[str, str]]:
     assert process.stdout is not None
     try:
         address, mode = process.stdout.readline().split()
-        yield {"RAY_ADDRESS": address, "RAY_AUTH_MODE": mode, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+        yield {
+            "RAY_ADDRESS": address,
+            "RAY_AUTH_MODE": mode,
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "REELTUNE_SESSION": "1",
+        }
     finally:
         process.stdin.close()
         assert process.wait(60) == 0

@@ -168,11 +168,17 @@ def _part_row(row: dict[str, Any], work: Work) -> dict[str, Any]:
     """Makes a part. Ray would wrap an error into a hundred lines of its own, so the error is part of the answer."""
     number = int(row["number"])
     try:
-        captions = caption_videos(FrameStore(work.store), [str(name) for name in row["names"]], work)
+        captions = caption_videos(_store(work.store), [str(name) for name in row["names"]], work)
         write_table(work.part(number), captions)
     except ReelTuneError as error:
         return {"number": number, "frames": 0, "error": str(error)}
     return {"number": number, "frames": sum(map(len, captions.values())), "error": ""}
+
+
+@functools.lru_cache(maxsize=1)
+def _store(uri: str) -> FrameStore:
+    """The store of an actor, which compares each shard with its hash once."""
+    return FrameStore(uri)
 
 
 def caption_videos(store: FrameStore, names: Sequence[str], work: Work) -> FrameCaptions:

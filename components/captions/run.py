@@ -12,7 +12,7 @@ from typing import Any
 
 from components import storage
 from components.captions import CAPTIONERS
-from components.captions.file import CARD, FrameCaptions, add_captions, read_captions
+from components.captions.file import CARD, FILE, FrameCaptions, add_captions, read_captions
 from components.captions.make import make_captions
 from components.captions.table import captions_of_table
 from components.cluster import RaySettings
@@ -54,7 +54,11 @@ def caption(root: Path, name: str, task: TaskSettings, methods: Mapping[str, boo
     with only_one(work, "another process captions the frames of this task"):
         shutil.rmtree(aside, ignore_errors=True)
         card = None
-        if task.captions is not None:
+        if task.captions is None or not any(methods.values()):
+            _keep(folder, aside)
+            if any(methods.values()) and (aside / CARD).exists():
+                card = read_captions(aside).card
+        else:
             store = FrameStore(layout.frames(name))
             source = _source(root, task, task.captions)
             found = _found(folder, work, store, source, root, task, ray)
@@ -67,8 +71,16 @@ def caption(root: Path, name: str, task: TaskSettings, methods: Mapping[str, boo
         for left_over in [path for path in work.iterdir() if path.is_dir()]:
             shutil.rmtree(left_over)
     if card is None:
-        return f"{name}: no captions of frames (tasks.{name}.captions is not set)"
+        return f"{name}: no captions of frames are needed (no tasks.{name}.captions, or no method has captions: true)"
     return f"{name}: {card.captions} captions of the frames of {card.videos} training videos in {folder}"
+
+
+def _keep(folder: Path, aside: Path) -> None:
+    """Captions that are there already stay, since they may have taken hours."""
+    aside.mkdir()
+    for name in (FILE, CARD):
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, aside / name)
 
 
 def _source(root: Path, task: TaskSettings, settings: CaptionSettings) -> dict[str, Any]:

@@ -35,6 +35,8 @@ from components.records import read_record
 
 # Raised when the same file and settings give another row than before. All shards are then made again, once.
 ROWS = 2
+# The same for the windows of a file.
+WINDOWS = 2
 
 # Another version may change pixels or bytes, so it makes all shards again.
 LIBRARIES = ("decord", "decord2", "av", "torchcodec", "pillow", "simplejpeg", "pyarrow")
@@ -59,9 +61,10 @@ class WorkingState:
     """
 
     def __init__(self, root: Path, manifest: Manifest, settings: Settings) -> None:
-        self._rows = _hash([schema.FORMAT, ROWS, settings.row_key(), library_versions()])
+        rules = ROWS if settings.recipe.windows is None else [ROWS, WINDOWS]
+        self._rows = _hash([schema.FORMAT, rules, settings.row_key(), library_versions()])
         decides = {**asdict(settings), "recipe": settings.recipe.to_dict()}
-        whole = _hash([schema.FORMAT, ROWS, manifest.fingerprint(), decides, library_versions()])
+        whole = _hash([schema.FORMAT, rules, manifest.fingerprint(), decides, library_versions()])
         self.root = root
         self.task_folder = Layout(root).ingest_work(manifest.task)
         self.folder = self.task_folder / f"{self._rows}-{whole}"

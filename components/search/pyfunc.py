@@ -63,6 +63,9 @@ class RankingModel(PythonModel):
             DataError: There is neither an index nor a frame store under the root.
         """
         texts, given = _texts(model_input), params or {}
+        # MLflow fills in the defaults of the version's signature. One of an earlier release does not have `all`, and
+        # could not ask for what is left out.
+        everything = given.get("all", True)
         asked: list[str | Question] = list(texts)
         if minus := given.get("minus"):
             asked = [Question((Part("text", text), Part("text", minus, -1.0))) for text in texts]
@@ -71,7 +74,7 @@ class RankingModel(PythonModel):
             (text, *(getattr(hit, name) for name in COLUMNS[1:]))
             for text, hits in zip(texts, found, strict=True)
             for hit in hits
-            if given.get("all") or not hit.below_cutoff
+            if everything or not hit.below_cutoff
         ]
         return pd.DataFrame(rows, columns=COLUMNS)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from pathlib import Path
 import torch
 
 from components.adapters.file import load_adapter
-from components.addresses import VARIABLE
 from components.backbones.families import FAMILIES
+from components.cluster import is_local
 from components.fingerprint import code_of
 from components.frames.store import FrameStore
 from components.layout import Layout
@@ -131,7 +130,7 @@ def locked(layout: Layout, task: str) -> Iterator[None]:
 
 def _slots(params: Params, on_gpu: bool) -> int:
     """How many processes could embed at once, where that is known before Ray starts. A cluster has many."""
-    if os.environ.get(VARIABLE):
+    if not is_local():
         return 1 << 16
     return torch.cuda.device_count() if on_gpu else params.ray.num_cpus
 

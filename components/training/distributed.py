@@ -21,8 +21,7 @@ import torch
 from components import storage
 from components.adapters.card import read_card
 from components.adapters.record import CURVE, TrainingRecord, write_training
-from components.addresses import cluster_address
-from components.cluster import ray_session
+from components.cluster import is_local, ray_session
 from components.errors import ConfigError, ReelTuneError, TrainingError
 from components.layout import Layout
 from components.processes import check_gpu
@@ -63,7 +62,7 @@ def prepare(job: Job) -> Plan:
     logger.info("%s: checking the settings, %s and the frames", job.name, job.backbone.model)
     plan = job.plan()
     if plan.trains:
-        if cluster_address() is None:
+        if is_local():
             _check_room(job)
         _make_work_folder(job, plan)
     return plan

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import torch
 
-from components.captions.file import CARD, read_captions
+from components.captions.file import CARD, read_captions, uses_captions
 from components.cluster import ray_session
 from components.errors import ConfigError, TrainingError
 from components.frames.reader import FrameReader
@@ -62,7 +62,8 @@ class Search:
         """Task, method, seed and a hash of everything that decides the trials."""
         content = [self.job.settings(), {k: repr(v) for k, v in self.space.items()}, self.grace, self.reduction]
         content += [self.trials, self.job.store().training_fingerprint]
-        if ((captions := Layout(self.job.root).captions(self.job.task)) / CARD).exists():
+        captions = Layout(self.job.root).captions(self.job.task)
+        if uses_captions(self.job.raw) and (captions / CARD).exists():
             content.append(read_captions(captions).card.fingerprint)
         return f"{self.job.name}-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]}"
 

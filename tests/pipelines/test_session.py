@@ -25,6 +25,8 @@ for _ in range(2):
     subprocess.run([sys.executable, "-c", code], check=True)
 sys.exit(3)
 """
+# Starts a process and does not tell it of a signal, as DVC does with a stage.
+STARTS = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
 # What waits for a signal, and has something to do when it comes.
 WAITS = """
 import signal, sys, time
@@ -58,7 +60,7 @@ def test_processes_of_a_command_share_a_session() -> None:
 @pytest.mark.usefixtures("shared_ray")
 def test_sigterm_reaches_the_command_and_its_end_is_waited_for() -> None:
     process = subprocess.Popen(
-        [*SESSION, sys.executable, "-c", WAITS], env=environment(), stdout=subprocess.PIPE, text=True
+        [*SESSION, sys.executable, "-c", STARTS, WAITS], env=environment(), stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None
@@ -76,7 +78,10 @@ def test_sigterm_reaches_the_command_and_its_end_is_waited_for() -> None:
     ("command", "message"),
     [
         ([], "error: command line: missing; expected a command; try `dvc repro`"),
-        (["no-such-program"], "error: no-such-program: the command does not start; found 'No such file or directory'"),
+        (
+            ["--", "no-such-program"],
+            "error: no-such-program: the command does not start; found 'No such file or directory'",
+        ),
     ],
 )
 def test_a_command_that_does_not_start_is_one_line(command: list[str], message: str) -> None:
