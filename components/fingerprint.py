@@ -116,8 +116,24 @@ def code_of(stage: str, plugins: Iterable[str] = ()) -> Code:
     """
     modules = [target.partition(":")[0] for target in plugins]
     packages = frozenset({PACKAGE, *(module.partition(".")[0] for module in modules)})
-    files = _closure((*ROOTS[stage], *sorted(set(modules))), packages)
-    digest = hashlib.sha256()
+    return _code(_closure((*ROOTS[stage], *sorted(set(modules))), packages))
+
+
+def code_of_plugin(target: str) -> Code:
+    """The code of a plug-in from outside the project, without that of the project.
+
+    Args:
+        target: ``"package.module:Name"``.
+
+    Raises:
+        ConfigError: The module is not installed.
+    """
+    module = target.partition(":")[0]
+    return _code(_closure((module,), frozenset({module.partition(".")[0]})))
+
+
+def _code(files: Iterable[tuple[str, Path]]) -> Code:
+    files, digest = tuple(files), hashlib.sha256()
     for name, path in files:
         digest.update(name.encode() + b"\0" + _content_hash(path) + b"\0")
     return Code(tuple(name for name, _ in files), digest.hexdigest())

@@ -17,13 +17,16 @@ from components.captions.make import make_captions
 from components.captions.table import captions_of_table
 from components.cluster import RaySettings
 from components.errors import DataError
-from components.fingerprint import code_of
+from components.fingerprint import code_of_plugin
 from components.frames.store import FrameStore
 from components.layout import Layout
 from components.liveness import only_one
 from components.task import CaptionSettings, TaskSettings
 
 log = logging.getLogger(__name__)
+
+# Raised when the same frames give a captioner another call than before. All captions are then made again, once.
+RULES = 1
 
 
 def caption(root: Path, name: str, task: TaskSettings, methods: Mapping[str, bool], ray: RaySettings) -> str:
@@ -90,9 +93,10 @@ def _source(root: Path, task: TaskSettings, settings: CaptionSettings) -> dict[s
         return {"table": settings.table, "sha256": hashlib.sha256(content).hexdigest()}
     assert settings.captioner is not None
     target = CAPTIONERS.target(settings.captioner, "captions.captioner")
-    code = code_of("captions", [target]).sha256
+    code = code_of_plugin(target).sha256
     # How frames are batched may change a captioner's rounding.
-    return {"captioner": target, "options": settings.options, "batch_size": settings.batch_size, "code": code}
+    decides = {"captioner": target, "options": settings.options, "batch_size": settings.batch_size, "code": code}
+    return {**decides, "rules": RULES}
 
 
 def _found(
