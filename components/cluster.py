@@ -35,7 +35,7 @@ QUIET = {
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
 }
 
-# Set where RAY_ADDRESS names a local cluster that pipelines/session.py started. It has the size of the settings too.
+# The address of the local cluster that pipelines/session.py started. It has the size of the settings too.
 SESSION = "REELTUNE_SESSION"
 
 # How long a local cluster may take for its first sign of life after the first try. Ray's own limit is 30 seconds.
@@ -119,7 +119,8 @@ def is_local() -> bool:
     Raises:
         ReelTuneError: No cluster answers at RAY_ADDRESS.
     """
-    return cluster_address() is None or SESSION in os.environ
+    address = cluster_address()
+    return address is None or address == os.environ.get(SESSION)
 
 
 def _connect(address: str, options: dict[str, Any]) -> None:

@@ -34,15 +34,15 @@ def run_in_session(command: Sequence[str], settings: RaySettings) -> int:
         ReelTuneError: The program cannot be started, or :func:`~components.cluster.ray_session` raises it.
     """
     signal.signal(signal.SIGTERM, _exit)  # its default would end this process and not the command
-    if cluster_address() is None:
-        os.environ[SESSION] = "1"
+    started = cluster_address() is None
     with ray_session(settings, log_to_driver=False):
         import ray
 
         address = ray.get_runtime_context().gcs_address
+        # ray_session has set the other variables that every process of this session needs.
+        variables = {**os.environ, VARIABLE: address, **({SESSION: address} if started else {})}
         try:
-            # ray_session has set the variables that every process of this session needs.
-            process = subprocess.Popen(command, env={**os.environ, VARIABLE: address})
+            process = subprocess.Popen(command, env=variables)
         except OSError as error:
             raise ReelTuneError(
                 "the command does not start", where=command[0], found=error.strerror, cure="is it on PATH?"
@@ -63,8 +63,11 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
         process.wait()  # Ctrl-C reaches the process too
         raise
     except SystemExit:
+        if process.poll() is not None:
+            raise
         # DVC, for one, does not tell its stage.
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        first = psutil.Process(process.pid)
+        family = [first, *first.children(recursive=True)]
         for member in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.terminate()

@@ -72,7 +72,7 @@ def ray_variables() -> Iterator[dict[str, str]]:
             "RAY_ADDRESS": address,
             "RAY_AUTH_MODE": mode,
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-            "REELTUNE_SESSION": "1",
+            "REELTUNE_SESSION": address,
         }
     finally:
         process.stdin.close()

@@ -56,10 +56,10 @@ def caption(root: Path, name: str, task: TaskSettings, methods: Mapping[str, boo
     work.mkdir(parents=True, exist_ok=True)
     with only_one(work, "another process captions the frames of this task"):
         shutil.rmtree(aside, ignore_errors=True)
-        card = None
-        if task.captions is None or not any(methods.values()):
+        card, used = None, any(methods.values())
+        if task.captions is None or not used:
             _keep(folder, aside)
-            if any(methods.values()) and (aside / CARD).exists():
+            if used and (aside / CARD).exists():
                 card = read_captions(aside).card
         else:
             store = FrameStore(layout.frames(name))

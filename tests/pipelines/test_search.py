@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import shutil
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import av
 import filmed_world
 import numpy as np
 import pytest
 import tiny_world
+from scripts import run_script
 from trained_world import TASK
 
-from components import cli
 from components.layout import Layout
 from components.search.card import read_index_card
 from components.search.cutoff import CutOff, write_cutoff
 
-SCRIPT = Path(__file__).parents[2] / "pipelines" / "search.py"
 TEXT = "a red square moves right"
 
 
@@ -33,46 +29,29 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    sys.path.insert(0, str(SCRIPT.parent))
-    spec = importlib.util.spec_from_file_location("script_search", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 class Shell:
     """Runs the script with arguments and returns what it prints."""
 
-    def __init__(
-        self, script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], root: Path
-    ) -> None:
-        self.script, self.monkeypatch, self.capsys, self.root = script, monkeypatch, capsys, root
+    def __init__(self, root: Path) -> None:
+        self.root = root
 
     def __call__(self, *arguments: str, root: Path | None = None) -> str:
-        where = ("--root", str(root or self.root), "--task", TASK)
-        self.monkeypatch.setattr(sys, "argv", ["search.py", *where, *arguments])
-        self.capsys.readouterr()
-        cli.main(self.script.body, "", self.script.arguments, positional_overrides=False)
-        return self.capsys.readouterr().out
+        done = run_script("search.py", root or self.root, "--task", TASK, *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def fails(self, *arguments: str) -> str:
         """The error, which is one line."""
-        with pytest.raises(SystemExit):
-            self(*arguments)
-        lines = [line for line in self.capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        done = run_script("search.py", self.root, "--task", TASK, *arguments)
+        assert done.returncode == 1
+        lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         assert len(lines) == 1
         return lines[0]
 
 
 @pytest.fixture
-def shell(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], world: Path
-) -> Shell:
-    return Shell(script, monkeypatch, capsys, world)
+def shell(world: Path) -> Shell:
+    return Shell(world)
 
 
 def test_a_table_json_and_csv_say_the_same(shell: Shell) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import importlib.util
 import shutil
 from pathlib import Path
 
@@ -20,9 +18,9 @@ from hypothesis import strategies as st
 from mlflow.pyfunc import PythonModelContext
 from registered_world import model_config
 from ruamel.yaml import YAML
+from scripts import run_script
 from trained_world import TASK
 
-from components.cli import Stage
 from components.errors import DataError
 from components.frames.store import FrameStore
 from components.layout import Layout
@@ -33,8 +31,6 @@ from components.search.pyfunc import RankingModel
 from components.search.query import Searcher
 from components.search.question import Part, Question
 from components.search.texts import TextVectors
-
-PIPELINES = Path(__file__).parents[2] / "pipelines"
 
 
 def height(score: float, background: np.ndarray) -> float:
@@ -146,21 +142,15 @@ def test_heights_are_those_of_single_searches(world: Path, split: str) -> None:
 
 
 def test_the_index_stage_writes_a_cutoff_and_prints_what_was_measured(
-    world: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    world: Path,
 ) -> None:
-    monkeypatch.syspath_prepend(str(PIPELINES))
-    spec = importlib.util.spec_from_file_location("script_index", PIPELINES / "index.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    args = argparse.Namespace(task=TASK, adapter="outputs/adapters/tiny/mv_adapter-0")
-    script.body(Stage(tiny_world.params(world), world, args))
+    done = run_script("index.py", world, "--task", TASK, "--adapter", "outputs/adapters/tiny/mv_adapter-0")
+    assert done.returncode == 0, done.stderr
     folder = Layout(world).index(TASK)
     card = read_index_card(folder)
     found = read_cutoff(folder, card.adapter_sha256, card.videos)
     assert found is not None
-    assert found.describe(0.05) in capsys.readouterr().out
+    assert found.describe(0.05) in done.stdout
     assert (len(found.absent), len(found.tested_absent)) == (32, 48)
     assert (folder / "cutoff.json").stat().st_size < 5000
     searcher = Searcher.open(world, TASK)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
 import os
 import shutil
 import signal
@@ -16,10 +14,10 @@ from pathlib import Path
 import pytest
 import tiny_world
 import trained_world
+from scripts import run_script
 from tiny_world import TASK
 from video_files import REPOSITORY, tree_bytes
 
-from components.cli import Stage
 from components.frames.store import FrameStore
 from components.layout import Layout
 from components.search.card import SegmentCard
@@ -40,13 +38,8 @@ def index_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return embed(self, rows, folder)
 
     monkeypatch.setattr(Embedder, "embed", noting)
-    monkeypatch.syspath_prepend(str(REPOSITORY / "pipelines"))
-    spec = importlib.util.spec_from_file_location("script_index", REPOSITORY / "pipelines" / "index.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    script.body(Stage(tiny_world.params(root, *SETTINGS), root, argparse.Namespace(task=TASK, adapter=ADAPTER)))
+    done = run_script("index.py", root, "--task", TASK, "--adapter", ADAPTER, *SETTINGS)
+    assert done.returncode == 0, done.stderr
     return embedded
 
 
