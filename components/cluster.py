@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from components.addresses import VARIABLE, cluster_address
 from components.config import STRICT, Count
-from components.errors import ReelTuneError
+from components.errors import ReelTuneError, one_line
 from components.samecode import import_root, refused
 from components.sigterm import NO_HANDLER, Sigterm
 
@@ -182,7 +182,7 @@ def _shorten_temporary_folder() -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return one_line(error, 300) or type(error).__name__
 
 
 def quiet_data() -> DataContext:

@@ -79,6 +79,16 @@ class ReelTuneError(Exception):
         self.args = (str(self.args[0]),)
 
 
+def one_line(error: object, most: int = 200) -> str:
+    """The text of an error of a library, which may have several lines, for a message of one.
+
+    Args:
+        error: The error.
+        most: The most characters that are kept.
+    """
+    return " ".join(str(error).split())[:most]
+
+
 def _shown(found: object) -> str:
     """``found`` for a message. A value from a hostile file may be long or deep."""
     try:

@@ -44,15 +44,15 @@ def body(stage: cli.Stage) -> None:
             )
             decides = {"options": source.options, "table": source.table, "batch_size": source.batch_size}
             more[f"captions/{name}"] |= {"captioner": source.captioner, **decides}
-    names = {*entries, *more}
-    for entry in names:
+    every = {*entries, *more}
+    for entry in every:
         content = more.get(entry, {})
         # The note of a task without captions depends on no code.
         if entry in entries:
             code = code_of(entry.partition("/")[0], entries[entry])
             content = {"sha256": code.sha256, "files": code.files, **content}
         storage.write_bytes(stage.layout.fingerprint(entry), (json.dumps(content, indent=1) + "\n").encode())
-    written = {stage.layout.fingerprint(entry) for entry in names}
+    written = {stage.layout.fingerprint(entry) for entry in every}
     for left_over in {*stage.layout.fingerprints.rglob("*.json")} - written:
         left_over.unlink()
 

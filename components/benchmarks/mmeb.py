@@ -24,7 +24,7 @@ from components import storage
 from components.benchmarks import didemo, files, msrvtt, msvd, vatex, youcook2
 from components.benchmarks.interface import AnnotationFile, Options, Published, Reader
 from components.benchmarks.parse import name_of, parse_json, text_of
-from components.errors import ConfigError, DataError
+from components.errors import ConfigError, DataError, one_line
 from components.manifest import Manifest, Protocol
 from components.video import Video
 
@@ -139,7 +139,7 @@ def _rows(where: str) -> Iterator[tuple[str, Mapping[str, object]]]:
         try:
             rows = pq.read_table(io.BytesIO(storage.read_bytes(where))).to_pylist()
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise DataError("not Parquet, or damaged", where=where, found=" ".join(str(error).split())[:200]) from None
+            raise DataError("not Parquet, or damaged", where=where, found=one_line(error)) from None
         found: Iterator[tuple[str, object]] = ((f"{where} row {n}", row) for n, row in enumerate(rows, 1))
     elif where.endswith(".jsonl"):
         found = ((f"{where}:{n}", parse_json(line, f"{where}:{n}")) for n, line in files.read_lines(where))

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from components import storage
 from components.benchmarks import files
 from components.benchmarks.parse import not_unicode, parse_json, text_of
-from components.errors import DataError
+from components.errors import DataError, one_line
 from components.manifest import SPLITS
 from components.video import is_unicode
 
@@ -141,7 +141,7 @@ def _parquet_rows(
         table = file.read(columns=[name for name in names if name in (*needed, *optional, *plain)])
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError("not Parquet, or damaged", where=where, cure=" ".join(str(error).split())[:300]) from None
+        raise DataError("not Parquet, or damaged", where=where, cure=one_line(error, 300)) from None
     if not table.num_rows:
         raise DataError("no rows", where=where, expected="at least one video")
     _check_names(where, names, needed, optional)

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from components import storage
 from components.config import STRICT, Count
-from components.errors import DataError
+from components.errors import DataError, one_line
 from components.provenance import sha256_file
 from components.records import read_record, write_record
 
@@ -130,7 +130,7 @@ def read_table(path: Path) -> FrameCaptions:
     try:
         table = pq.read_table(path, schema=SCHEMA).to_pydict()
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise DataError("damaged", where=path, found=" ".join(str(error).split())[:200], cure=CURE) from None
+        raise DataError("damaged", where=path, found=one_line(error), cure=CURE) from None
     return {name: tuple(texts) for name, texts in zip(table["video_id"], table["captions"], strict=True)}
 
 

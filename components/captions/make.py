@@ -23,7 +23,7 @@ from components.benchmarks.parse import not_unicode, text_of
 from components.captions import CAPTIONERS, Captioner
 from components.captions.file import FrameCaptions, read_table, write_table
 from components.cluster import RaySettings, quiet_data, ray_session, room
-from components.errors import ConfigError, DataError, ReelTuneError
+from components.errors import ConfigError, DataError, ReelTuneError, one_line
 from components.frames.jpeg import decode_frames
 from components.frames.store import FrameStore
 from components.samecode import on_worker
@@ -242,4 +242,4 @@ def _texts(captioner: Captioner, pictures: NDArray[np.uint8], target: str) -> Se
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return f"{type(error).__name__}: {one_line(error, 300)}"

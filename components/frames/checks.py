@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components import heartbeat, storage
-from components.errors import DataError
+from components.errors import DataError, one_line
 from components.frames import schema
 from components.frames.card import StoredShard
 
@@ -32,7 +32,7 @@ def open_table(location: str) -> pq.ParquetFile:
     except FileNotFoundError:
         raise DataError("missing", where=location, cure=CURE) from None
     except (OSError, pa.ArrowException) as error:
-        raise DataError("cannot be read", where=location, found=" ".join(str(error).split())[:200], cure=CURE) from None
+        raise DataError("cannot be read", where=location, found=one_line(error), cure=CURE) from None
 
 
 def check_columns(found: pa.Schema, expected: pa.Schema, where: str) -> None:

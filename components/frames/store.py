@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components import storage
-from components.errors import DataError
+from components.errors import DataError, one_line
 from components.frames import schema
 from components.frames.card import read_card
 from components.frames.checks import CURE, check_columns, check_hash, check_ledger, open_table
@@ -277,7 +277,7 @@ class FrameStore:
         try:
             return open_table(location).read()
         except (OSError, pa.ArrowException) as error:
-            raise DataError("damaged", where=location, found=" ".join(str(error).split())[:200], cure=CURE) from None
+            raise DataError("damaged", where=location, found=one_line(error), cure=CURE) from None
 
 
 def _stored_video(row: dict[str, Any]) -> StoredVideo:

@@ -9,7 +9,7 @@ import torch
 
 from components.backbones.clip import Backbone
 from components.config import check
-from components.errors import ConfigError, ReelTuneError
+from components.errors import ConfigError, ReelTuneError, one_line
 from components.methods import METHODS
 from components.methods.base import Method, MethodSettings
 from components.methods.entries import COMPOSED, canonical
@@ -98,6 +98,6 @@ def parameter_shapes(
         raise
     except Exception as error:  # PyTorch and Python raise several kinds for sizes that do not fit
         raise ConfigError(
-            "the settings ask for parameters that cannot be made", where=where, found=" ".join(str(error).split())[:200]
+            "the settings ask for parameters that cannot be made", where=where, found=one_line(error)
         ) from None
     return {name: tuple(parameter.shape) for name, parameter in method.trainable().items()}

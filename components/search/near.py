@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components import storage
-from components.errors import DataError
+from components.errors import DataError, one_line
 from components.provenance import sha256_file
 from components.search.card import FileCard, NearCard, SegmentCard
 
@@ -62,7 +62,7 @@ class Near:
         try:
             self._index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise DataError("damaged", where=path, found=reason, cure=cure) from None
         self._index.nprobe = probed(card.rows, self._index.nlist)
         self._among: Any = None
@@ -132,7 +132,7 @@ def build_near(folder: Path, segments: Sequence[SegmentCard], blocks: Sequence[N
         raise DataError(
             "faiss cannot write the approximate index",
             where=folder,
-            found=" ".join(str(error).split())[:200],
+            found=one_line(error),
             cure="make room on the disk, and run the index stage again",
         ) from None
     finally:

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from components.errors import DataError
+from components.errors import DataError, one_line
 from components.provenance import sha256_file
 from components.search.card import FileCard, SegmentCard
 
@@ -144,7 +144,7 @@ def open_segment(folder: Path, card: SegmentCard, cure: str, *, whole: bool = Fa
     except (OSError, ValueError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             raise  # not a fault of the file
-        raise DataError(f"damaged: {' '.join(str(error).split())[:200]}", where=folder, cure=cure) from None
+        raise DataError(f"damaged: {one_line(error)}", where=folder, cure=cure) from None
     if not len(vectors) == table.num_rows == card.rows or vectors.dtype != np.float32:
         raise DataError("damaged", where=folder, found=f"{len(vectors)} rows", expected=f"{card.rows} rows", cure=cure)
     return Segment(card, vectors, table, frame_vectors, frame_times, thumbnails, {})
@@ -189,7 +189,7 @@ def join_tables(tables: Sequence[pa.Table]) -> pa.Table:
     try:
         return pa.concat_tables([_without_empty(table) for table in tables], promote_options="permissive")
     except pa.ArrowException as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise DataError(
             f"a column has values of different kinds: {reason}",
             where="facts of the videos",
